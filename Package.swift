@@ -1,0 +1,102 @@
+// swift-tools-version: 6.2
+// Apus: a lean virtual machine monitor and its vhost-user device backends.
+
+import PackageDescription
+
+/// What every Swift target is built with: language mode 6, strict memory safety, no warnings.
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+/// The emulated CPU is unusable without optimisation, so tests run it optimised as well.
+let cpuSettings = swiftSettings + [.unsafeFlags(["-O"], .when(configuration: .debug))]
+
+/// One static, stripped, position-independent executable (ARCHITECTURE.md, "One executable").
+let releaseLinkerSettings: [LinkerSetting] = [
+    .unsafeFlags(
+        [
+            "-static-executable", "-use-ld=lld", "-Xclang-linker", "-static-pie",
+            "-Xlinker", "--gc-sections", "-Xlinker", "-s",
+        ],
+        .when(configuration: .release))
+]
+
+func library(_ name: String, _ pkgConfig: String?, _ package: String) -> Target {
+    .systemLibrary(
+        name: name, path: "Sources/CLibraries/\(name)", pkgConfig: pkgConfig,
+        providers: [.apt([package])])
+}
+
+func target(
+    _ name: String, _ path: String, uses: [Target.Dependency],
+    settings: [SwiftSetting] = swiftSettings
+) -> Target {
+    .target(name: name, dependencies: uses, path: "Sources/\(path)", swiftSettings: settings)
+}
+
+func tests(_ name: String, uses: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: "\(name)Tests", dependencies: uses, path: "Tests/\(name)Tests",
+        swiftSettings: swiftSettings)
+}
+
+let package = Package(
+    name: "apus",
+    products: [.executable(name: "apus", targets: ["apus"])],
+    targets: [
+        // C below, Swift above.
+        .target(name: "CLinux", path: "Sources/CLinux"),
+        library("CGLib", "glib-2.0", "libglib2.0-dev"),
+        library("CAIO", nil, "libaio-dev"),
+        library("CURing", "liburing", "liburing-dev"),
+        library("CNUMA", "numa", "libnuma-dev"),
+        library("CZlib", "zlib", "zlib1g-dev"),
+        library("CZstd", "libzstd", "libzstd-dev"),
+        library("CLZ4", "liblz4", "liblz4-dev"),
+        library("CLZMA", "liblzma", "liblzma-dev"),
+
+        target("Core", "Core", uses: ["CLinux", "CGLib", "CNUMA"]),
+        target("VhostUser", "VhostUser", uses: ["Core", "CLinux"]),
+        target(
+            "BlockBackend", "Backends/Block",
+            uses: ["VhostUser", "Core", "CLinux", "CAIO", "CURing"]),
+
+        target("Accelerator", "VMM/Accelerator", uses: ["Core"]),
+        target("TCGDecoder", "VMM/TCG/Decoder", uses: [], settings: cpuSettings),
+        target(
+            "TCG", "VMM/TCG/Runtime", uses: ["TCGDecoder", "Accelerator", "Core", "CLinux"],
+            settings: cpuSettings),
+        target("Devices", "VMM/Devices", uses: ["Accelerator", "VhostUser", "Core", "CLinux"]),
+        target(
+            "VMM", "VMM/Machine",
+            uses: [
+                "Devices", "TCG", "Accelerator", "VhostUser", "Core", "CLinux", "CZlib", "CZstd",
+                "CLZ4", "CLZMA",
+            ]),
+        .executableTarget(
+            name: "apus", dependencies: ["VMM", "BlockBackend", "Core", "CLinux"],
+            path: "Sources/VMM/Main", swiftSettings: swiftSettings,
+            linkerSettings: releaseLinkerSettings),
+
+        // Test support and tests.
+        .systemLibrary(
+            name: "CZydis", path: "Tests/CLibraries/CZydis", pkgConfig: nil,
+            providers: [.apt(["libzydis-dev"])]),
+        .target(
+            name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
+            path: "Tests/Support", swiftSettings: swiftSettings),
+        tests("Core", uses: ["Core", "TestSupport", "CLinux"]),
+        tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
+        tests("BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
+        tests("TCGDecoder", uses: ["TCGDecoder", "CZydis"]),
+        tests("TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux"]),
+        tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
+        tests("VMM", uses: ["VMM", "Devices", "Accelerator", "Core", "TestSupport"]),
+        tests("System", uses: ["TestSupport", "Core", "CLinux"]),
+    ]
+)

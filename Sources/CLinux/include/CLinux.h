@@ -1,0 +1,61 @@
+// The part of Linux that Swift's own import does not reach: macros, variadic functions and
+// everything behind _GNU_SOURCE. Values keep their names with a CLINUX_ prefix; wrappers return
+// -errno on failure.
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#pragma clang assume_nonnull begin
+
+static const int CLINUX_F_ADD_SEALS = 1033;
+static const int CLINUX_F_SEAL_SHRINK = 0x0002;
+static const int CLINUX_F_SEAL_GROW = 0x0004;
+
+// Creates an anonymous memory file (memfd_create, always close-on-exec and sealable).
+// huge_shift: 0, or the logarithm of a huge page size (21, 30).
+int clinux_memfd_create(const char *name, unsigned huge_shift);
+
+// Sends `length` bytes and `count` descriptors (at most 64) in one message; SIGPIPE is not raised.
+ssize_t clinux_send_with_fds(int socket, const void *data, size_t length,
+                             const int *_Nullable fds, size_t count);
+
+// Receives up to `length` bytes and `*count` descriptors (at most 64), which are close-on-exec.
+// On return `*count` is how many came; *truncated says that the kernel dropped some.
+ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds, size_t *count,
+                                int *truncated, int flags);
+
+// Binds and connects Unix sockets by path. -ENAMETOOLONG where the path does not fit.
+int clinux_unix_connect(int socket, const char *path);
+int clinux_unix_bind(int socket, const char *path);
+
+int clinux_accept(int socket);
+int clinux_fcntl(int fd, int command, long argument);
+int clinux_ioctl(int fd, unsigned long request, uintptr_t argument);
+int clinux_open(const char *path, int flags, unsigned mode);
+
+// Asks the kernel to send `signal` to this process when its parent ends.
+int clinux_set_parent_death_signal(int signal);
+int clinux_set_thread_name(const char *name);
+int clinux_gettid(void);
+long clinux_futex_wait(uint32_t *word, uint32_t expected, long long timeout_nanoseconds);
+long clinux_futex_wake(uint32_t *word, int count);
+
+// Starts `path` with `argv` and `envp`; descriptors in `keep` (count `keep_count`) arrive in the
+// child under the numbers in `as`; every other descriptor from 3 up is closed. The child gets
+// SIGKILL when this process ends, and an empty signal mask. Returns the process id.
+int clinux_spawn(const char *path, char *const _Nullable *_Nonnull argv,
+                 char *const _Nullable *_Nonnull envp, const int *_Nullable keep,
+                 const int *_Nullable as, size_t keep_count);
+
+#pragma clang assume_nonnull end
+
+#endif

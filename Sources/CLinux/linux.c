@@ -1,0 +1,274 @@
+#define _GNU_SOURCE
+#include "CLinux.h"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/futex.h>
+#include <linux/memfd.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_FDS = 64 };
+
+int clinux_memfd_create(const char *name, unsigned huge_shift)
+{
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    if (huge_shift != 0)
+        flags |= MFD_HUGETLB | (huge_shift << MFD_HUGE_SHIFT);
+    int fd = memfd_create(name, flags);
+    return fd < 0 ? -errno : fd;
+}
+
+ssize_t clinux_send_with_fds(int socket, const void *data, size_t length, const int *fds,
+                             size_t count)
+{
+    if (count > MAX_FDS)
+        return -EINVAL;
+    struct iovec part = {.iov_base = (void *)data, .iov_len = length};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+    } control;
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(header), fds, sizeof(int) * count);
+    }
+    ssize_t sent;
+    do
+        sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds, size_t *count,
+                                int *truncated, int flags)
+{
+    size_t room = *count > MAX_FDS ? MAX_FDS : *count;
+    struct iovec part = {.iov_base = data, .iov_len = length};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+    } control;
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    *count = 0;
+    *truncated = 0;
+    ssize_t received;
+    do
+        received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
+    while (received < 0 && errno == EINTR);
+    if (received < 0)
+        return -errno;
+    *truncated = (message.msg_flags & MSG_CTRUNC) != 0;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL;
+         header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t carried = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < carried; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+            if (*count < room) {
+                fds[(*count)++] = fd;
+            } else {
+                close(fd);
+                *truncated = 1;
+            }
+        }
+    }
+    return received;
+}
+
+static int unix_address(const char *path, struct sockaddr_un *address)
+{
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    if (strlen(path) >= sizeof address->sun_path)
+        return -ENAMETOOLONG;
+    strcpy(address->sun_path, path);
+    return 0;
+}
+
+int clinux_unix_connect(int socket, const char *path)
+{
+    struct sockaddr_un address;
+    int error = unix_address(path, &address);
+    if (error != 0)
+        return error;
+    int result;
+    do
+        result = connect(socket, (struct sockaddr *)&address, sizeof address);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : 0;
+}
+
+int clinux_unix_bind(int socket, const char *path)
+{
+    struct sockaddr_un address;
+    int error = unix_address(path, &address);
+    if (error != 0)
+        return error;
+    return bind(socket, (struct sockaddr *)&address, sizeof address) < 0 ? -errno : 0;
+}
+
+int clinux_accept(int socket)
+{
+    int fd;
+    do
+        fd = accept4(socket, NULL, NULL, SOCK_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_fcntl(int fd, int command, long argument)
+{
+    int result;
+    do
+        result = fcntl(fd, command, argument);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : result;
+}
+
+int clinux_ioctl(int fd, unsigned long request, uintptr_t argument)
+{
+    int result;
+    do
+        result = ioctl(fd, request, argument);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : result;
+}
+
+int clinux_open(const char *path, int flags, unsigned mode)
+{
+    int fd;
+    do
+        fd = open(path, flags | O_CLOEXEC, mode);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_set_parent_death_signal(int signal)
+{
+    return prctl(PR_SET_PDEATHSIG, signal) < 0 ? -errno : 0;
+}
+
+int clinux_set_thread_name(const char *name)
+{
+    return prctl(PR_SET_NAME, name) < 0 ? -errno : 0;
+}
+
+int clinux_gettid(void)
+{
+    return (int)syscall(SYS_gettid);
+}
+
+long clinux_futex_wait(uint32_t *word, uint32_t expected, long long timeout_nanoseconds)
+{
+    struct timespec limit = {timeout_nanoseconds / 1000000000, timeout_nanoseconds % 1000000000};
+    long result = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected,
+                          timeout_nanoseconds < 0 ? NULL : &limit, NULL, 0);
+    return result < 0 ? -errno : result;
+}
+
+long clinux_futex_wake(uint32_t *word, int count)
+{
+    long result = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    return result < 0 ? -errno : result;
+}
+
+enum { FIRST_FREE_FD = 256 };
+
+// Puts the kept descriptors in their places and closes all others from 3 up, except `*report`,
+// which moves to the place above them. They leave each other's way first, so that any permutation
+// works.
+static int place_descriptors(const int *keep, const int *as, size_t count, int *report)
+{
+    int high[MAX_FDS];
+    int top = 2;
+    *report = fcntl(*report, F_DUPFD_CLOEXEC, FIRST_FREE_FD);
+    if (*report < 0)
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        high[i] = fcntl(keep[i], F_DUPFD, FIRST_FREE_FD);
+        if (high[i] < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (dup2(high[i], as[i]) < 0)
+            return -1;
+        if (as[i] > top)
+            top = as[i];
+    }
+    // What lies between the kept ones is closed one by one, the rest at once.
+    for (int fd = 3; fd <= top; fd++) {
+        int wanted = 0;
+        for (size_t i = 0; i < count; i++)
+            wanted |= as[i] == fd;
+        if (!wanted)
+            close(fd);
+    }
+    if (dup3(*report, top + 1, O_CLOEXEC) < 0)
+        return -1;
+    *report = top + 1;
+    syscall(SYS_close_range, top + 2, ~0U, 0);
+    return 0;
+}
+
+int clinux_spawn(const char *path, char *const *argv, char *const *envp, const int *keep,
+                 const int *as, size_t keep_count)
+{
+    if (keep_count > MAX_FDS)
+        return -EINVAL;
+    pid_t parent = getpid();
+    int status[2];
+    if (pipe2(status, O_CLOEXEC) < 0)
+        return -errno;
+    pid_t child = fork();
+    if (child < 0) {
+        int error = errno;
+        close(status[0]);
+        close(status[1]);
+        return -error;
+    }
+    if (child == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        int report = status[1];
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent)
+            _exit(127);
+        if (place_descriptors(keep, as, keep_count, &report) == 0) {
+            sigprocmask(SIG_SETMASK, &none, NULL);
+            signal(SIGPIPE, SIG_DFL);
+            execve(path, argv, envp);
+        }
+        int error = errno;
+        if (write(report, &error, sizeof error) < 0)
+            _exit(126);
+        _exit(127);
+    }
+    close(status[1]);
+    int error = 0;
+    ssize_t got;
+    do
+        got = read(status[0], &error, sizeof error);
+    while (got < 0 && errno == EINTR);
+    close(status[0]);
+    return got == (ssize_t)sizeof error ? -error : child;
+}

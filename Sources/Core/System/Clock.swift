@@ -1,0 +1,17 @@
+internal import Glibc
+
+/// Readings of the host's clocks, in nanoseconds.
+public enum Clock {
+    /// Time since some fixed point; never goes back (CLOCK_MONOTONIC).
+    public static func monotonic() -> UInt64 { read(CLOCK_MONOTONIC) }
+
+    /// Time since 1970 (CLOCK_REALTIME).
+    public static func realtime() -> UInt64 { read(CLOCK_REALTIME) }
+
+    static func read(_ clock: clockid_t) -> UInt64 {
+        var time = timespec()
+        // SAFETY: `time` lives for the call.
+        unsafe clock_gettime(clock, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+}

@@ -1,0 +1,68 @@
+internal import CLinux
+internal import Glibc
+
+/// Memory that is mapped until the last owner is gone.
+// SAFETY: the only unsafe storage is the base address; see there.
+@safe public final class MemoryMapping: Sendable {
+    // SAFETY: the address never changes, and the bytes behind it are shared with other processes
+    // anyway; every access says how it deals with that.
+    nonisolated(unsafe) public let base: UnsafeMutableRawPointer
+    public let size: Int
+
+    private init(base: UnsafeMutableRawPointer, size: Int) {
+        unsafe self.base = unsafe base
+        self.size = size
+    }
+
+    /// Maps `size` bytes of `fd` from `offset`, shared, readable and (by default) writable.
+    public convenience init(
+        sharing fd: Int32, offset: UInt64 = 0, size: Int, isWritable: Bool = true
+    ) throws(SystemError) {
+        guard let offset = Int(exactly: offset), size > 0 else {
+            throw SystemError("mmap", errno: EINVAL)
+        }
+        let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
+        // SAFETY: the kernel chooses the place; the result is checked below.
+        let address = unsafe mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, fd, offset)
+        try unsafe self.init(address, size)
+    }
+
+    /// Maps `size` bytes of private zeroes, which take memory only once they are touched.
+    public convenience init(anonymous size: Int) throws(SystemError) {
+        // SAFETY: as above.
+        let address = unsafe mmap(
+            nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        try unsafe self.init(address, size)
+    }
+
+    private convenience init(_ address: UnsafeMutableRawPointer?, _ size: Int) throws(SystemError) {
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw SystemError("mmap", errno: errno)
+        }
+        unsafe self.init(base: address, size: size)
+    }
+
+    deinit {
+        // SAFETY: base and size are what mmap returned, and nobody holds this object any more.
+        _ = unsafe munmap(base, size)
+    }
+}
+
+/// An anonymous file in memory (memfd_create(2)), the form in which memory is shared.
+public struct MemFD: ~Copyable, Sendable {
+    public let fd: OwnedFD
+    public let size: UInt64
+
+    /// Creates a file of `size` zero bytes that nobody can shrink.
+    /// - Parameter hugePageShift: 0 for normal pages, 21 or 30 for pages of 2 MiB or 1 GiB.
+    public init(name: String, size: UInt64, hugePageShift: UInt32 = 0) throws(SystemError) {
+        guard let length = Int(exactly: size) else { throw SystemError("ftruncate", errno: EFBIG) }
+        let raw = try checking("memfd_create", unsafe clinux_memfd_create(name, hugePageShift))
+        let fd = OwnedFD(owning: raw)
+        _ = try retrying("ftruncate") { ftruncate(raw, length) }
+        let seals = Int(CLINUX_F_SEAL_SHRINK | CLINUX_F_SEAL_GROW)
+        _ = try checking("fcntl", clinux_fcntl(raw, CLINUX_F_ADD_SEALS, seals))
+        self.fd = fd
+        self.size = size
+    }
+}
