@@ -1,0 +1,127 @@
+/// A device type's number (VIRTIO 1.3, section 5).
+public struct VirtioDeviceID: Hashable, Sendable {
+    public let rawValue: UInt16
+
+    public init(_ rawValue: UInt16) { self.rawValue = rawValue }
+
+    public static let net = VirtioDeviceID(1)
+    public static let block = VirtioDeviceID(2)
+    public static let console = VirtioDeviceID(3)
+    public static let fs = VirtioDeviceID(26)
+}
+
+/// Feature bits that mean the same for every device (VIRTIO 1.3, section 6), as masks.
+public enum VirtioFeature {
+    public static let indirectDescriptors: UInt64 = 1 << 28
+    public static let eventIndex: UInt64 = 1 << 29
+    public static let version1: UInt64 = 1 << 32
+    public static let accessPlatform: UInt64 = 1 << 33
+    public static let packedRing: UInt64 = 1 << 34
+    public static let inOrder: UInt64 = 1 << 35
+    public static let notificationData: UInt64 = 1 << 38
+    public static let ringReset: UInt64 = 1 << 40
+}
+
+/// Where the parts of a virtqueue are, by guest-physical address (VIRTIO 1.3, sections 2.7, 2.8).
+public struct QueueLayout: Equatable, Sendable {
+    /// Entries; a power of two for split rings, 1-32768.
+    public var size: UInt16
+    /// The descriptor table or the packed descriptor ring.
+    public var descriptors: GuestAddress
+    /// The available ring or the driver's event suppression structure.
+    public var driver: GuestAddress
+    /// The used ring or the device's event suppression structure.
+    public var device: GuestAddress
+
+    public init(
+        size: UInt16, descriptors: GuestAddress, driver: GuestAddress, device: GuestAddress
+    ) {
+        self.size = size
+        self.descriptors = descriptors
+        self.driver = driver
+        self.device = device
+    }
+}
+
+/// How far a queue has got: what a stopped queue leaves and a started one begins with.
+public struct QueueState: Equatable, Sendable {
+    /// The next available entry. Split: a free-running index. Packed: bits 0-14 the position,
+    /// bit 15 the wrap counter.
+    public var nextAvailable: UInt16
+    /// The next used entry, in the same form.
+    public var nextUsed: UInt16
+
+    public init(nextAvailable: UInt16, nextUsed: UInt16) {
+        self.nextAvailable = nextAvailable
+        self.nextUsed = nextUsed
+    }
+
+    public static let freshSplit = QueueState(nextAvailable: 0, nextUsed: 0)
+    /// Both wrap counters start at one (VIRTIO 1.3, section 2.8.1).
+    public static let freshPacked = QueueState(nextAvailable: 0x8000, nextUsed: 0x8000)
+}
+
+/// Everything a device needs to serve one queue.
+public struct QueueSetup: Sendable {
+    public var layout: QueueLayout
+    /// The features that the driver accepted.
+    public var features: UInt64
+    public var memory: GuestMemory
+    public var state: QueueState
+    /// Signalled by the driver's side; `nil` if the ring is to be polled.
+    public var kick: EventFD?
+    /// Signalled by the device's side; `nil` if the driver polls.
+    public var call: EventFD?
+    /// Where writes to guest memory are recorded during migration.
+    public var dirtyLog: DirtyLog?
+    /// The used ring's address in the dirty log, where that is logged as well.
+    public var usedLogAddress: GuestAddress?
+
+    public init(
+        layout: QueueLayout, features: UInt64, memory: GuestMemory, state: QueueState,
+        kick: EventFD?, call: EventFD?
+    ) {
+        self.layout = layout
+        self.features = features
+        self.memory = memory
+        self.state = state
+        self.kick = kick
+        self.call = call
+    }
+}
+
+/// A device could not do what its driver or its front end asked.
+public struct VirtioDeviceError: Error, Sendable, CustomStringConvertible {
+    public let description: String
+
+    public init(_ description: String) { self.description = description }
+}
+
+/// What a virtio device can be told, whoever tells it: a virtio-pci transport, a vhost-user
+/// connection, or a test. In-process devices, proxies of backend processes and the devices inside
+/// backends implement the same verbs.
+///
+/// Queues are started and stopped one by one; that is also how the device is paused, migrated,
+/// reset and reconnected. All calls come from one thread (the control plane's), and `stopQueue`
+/// returns only when nothing of that queue touches guest memory any more.
+public protocol VirtioDevice: AnyObject {
+    var deviceID: VirtioDeviceID { get }
+    /// The feature bits on offer.
+    var features: UInt64 { get }
+    var queueCount: Int { get }
+    func maximumQueueSize(_ queue: Int) -> UInt16
+
+    /// The bytes of the device's configuration space from `offset`; shorter than `count` where the
+    /// space ends.
+    func readConfig(offset: Int, count: Int) -> [UInt8]
+    /// Writes to the configuration space. Bytes outside it or read-only are ignored.
+    func writeConfig(offset: Int, _ bytes: [UInt8])
+
+    /// The driver has accepted `features` (a subset of what was offered).
+    func setFeatures(_ features: UInt64) throws(VirtioDeviceError)
+    func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError)
+    /// Stops a queue and says how far it got; what was taken from it has been completed.
+    func stopQueue(_ queue: Int) -> QueueState
+    /// Back to the state after creation; stops all queues.
+    func reset()
+}
