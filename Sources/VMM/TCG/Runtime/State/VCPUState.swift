@@ -1,0 +1,125 @@
+// The state of one virtual CPU lies in one block of raw memory, so that the interpreter, the leaf
+// stubs and later the translator reach every field by a constant offset:
+//
+//     block + 0      512 bytes in FXSAVE's format: x87, MMX, SSE (SDM volume 1, section 10.5.1)
+//     block + 512    VCPUState
+//
+// Only the thread that runs the CPU touches it, except `exitRequest`.
+
+/// Numbers of the segment registers, as instructions encode them, and of the two system segments.
+enum SegmentRegister {
+    static let es: UInt8 = 0
+    static let cs: UInt8 = 1
+    static let ss: UInt8 = 2
+    static let ds: UInt8 = 3
+    static let fs: UInt8 = 4
+    static let gs: UInt8 = 5
+    static let ldtr: UInt8 = 6
+    static let tr: UInt8 = 7
+}
+
+/// A segment register with its hidden part.
+struct Segment: BitwiseCopyable {
+    var selector: UInt16 = 0
+    /// Bits 8-15 and 20-23 of the descriptor's second word, at bits 0-7 and 12-15: type, S, DPL,
+    /// P; AVL, L, D/B, G. The layout that VMX and KVM use (SDM volume 3, section 25.4.1). Bit 16:
+    /// unusable (a null selector was loaded).
+    var attributes: UInt32 = 0
+    /// In bytes, granularity applied.
+    var limit: UInt32 = 0
+    var base: UInt64 = 0
+
+    static let unusable: UInt32 = 1 << 16
+
+    var isUsable: Bool { attributes & Self.unusable == 0 }
+    var type: UInt32 { attributes & 15 }
+    var isCodeOrData: Bool { attributes & 0x10 != 0 }
+    var dpl: UInt8 { UInt8((attributes >> 5) & 3) }
+    var isPresent: Bool { attributes & 0x80 != 0 }
+    var isLong: Bool { attributes & 0x2000 != 0 }
+    /// D/B: 32-bit operands, or a 32-bit stack.
+    var isBig: Bool { attributes & 0x4000 != 0 }
+}
+
+/// GDTR and IDTR.
+struct TableRegister: BitwiseCopyable {
+    var base: UInt64 = 0
+    var limit: UInt16 = 0
+}
+
+/// Everything else that one CPU is. See the file's comment for where it lies.
+// SAFETY: the two pointers are set once and stay valid; see them.
+@safe struct VCPUState {
+    /// RAX..R15 by number; [16] is always zero (an absent base or index register).
+    var registers = InlineArray<17, UInt64>(repeating: 0)
+    /// The instruction pointer (not linear: CS base not added). The interpreter keeps its own
+    /// while a block runs, see `CPU.execute`.
+    var rip: UInt64 = 0
+
+    /// The arithmetic flags, not yet computed (see LazyFlags.swift).
+    var flagResult: UInt64 = 0
+    var flagAux: UInt64 = 0
+    /// All other flags of RFLAGS, in place: TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID, and
+    /// bit 1. Arithmetic flags are zero here.
+    var systemFlags: UInt64 = 2
+
+    /// What is added to an effective address, by segment number: the segment's base; zero for ES,
+    /// CS, SS and DS in 64-bit mode.
+    var addressBase = InlineArray<8, UInt64>(repeating: 0)
+
+    /// The table of the current privilege and access mode.
+    // SAFETY: allocated with the state and freed after it.
+    var tlb: UnsafeMutablePointer<TLBEntry>
+    /// Instructions that may still run before `execute` returns to its caller.
+    var budget: Int64 = 0
+    /// Instructions retired up to the current block's end.
+    var retired: UInt64 = 0
+    /// Not zero: leave the loop at the next block border. Other threads store to it (atomically).
+    var exitRequest: UInt32 = 0
+    /// Not zero: interrupts (1) or interrupts and debug traps (2) wait for one instruction, after
+    /// STI or a load of SS (SDM volume 3, section 6.8.3).
+    var interruptShadow: UInt8 = 0
+    /// 0-3.
+    var cpl: UInt8 = 0
+    /// CodeMode's raw value: 2, 4 or 8.
+    var codeSize: UInt8 = 2
+    /// EFER.LMA.
+    var isLongMode = false
+    var isHalted = false
+    /// A MachineEffect's raw value that waits to be returned by `run`.
+    var pendingEffect: UInt8 = 0
+
+    var segments = InlineArray<8, Segment>(repeating: Segment())
+    var gdtr = TableRegister()
+    var idtr = TableRegister()
+    var cr0: UInt64 = 0
+    var cr2: UInt64 = 0
+    var cr3: UInt64 = 0
+    var cr4: UInt64 = 0
+    var efer: UInt64 = 0
+    var debugRegisters = InlineArray<8, UInt64>(repeating: 0)
+
+    var star: UInt64 = 0
+    var lstar: UInt64 = 0
+    var cstar: UInt64 = 0
+    var sfmask: UInt64 = 0
+    var kernelGSBase: UInt64 = 0
+    var sysenterCS: UInt64 = 0
+    var sysenterESP: UInt64 = 0
+    var sysenterEIP: UInt64 = 0
+    var tscAux: UInt64 = 0
+    var tscAdjust: UInt64 = 0
+    var pat: UInt64 = 0x0007_0406_0007_0406
+    var miscEnable: UInt64 = 1
+
+    /// The object that owns this state, for slow paths.
+    // SAFETY: unowned; the TCGVCPU outlives its state.
+    var owner: UnsafeRawPointer
+
+    static let fxImageSize = 512
+
+    init(tlb: UnsafeMutablePointer<TLBEntry>, owner: UnsafeRawPointer) {
+        unsafe self.tlb = tlb
+        unsafe self.owner = owner
+    }
+}
