@@ -1,0 +1,154 @@
+/// One key of an option set: its name, type, default and help. Reading it from the parsed values
+/// gives a `Value`.
+public struct OptionKey<Value: Sendable>: Sendable {
+    let declaration: AnyOptionKey
+
+    public var name: String { declaration.name }
+
+    /// A key with a default.
+    public init(_ name: String, _ type: OptionType<Value>, default value: Value, help: String) {
+        declaration = AnyOptionKey(
+            name: name, placeholder: type.placeholder, help: help,
+            defaultText: type.format(value), defaultValue: Box(value), isRequired: false
+        ) { text throws(OptionError) in Box(try type.parse(text)) }
+    }
+
+    /// A key that may be left out.
+    public init<Wrapped>(_ name: String, _ type: OptionType<Wrapped>, help: String)
+    where Value == Wrapped? {
+        declaration = AnyOptionKey(
+            name: name, placeholder: type.placeholder, help: help, defaultText: nil,
+            defaultValue: Box(nil as Value), isRequired: false
+        ) { text throws(OptionError) in Box(try type.parse(text) as Value) }
+    }
+
+    /// A key that must be given.
+    public static func required(_ name: String, _ type: OptionType<Value>, help: String) -> Self {
+        Self(
+            AnyOptionKey(
+                name: name, placeholder: type.placeholder, help: help, defaultText: nil,
+                defaultValue: nil, isRequired: true
+            ) { text throws(OptionError) in Box(try type.parse(text)) })
+    }
+
+    private init(_ declaration: AnyOptionKey) { self.declaration = declaration }
+
+    /// The key for a schema's list of keys of all types.
+    public var any: AnyOptionKey { declaration }
+}
+
+/// A parsed value of a type that only its key knows.
+final class Box<Value: Sendable>: Sendable {
+    let value: Value
+
+    init(_ value: Value) { self.value = value }
+}
+
+/// A key without its value's type, as schemas hold it.
+public struct AnyOptionKey: Sendable {
+    let name: String
+    let placeholder: String
+    let help: String
+    let defaultText: String?
+    let defaultValue: (any AnyObject & Sendable)?
+    let isRequired: Bool
+    let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
+}
+
+/// An option set: what can be said of one configurable thing, declared once.
+public struct OptionSchema: Sendable {
+    /// What the set describes, for example `disk`.
+    public let name: String
+    public let keys: [AnyOptionKey]
+    /// The key that a first item without `=` is the value of.
+    let leadingKey: String?
+
+    public init(_ name: String, leadingKey: String? = nil, keys: [AnyOptionKey]) {
+        self.name = name
+        self.keys = keys
+        self.leadingKey = leadingKey
+    }
+
+    /// Reads `key=value,key=value`. Keys left out have their defaults.
+    public func parse(_ text: String) throws(OptionError) -> OptionValues {
+        var values: [String: any AnyObject & Sendable] = [:]
+        for (index, item) in try OptionSyntax.split(text).enumerated() {
+            let (key, value) = try assignment(item, isFirst: index == 0)
+            guard values[key.name] == nil else {
+                throw OptionError("key '\(key.name)' is given twice")
+            }
+            do {
+                values[key.name] = try key.parse(try OptionSyntax.unquote(value))
+            } catch {
+                throw error.inside(key.name)
+            }
+        }
+        let given = Set(values.keys)
+        for key in keys where values[key.name] == nil {
+            if key.isRequired { throw OptionError("key '\(key.name)' is missing") }
+            values[key.name] = key.defaultValue
+        }
+        return OptionValues(schema: name, values: values, given: given)
+    }
+
+    private func assignment(
+        _ item: String, isFirst: Bool
+    ) throws(OptionError) -> (AnyOptionKey, String) {
+        let (word, value) = OptionSyntax.keyAndValue(item)
+        if let key = keys.first(where: { $0.name == word }) {
+            if let value { return (key, value) }
+            // A switch that is only named is on.
+            if key.placeholder == OptionType.bool.placeholder { return (key, "on") }
+            throw OptionError("key '\(word)' needs a value (\(word)=\(key.placeholder))")
+        }
+        if value == nil, isFirst, let leading = keys.first(where: { $0.name == leadingKey }) {
+            return (leading, item)
+        }
+        if word.isEmpty { throw OptionError("'\(item)' does not name a key") }
+        throw OptionError("unknown key '\(word)'\(Nearest.hint(word, among: keys.map(\.name)))")
+    }
+
+    /// One line per key: how it is written, what it means, its default.
+    public var help: [(term: String, text: String)] {
+        keys.map { key in
+            var text = key.help
+            if key.isRequired { text += " (required)" }
+            if let value = key.defaultText, !value.isEmpty { text += " (default \(value))" }
+            let isLeading = key.name == leadingKey
+            return (isLeading ? key.placeholder : "\(key.name)=\(key.placeholder)", text)
+        }
+    }
+
+    /// The schema as the type of a flag's value.
+    public var type: OptionType<OptionValues> {
+        let placeholder =
+            if let leading = keys.first(where: { $0.name == leadingKey }) {
+                leading.placeholder + (keys.count > 1 ? "[,KEY=VALUE...]" : "")
+            } else if let required = keys.first(where: \.isRequired) ?? keys.first {
+                "\(required.name)=\(required.placeholder)" + (keys.count > 1 ? ",..." : "")
+            } else {
+                ""
+            }
+        return OptionType(placeholder: placeholder, format: { _ in "" }) {
+            text throws(OptionError) in try parse(text)
+        }
+    }
+}
+
+/// The values of one option set.
+public struct OptionValues: Sendable {
+    let schema: String
+    let values: [String: any AnyObject & Sendable]
+    let given: Set<String>
+
+    /// The value of a key of the schema that made these values.
+    public subscript<Value>(_ key: OptionKey<Value>) -> Value {
+        guard let box = values[key.name] as? Box<Value> else {
+            preconditionFailure("option set \(schema) does not declare '\(key.name)' like this")
+        }
+        return box.value
+    }
+
+    /// Whether the user gave the key, rather than leaving it at its default.
+    public func isGiven<Value>(_ key: OptionKey<Value>) -> Bool { given.contains(key.name) }
+}
