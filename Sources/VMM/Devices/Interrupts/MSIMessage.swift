@@ -1,0 +1,10 @@
+/// A message-signalled interrupt: a write of `data` to `address` (SDM volume 3, section 11.11).
+package struct MSIMessage: Equatable, Sendable {
+    package var address: UInt64
+    package var data: UInt32
+
+    package init(address: UInt64, data: UInt32) {
+        self.address = address
+        self.data = data
+    }
+}

@@ -1,0 +1,17 @@
+package import Core
+
+/// The machine's control thread, as devices see it: where everything happens that is neither a
+/// register access nor a queue.
+package protocol ControlPlane: AnyObject, Sendable {
+    /// Runs `work` on the control thread and returns when it is done. On that thread itself it
+    /// runs at once. vCPU threads call this in the middle of a register access and hold no lock;
+    /// the control thread must never wait for a vCPU without going on to serve these calls.
+    func perform(_ work: @escaping @Sendable () -> Void)
+
+    /// Calls `handler` on the control thread whenever `event` has been signalled. The handler
+    /// empties the event. Called on the control thread.
+    func watch(_ event: EventFD, _ handler: @escaping @Sendable () -> Void)
+
+    /// Ends a watch; the handler is not called any more. Called on the control thread.
+    func unwatch(_ event: EventFD)
+}
