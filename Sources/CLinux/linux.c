@@ -5,6 +5,7 @@
 #include <linux/close_range.h>
 #include <linux/futex.h>
 #include <linux/memfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,8 +13,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -134,6 +137,94 @@ int clinux_accept(int socket)
         fd = accept4(socket, NULL, NULL, SOCK_CLOEXEC);
     while (fd < 0 && errno == EINTR);
     return fd < 0 ? -errno : fd;
+}
+
+int clinux_unix_pair(int fds[2])
+{
+    int type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    return socketpair(AF_UNIX, type, 0, fds) < 0 ? -errno : 0;
+}
+
+int clinux_unix_socket(void)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_listen(int socket, int backlog)
+{
+    return listen(socket, backlog) < 0 ? -errno : 0;
+}
+
+int clinux_is_listening(int socket)
+{
+    int value = 0;
+    socklen_t size = sizeof value;
+    if (getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) < 0)
+        return -errno;
+    return value != 0;
+}
+
+int clinux_set_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    return fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+int clinux_poll_two(int first, short first_events, int second, short second_events,
+                    int timeout_milliseconds)
+{
+    struct pollfd fds[2] = {{.fd = first, .events = first_events},
+                            {.fd = second, .events = second_events}};
+    int result = poll(fds, 2, timeout_milliseconds);
+    if (result < 0)
+        return -errno;
+    return (fds[0].revents != 0) | (fds[1].revents != 0) << 1;
+}
+
+int clinux_signalfd(const int *signals, size_t count)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < count; i++)
+        if (sigaddset(&set, signals[i]) < 0)
+            return -errno;
+    int error = pthread_sigmask(SIG_BLOCK, &set, NULL);
+    if (error != 0)
+        return -error;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_read_signal(int fd)
+{
+    struct signalfd_siginfo info;
+    return read(fd, &info, sizeof info) == sizeof info ? (int)info.ssi_signo : 0;
+}
+
+int clinux_pidfd_open(int pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_reap(int pidfd, int *exit_code, int *signal)
+{
+    siginfo_t info = {0};
+    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0)
+        return -errno;
+    if (info.si_pid == 0)
+        return 0;
+    *exit_code = info.si_code == CLD_EXITED ? info.si_status : 0;
+    *signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+    return 1;
+}
+
+int clinux_pidfd_signal(int pidfd, int signal)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) < 0 ? -errno : 0;
 }
 
 int clinux_fcntl(int fd, int command, long argument)

@@ -38,6 +38,32 @@ int clinux_unix_connect(int socket, const char *path);
 int clinux_unix_bind(int socket, const char *path);
 
 int clinux_accept(int socket);
+
+// A connected pair of stream sockets, or an unbound one; close-on-exec and non-blocking.
+int clinux_unix_pair(int fds[_Nonnull 2]);
+int clinux_unix_socket(void);
+int clinux_listen(int socket, int backlog);
+// 1 if the socket listens, 0 if not.
+int clinux_is_listening(int socket);
+// Makes reads and writes return -EAGAIN instead of waiting.
+int clinux_set_nonblocking(int fd);
+// Waits for `events` on one or two descriptors (-1: none); a negative timeout waits for ever.
+// Returns 0 after the timeout, else bit 0 and bit 1 for the descriptors that have something.
+int clinux_poll_two(int first, short first_events, int second, short second_events,
+                    int timeout_milliseconds);
+
+// Blocks `signals` in this thread and returns a descriptor (close-on-exec, non-blocking) that
+// reports them.
+int clinux_signalfd(const int *signals, size_t count);
+// The next signal's number from such a descriptor, or 0.
+int clinux_read_signal(int fd);
+
+// A descriptor that becomes readable when the child ends.
+int clinux_pidfd_open(int pid);
+// Takes the status of an ended child: 1 and how it ended, 0 if it still runs. *signal is 0 unless
+// a signal ended it.
+int clinux_reap(int pidfd, int *exit_code, int *signal);
+int clinux_pidfd_signal(int pidfd, int signal);
 int clinux_fcntl(int fd, int command, long argument);
 int clinux_ioctl(int fd, unsigned long request, uintptr_t argument);
 int clinux_open(const char *path, int flags, unsigned mode);

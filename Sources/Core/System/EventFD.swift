@@ -6,9 +6,10 @@ public final class EventFD: Sendable {
     public let fd: SharedFD
 
     public init() throws(SystemError) {
-        fd = SharedFD(owning: try retrying("eventfd") {
-            eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-        })
+        fd = SharedFD(
+            owning: try retrying("eventfd") {
+                eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+            })
     }
 
     /// Takes a descriptor that a peer sent. It may be blocking; it is treated as non-blocking by

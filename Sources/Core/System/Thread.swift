@@ -30,13 +30,15 @@ public final class Thread: Sendable {
         unsafe _ = pthread_attr_setstacksize(&attributes, stackSize)
         let start = unsafe Unmanaged.passRetained(Start(name: name, body: body))
         // SAFETY: the new thread takes over the reference that was retained for it.
-        let code = unsafe pthread_create(&handle, &attributes, { argument in
-            guard let argument = unsafe argument else { return nil }
-            let start = unsafe Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
-            unsafe _ = clinux_set_thread_name(start.name)
-            start.body()
-            return nil
-        }, start.toOpaque())
+        let code = unsafe pthread_create(
+            &handle, &attributes,
+            { argument in
+                guard let argument = unsafe argument else { return nil }
+                let start = unsafe Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+                unsafe _ = clinux_set_thread_name(start.name)
+                start.body()
+                return nil
+            }, start.toOpaque())
         if code != 0 {
             unsafe start.release()
             throw SystemError("pthread_create", errno: code)

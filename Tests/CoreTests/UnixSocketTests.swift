@@ -1,0 +1,98 @@
+import CLinux
+import Core
+import Glibc
+import Testing
+
+@Suite struct UnixSocketTests {
+    /// A path of its own for each test.
+    private static func makePath() -> String {
+        let name = "apus-socket-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
+        return "/tmp/\(name)"
+    }
+
+    @Test("bytes and descriptors arrive, and dropping the message closes the descriptors")
+    func descriptors() throws {
+        let (near, far) = try UnixSocket.pair()
+        let (probe, passed) = try UnixSocket.pair()
+        var sent: [SharedFD] = [passed.fd]
+        _ = consume passed
+        try near.send([1, 2, 3], fds: sent)
+        sent = []
+        var message = try far.receive(upTo: 100)
+        #expect(message?.bytes == [1, 2, 3])
+        #expect(message?.fds.count == 1)
+        #expect(try probe.receive(upTo: 1) == nil)
+        message = nil
+        #expect(try probe.receive(upTo: 1)?.bytes == [])
+    }
+
+    @Test("receiving does not wait, and the end of the stream is no bytes")
+    func endOfStream() throws {
+        var pair: (UnixSocket, UnixSocket)? = try UnixSocket.pair()
+        let near = try #require(pair?.0)
+        #expect(try near.receive(upTo: 1) == nil)
+        #expect(!near.waitReadable(timeoutMilliseconds: 0))
+        pair = nil
+        #expect(near.waitReadable(timeoutMilliseconds: 1000))
+        #expect(try near.receive(upTo: 1)?.bytes == [])
+    }
+
+    @Test("a peer that does not read makes sending fail after the timeout")
+    func sendTimeout() throws {
+        let (near, far) = try UnixSocket.pair()
+        let bytes = [UInt8](repeating: 0, count: 4 << 20)
+        #expect(throws: SystemError("sendmsg", errno: ETIMEDOUT)) {
+            try near.send(bytes, timeoutMilliseconds: 20)
+        }
+        withExtendedLifetime(far) {}
+    }
+
+    @Test("a listener takes connections by path and removes its file")
+    func listen() throws {
+        let path = Self.makePath()
+        var listener: UnixListener? = try UnixListener(path: path)
+        let client = try UnixSocket(connectingTo: path)
+        let server = try #require(try listener?.accept())
+        try client.send([42])
+        #expect(try server.receive(upTo: 8)?.bytes == [42])
+        #expect(try listener?.accept() == nil)
+        listener = nil
+        let isThere = unsafe access(path, F_OK) == 0
+        #expect(!isThere)
+    }
+
+    @Test("a stale socket file is replaced, one that answers is not")
+    func stale() throws {
+        let path = Self.makePath()
+        let raw = clinux_unix_socket()
+        let bound = unsafe clinux_unix_bind(raw, path)
+        #expect(bound == 0)
+        close(raw)
+        let listener = try UnixListener(path: path)
+        #expect(throws: SystemError("bind", errno: EADDRINUSE)) { try UnixListener(path: path) }
+        withExtendedLifetime(listener) {}
+    }
+
+    @Test("a file that is no socket is left alone")
+    func foreignFile() throws {
+        let path = Self.makePath()
+        close(unsafe clinux_open(path, O_CREAT | O_WRONLY, 0o600))
+        #expect(throws: SystemError("bind", errno: EADDRINUSE)) { try UnixListener(path: path) }
+        let result = unsafe unlink(path)
+        #expect(result == 0)
+    }
+
+    @Test("a passed socket is recognised as listening or connected")
+    func inherited() throws {
+        let listener = try UnixListener(path: Self.makePath())
+        let (near, _) = try UnixSocket.pair()
+        guard case .listening = try InheritedSocket(listener.fd) else {
+            Issue.record("a listening socket was taken for a connected one")
+            return
+        }
+        guard case .connected = try InheritedSocket(near.fd) else {
+            Issue.record("a connected socket was taken for a listening one")
+            return
+        }
+    }
+}
