@@ -88,6 +88,10 @@ struct TableRegister: BitwiseCopyable {
     var isHalted = false
     /// A MachineEffect's raw value that waits to be returned by `run`.
     var pendingEffect: UInt8 = 0
+    /// A triple fault has happened.
+    var isShutDown = false
+    /// What decoded code depends on (see `ModeKey`), kept by `updateMode`.
+    var modeKey: UInt32 = 0
 
     var segments = InlineArray<8, Segment>(repeating: Segment())
     var gdtr = TableRegister()
