@@ -1,0 +1,59 @@
+/// A queue's own copy of the memory regions, for translating addresses without reference counting.
+/// It remembers where the last address was.
+// SAFETY: `entries` belongs to this value alone and holds `count` initialised entries (at least
+// one) until deinit; `current` is always below `count`. The `memory` keeps all bases mapped.
+@safe struct RegionTable: ~Copyable {
+    // SAFETY: plain data; whoever follows `base` says why that is valid.
+    @safe private struct Entry: BitwiseCopyable {
+        var start: UInt64
+        var size: UInt64
+        var base: UnsafeMutableRawPointer
+    }
+
+    let memory: GuestMemory
+    private let entries: UnsafeMutablePointer<Entry>
+    private let count: Int
+    private var current = 0
+
+    init(_ memory: GuestMemory) {
+        self.memory = memory
+        count = max(memory.regions.count, 1)
+        unsafe entries = .allocate(capacity: count)
+        // Without regions, one that contains nothing.
+        unsafe entries.initialize(
+            to: Entry(start: 0, size: 0, base: UnsafeMutableRawPointer(entries)))
+        for (index, region) in memory.regions.enumerated() {
+            unsafe (entries + index).initialize(
+                to: Entry(
+                    start: region.start.rawValue, size: region.size, base: region.base))
+        }
+    }
+
+    deinit { unsafe entries.deallocate() }
+
+    /// The host address of `address` and how many bytes follow in its region, itself included.
+    @inline(__always)
+    mutating func find(_ address: UInt64) -> (host: UnsafeMutableRawPointer, available: UInt64)? {
+        let entry = unsafe entries[current]
+        // An address below `start` wraps to an offset that no region is large enough for.
+        let offset = address &- entry.start
+        if offset < entry.size {
+            return unsafe (entry.base + Int(bitPattern: UInt(offset)), entry.size &- offset)
+        }
+        return unsafe search(address)
+    }
+
+    @inline(never)
+    private mutating func search(
+        _ address: UInt64
+    ) -> (host: UnsafeMutableRawPointer, available: UInt64)? {
+        for index in 0..<count {
+            let entry = unsafe entries[index]
+            let offset = address &- entry.start
+            guard offset < entry.size else { continue }
+            current = index
+            return unsafe (entry.base + Int(bitPattern: UInt(offset)), entry.size &- offset)
+        }
+        return nil
+    }
+}

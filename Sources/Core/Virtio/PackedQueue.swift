@@ -1,0 +1,252 @@
+internal import Synchronization
+
+/// The device's side of a packed virtqueue (VIRTIO 1.3, section 2.8).
+///
+///     descriptor area   { addr u64, len u32, id u16, flags u16 } * size
+///     driver area       event suppression: offset and wrap u16, flags u16
+///     device area       the same, written by the device
+///
+/// One ring serves both directions. Each side keeps a position and a wrap counter that flips at the
+/// end of the ring; a descriptor is available if its AVAIL bit equals the counter and its USED bit
+/// does not, and used if both equal it.
+final class PackedQueue {
+    /// Where in the ring somebody is.
+    private struct Position {
+        var index: UInt16
+        /// 0x8000 or 0, the wrap counter as it stands in bit 15.
+        var wrap: UInt16
+
+        init(_ raw: UInt16) {
+            index = raw & 0x7fff
+            wrap = raw & 0x8000
+        }
+
+        var raw: UInt16 { index | wrap }
+
+        /// - Parameter count: at most `size`.
+        @inline(__always)
+        mutating func advance(_ count: UInt16, size: UInt16) {
+            index &+= count
+            if index >= size {
+                index &-= size
+                wrap ^= 0x8000
+            }
+        }
+    }
+
+    private enum EventFlag {
+        static let enable: UInt32 = 0  // RING_EVENT_FLAGS_ENABLE
+        static let disable: UInt32 = 1  // RING_EVENT_FLAGS_DISABLE
+        static let descriptor: UInt32 = 2  // RING_EVENT_FLAGS_DESC
+    }
+
+    private let ring: RingPart
+    private let driverEvent: RingPart
+    private let deviceEvent: RingPart
+    private let size: UInt16
+    private let features: UInt64
+    private let deviceEventAddress: GuestAddress
+    private let log: QueueLog
+    private var regions: RegionTable
+    private let pieceLimit: Int
+
+    private var available: Position
+    private var used: Position
+    /// Descriptors between `used` and `available`.
+    private var outstanding: UInt16
+    /// Descriptors given back since the last publish, and the first of them: its place and its
+    /// flags' word, which is written last so that the driver sees the batch at once.
+    private var batched: UInt16 = 0
+    private var firstOffset = 0
+    private var firstWord: UInt64 = 0
+    private var mustCall = true
+    private var notificationsDisabled = false
+
+    private var hasEventIndex: Bool { features & VirtioFeature.eventIndex != 0 }
+
+    var nextAvailable: UInt16 { available.raw }
+    var nextUsed: UInt16 { used.raw }
+
+    init(_ setup: QueueSetup, log: QueueLog) throws(QueueError) {
+        let layout = setup.layout
+        size = layout.size
+        guard size > 0, size <= 32768 else { throw .invalidSize(size) }
+        features = setup.features
+        let memory = setup.memory
+        ring = try RingPart(
+            .descriptors, layout.descriptors, count: 16 * Int(size), alignment: 16, in: memory)
+        driverEvent = try RingPart(.driver, layout.driver, count: 4, alignment: 4, in: memory)
+        deviceEvent = try RingPart(.device, layout.device, count: 4, alignment: 4, in: memory)
+        deviceEventAddress = layout.device
+        available = Position(setup.state.nextAvailable)
+        used = Position(setup.state.nextUsed)
+        guard available.index < size, used.index < size else { throw .invalidState(setup.state) }
+        if available.wrap == used.wrap {
+            guard used.index <= available.index else { throw .invalidState(setup.state) }
+            outstanding = available.index &- used.index
+        } else {
+            guard available.index <= used.index else { throw .invalidState(setup.state) }
+            outstanding = size &- (used.index &- available.index)
+        }
+        self.log = log
+        regions = RegionTable(memory)
+        pieceLimit = 2 * max(Int(size), DescriptorChain.descriptorLimit)
+    }
+
+    // MARK: Taking
+
+    @inline(__always)
+    private func isAvailable(_ flags: UInt16) -> Bool {
+        // AVAIL is bit 7, USED is bit 15, and `wrap` is 0x8000 or 0.
+        let isAvail = (flags << 8) & 0x8000 == available.wrap
+        return isAvail && flags & DescriptorFlag.used != available.wrap
+    }
+
+    func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+        let offset = Int(available.index) * Descriptor.size
+        // Acquire: what the driver wrote before the flags is visible with them. The length and the
+        // id are in the same word.
+        let word = ring.loadAcquiring64(offset + 8)
+        let head = Descriptor(address: ring.loadRelaxed64(offset), word: word)
+        guard isAvailable(head.fourth) else { return false }
+        chain.reset()
+        chain.id = head.third
+        if head.fourth & DescriptorFlag.indirect != 0 {
+            chain.descriptorCount = 1
+            try walkIndirect(head, chain)
+        } else {
+            try walk(head, chain)
+        }
+        let count = chain.descriptorCount
+        guard count <= size &- outstanding else { throw .tooManyOutstanding(size: size) }
+        let total = chain.readableLength &+ chain.writableLength
+        guard total <= 1 << 32 else { throw .chainTooLarge(head: chain.id, byteCount: total) }
+        chain.finish()
+        outstanding &+= count
+        available.advance(count, size: size)
+        return true
+    }
+
+    /// A list is in ring order; the id of its last descriptor counts.
+    @inline(__always)
+    private func walk(_ head: Descriptor, _ chain: DescriptorChain) throws(QueueError) {
+        var descriptor = head
+        var place = available
+        var count: UInt16 = 1
+        while true {
+            let flags = descriptor.fourth
+            guard flags & DescriptorFlag.indirect == 0 else {
+                throw .indirectInChain(head: chain.id)
+            }
+            try chain.append(
+                descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
+                limit: pieceLimit)
+            if flags & DescriptorFlag.next == 0 { break }
+            guard count < size else { throw .loop(head: chain.id) }
+            count += 1
+            place.advance(1, size: size)
+            let offset = Int(place.index) * Descriptor.size
+            descriptor = Descriptor(
+                address: ring.loadRelaxed64(offset), word: ring.loadRelaxed64(offset + 8))
+        }
+        chain.id = descriptor.third
+        chain.descriptorCount = count
+    }
+
+    /// All descriptors of the table count, in its order; of their flags only WRITE does.
+    private func walkIndirect(
+        _ reference: Descriptor, _ chain: DescriptorChain
+    ) throws(QueueError) {
+        guard features & VirtioFeature.indirectDescriptors != 0 else {
+            throw .indirectNotNegotiated(head: chain.id)
+        }
+        guard reference.fourth & DescriptorFlag.next == 0 else {
+            throw .indirectInChain(head: chain.id)
+        }
+        let table = try IndirectTable(reference, regions: &regions)
+        let limit = max(Int(size), DescriptorChain.descriptorLimit)
+        guard table.count <= limit else { throw .chainTooLong(head: chain.id, limit: limit) }
+        for index in 0..<table.count {
+            let descriptor = try table.load(index, regions: regions)
+            let flags = descriptor.fourth
+            guard flags & DescriptorFlag.indirect == 0 else {
+                throw .indirectNested(head: chain.id)
+            }
+            try chain.append(
+                descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
+                limit: pieceLimit)
+        }
+    }
+
+    // MARK: Giving back
+
+    func push(_ chain: DescriptorChain, written: UInt32) {
+        // More than is outstanding can only come from a mistake of ours or a broken ring; the
+        // positions stay inside the ring all the same.
+        let count = chain.descriptorCount
+        let both = used.wrap | used.wrap >> 8  // AVAIL and USED
+        let flags = both | (written > 0 ? DescriptorFlag.write : 0)
+        let word = UInt64(written) | UInt64(chain.id) << 32 | UInt64(flags) << 48
+        let offset = Int(used.index) * Descriptor.size
+        if batched == 0 {
+            firstOffset = offset
+            firstWord = word
+        } else {
+            ring.storeReleasing64(offset + 8, word)
+            if log.isActive { log.markUsed(offset: offset + 8, count: 8) }
+        }
+        batched &+= count
+        outstanding &-= min(count, outstanding)
+        used.advance(count, size: size)
+    }
+
+    func publish() -> Bool {
+        guard batched > 0 else { return false }
+        // Release: whoever sees these flags sees the rest of the batch and the buffers.
+        ring.storeReleasing64(firstOffset + 8, firstWord)
+        if log.isActive { log.markUsed(offset: firstOffset + 8, count: 8) }
+        let count = batched
+        batched = 0
+        // As for the split ring: descriptor out, then read the driver's wish.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        if mustCall {
+            mustCall = false
+            return true
+        }
+        // One load for the wish and its place, so that they belong together.
+        let event = driverEvent.loadRelaxed32(0)
+        switch event >> 16 & 3 {
+        case EventFlag.disable: return false
+        case EventFlag.descriptor where hasEventIndex:
+            let raw = UInt16(truncatingIfNeeded: event)
+            var place = raw & 0x7fff
+            // Relative to the lap that we are in now, an event with the other counter is one back.
+            if raw & 0x8000 != used.wrap { place &-= size }
+            return passesEvent(place, new: used.index, old: used.index &- count)
+        default: return true
+        }
+    }
+
+    // MARK: Notifications
+
+    func disableNotifications() {
+        guard !notificationsDisabled else { return }
+        notificationsDisabled = true
+        storeEvent(EventFlag.disable << 16)
+    }
+
+    func enableNotifications() -> Bool {
+        notificationsDisabled = false
+        storeEvent(
+            hasEventIndex
+                ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16)
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
+        return isAvailable(UInt16(truncatingIfNeeded: word >> 48))
+    }
+
+    private func storeEvent(_ value: UInt32) {
+        deviceEvent.storeRelaxed32(0, value)
+        if log.isActive { log.markDeviceEvent(deviceEventAddress) }
+    }
+}
