@@ -1,0 +1,161 @@
+# What the examples and the tests share: packages, the release build, and the guest that they boot
+# (Debian's kernel, an initramfs and a root disk). Bash; sourced with the current directory at the
+# top of the repository.
+
+CACHE=.build/guest
+
+BUILD_PACKAGES=(libc6-dev libglib2.0-dev libaio-dev liburing-dev libnuma-dev zlib1g-dev libzstd-dev
+    liblz4-dev liblzma-dev pkg-config)
+GUEST_PACKAGES=(cpio e2fsprogs kmod procps)
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# The package lists are fetched at most once in a run, and only if something is needed.
+APT_IS_FRESH=
+apt_update() {
+    if [ -z "$APT_IS_FRESH" ]; then
+        say "Updating the list of Debian packages"
+        as_root apt-get update -qq || die "apt-get update failed"
+        APT_IS_FRESH=1
+    fi
+}
+
+# Installs those of the named packages that are missing.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
+        "install ok installed") ;;
+        *) missing+=("$package") ;;
+        esac
+    done
+    [ ${#missing[@]} = 0 ] && return
+    apt_update
+    say "Installing ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "these packages could not be installed: ${missing[*]}"
+}
+
+# Builds the executable; its path is .build/release/apus.
+build_release() {
+    command -v swift >/dev/null ||
+        die "the Swift toolchain (6.2 or newer) is needed; see https://www.swift.org/install"
+    say "Building apus (release)"
+    swift build -c release --disable-local-rpath --product apus >&2 || die "the build failed"
+}
+
+# Downloads a Debian package and unpacks it into a folder; nothing is installed.
+unpack_package() {
+    local package=$1 folder=$2 work
+    work=$(mktemp -d)
+    chmod 755 "$work"
+    (cd "$work" && apt-get download -qq "$package" 2>/dev/null) ||
+        { apt_update; (cd "$work" && apt-get download -qq "$package"); } ||
+        die "the package $package could not be downloaded"
+    mkdir -p "$folder"
+    dpkg-deb -x "$work"/*.deb "$folder" || die "the package $package could not be unpacked"
+    rm -r "$work"
+}
+
+# Debian's kernel for virtual machines, unmodified: $CACHE/vmlinuz and $CACHE/modules.
+fetch_kernel() {
+    [ -e "$CACHE/vmlinuz" ] && return
+    local package version
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+        sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    if [ -z "$package" ]; then
+        apt_update
+        package=$(apt-cache depends linux-image-cloud-amd64 |
+            sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    fi
+    [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64; is this Debian?"
+    say "Fetching Debian's kernel ($package)"
+    rm -rf "$CACHE/kernel"
+    unpack_package "$package" "$CACHE/kernel"
+    version=${package#linux-image-}
+    depmod -b "$CACHE/kernel" "$version" || die "depmod failed"
+    ln -sfn "kernel/lib/modules/$version" "$CACHE/modules"
+    ln -sfn "kernel/boot/vmlinuz-$version" "$CACHE/vmlinuz"
+}
+
+fetch_busybox() {
+    [ -e "$CACHE/busybox" ] && return
+    say "Fetching busybox"
+    rm -rf "$CACHE/busybox.d"
+    unpack_package busybox-static "$CACHE/busybox.d"
+    cp "$CACHE/busybox.d/bin/busybox" "$CACHE/busybox"
+}
+
+# Prints the module files that the named modules need, in the order in which they load.
+module_order() {
+    awk -F ': *' '
+        { count = split($2, parts, " "); name = $1; sub(/.*\//, "", name); sub(/\.ko.*/, "", name)
+          file[name] = $1; needs[name] = count
+          for (i = 1; i <= count; i++) need[name, i] = parts[i] }
+        function load(name,   i, other) {
+            if (name in done) return
+            done[name] = 1
+            for (i = 1; i <= needs[name]; i++) {
+                other = need[name, i]; sub(/.*\//, "", other); sub(/\.ko.*/, "", other)
+                load(other)
+            }
+            print file[name]
+        }
+        END { for (i = 1; i < ARGC; i++) if (ARGV[i] in file) load(ARGV[i])
+              count = split(wanted, list, " ")
+              for (i = 1; i <= count; i++) if (list[i] in file) load(list[i]) }
+    ' wanted="$*" "$CACHE/modules/modules.dep"
+}
+
+# The first user space: loads the virtio drivers and enters the root disk. $CACHE/initramfs
+make_initramfs() {
+    [ "$CACHE/initramfs" -nt examples/guest/initramfs-init ] && return
+    say "Making the initramfs"
+    local root=$CACHE/initramfs.d module
+    rm -rf "$root"
+    mkdir -p "$root"/{bin,dev,proc,root,modules}
+    cp "$CACHE/busybox" "$root/bin/busybox"
+    ln -s busybox "$root/bin/sh"
+    install -m 755 examples/guest/initramfs-init "$root/init"
+    module_order virtio_pci virtio_blk pvpanic-pci pvpanic-mmio | while read -r module; do
+        cp "$CACHE/modules/$module" "$root/modules/"
+        echo "${module##*/}" >>"$root/modules/order"
+    done
+    (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$CACHE/initramfs.new" ||
+        die "the initramfs could not be made"
+    mv "$CACHE/initramfs.new" "$CACHE/initramfs"
+}
+
+# Makes a root disk with a busybox user space: make_disk FILE SIZE
+make_disk() {
+    local disk=$1 size=$2 root=$CACHE/root.d applet
+    if [ ! "$root/sbin/init" -nt examples/guest/root-init ]; then
+        rm -rf "$root"
+        mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,tmp,root,etc}
+        cp "$CACHE/busybox" "$root/bin/busybox"
+        for applet in $("$CACHE/busybox" --list); do
+            case $applet in busybox | init | linuxrc) ;; *) ln -s busybox "$root/bin/$applet" ;; esac
+        done
+        cp examples/guest/profile "$root/etc/profile"
+        echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+        install -m 755 examples/guest/root-init "$root/sbin/init"
+    fi
+    rm -f "$disk.new"
+    mke2fs -q -t ext4 -L apus -E root_owner=0:0,lazy_itable_init=0 -d "$root" "$disk.new" "$size" >/dev/null ||
+        die "the root disk could not be made"
+    mv "$disk.new" "$disk"
+}
+
+# Everything a guest needs but its disk.
+prepare_guest() {
+    mkdir -p "$CACHE"
+    fetch_kernel
+    fetch_busybox
+    make_initramfs
+}
