@@ -79,7 +79,7 @@ public struct Operand: BitwiseCopyable, Equatable, Sendable {
 
 /// `[segment: base + index * scale + displacement]`.
 public struct MemoryOperand: BitwiseCopyable, Equatable, Sendable {
-    /// `base` or `index` when there is none.
+    /// `base` or `index` when there is none. A vector index is always there and may be 16.
     public static let noRegister: UInt8 = 16
     /// `base` of a RIP-relative operand: the displacement counts from the next instruction.
     public static let instructionPointer: UInt8 = 17
@@ -88,6 +88,8 @@ public struct MemoryOperand: BitwiseCopyable, Equatable, Sendable {
     public var segment: UInt8 = 3
     public var base: UInt8 = noRegister
     public var index: UInt8 = noRegister
+    /// `index` is an XMM, YMM or ZMM register 0-31 (gathers and scatters).
+    public var hasVectorIndex = false
     /// 1, 2, 4 or 8.
     public var scale: UInt8 = 1
     /// Sign-extended; EVEX's compressed displacements are already multiplied. MOV's 64-bit

@@ -7,7 +7,7 @@ public enum Mnemonic: UInt16, BitwiseCopyable, Sendable {
     // `mandatoryPrefix`, `vectorW` and `vectorLength` tell which one it is.
     case vex
     case evex
-    // AMD's XOP and 3DNow!: never executed.
+    // AMD's XOP and 3DNow! (FEMMS included): never executed.
     case xop
     case threeDNow
     // General-purpose: arithmetic and logic (SDM volume 2).
