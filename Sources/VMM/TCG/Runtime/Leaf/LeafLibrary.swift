@@ -1,0 +1,122 @@
+internal import Core
+internal import Synchronization
+internal import TCGDecoder
+
+/// All leaf stubs of the process: pure functions, made on first use, shared by all CPUs.
+///
+/// The number of stubs is bounded by the instruction set (forms times immediates), and so is the
+/// code buffer; what does not fit any more raises #UD in the guest.
+final class LeafLibrary: Sendable {
+    static let shared = LeafLibrary()
+
+    private struct Contents {
+        var code: CodeBuffer?
+        var known: [UInt64: UInt] = [:]
+    }
+
+    private let contents = Mutex(Contents())
+
+    private static let codeCapacity = 16 << 20
+
+    /// How to execute `instruction`, or `nil` if it is no vector, MMX or x87 instruction.
+    func lower(_ instruction: Instruction) -> LeafLowering? {
+        let classifier = LeafClassifier(instruction: instruction)
+        guard let descriptor = classifier.descriptor() else { return nil }
+        let key = key(classifier)
+        let address: UInt? = contents.withLock { contents in
+            if let known = contents.known[key] { return known }
+            guard let made = Self.make(descriptor, classifier, &contents.code) else { return nil }
+            contents.known[key] = made
+            return made
+        }
+        // SAFETY: descriptors are never freed.
+        guard let address, let pointer = unsafe UnsafePointer<LeafDescriptor>(bitPattern: address)
+        else { return nil }
+        let (destination, source) = registers(instruction, descriptor)
+        return unsafe LeafLowering(
+            descriptor: pointer, destination: destination, source: source)
+    }
+
+    /// What the stub and the descriptor depend on.
+    private func key(_ classifier: LeafClassifier) -> UInt64 {
+        let instruction = classifier.instruction
+        var key = UInt64(instruction.opcode) | UInt64(instruction.map) << 8
+        key |= UInt64(instruction.mandatoryPrefix) << 10
+        key |= UInt64(instruction.operandSize) << 18
+        if instruction.prefixes.contains(.rexW) { key |= 1 << 22 }
+        if classifier.hasImmediate {
+            key |= UInt64(UInt8(truncatingIfNeeded: instruction.immediate)) << 24
+        }
+        let isMemory = !instruction.isRegisterForm
+        if isMemory { key |= 1 << 32 }
+        if descriptorKind(classifier) == .maskedStore {
+            key |= UInt64(instruction.memory.segment) << 50
+            key |= UInt64(instruction.addressSize) << 54
+        }
+        let usesImage = descriptorKind(classifier) == .image
+        if classifier.isShiftGroup || instruction.map == 0 || usesImage {
+            // ModRM.reg, and for register forms on the image ModRM.rm, are part of the code.
+            key |= UInt64(instruction.modRMReg) << 33
+            if usesImage, !isMemory { key |= UInt64(instruction.modRM & 7) << 36 }
+            for index in 0..<Int(instruction.operandCount)
+            where instruction.operands[index].kind == .vector {
+                key |= UInt64(instruction.operands[index].register) << 40
+            }
+        }
+        return key
+    }
+
+    private func descriptorKind(_ classifier: LeafClassifier) -> LeafKind? {
+        classifier.descriptor()?.kind
+    }
+
+    private static func make(
+        _ descriptor: LeafDescriptor, _ classifier: LeafClassifier, _ buffer: inout CodeBuffer?
+    ) -> UInt? {
+        var descriptor = descriptor
+        let instruction = classifier.instruction
+        let hasImmediate = classifier.hasImmediate
+        var assembler = LeafAssembler()
+        switch descriptor.kind {
+        case .vector:
+            assembler.vector(
+                instruction, flags: descriptor.flags, hasImmediate: hasImmediate,
+                isShiftGroup: classifier.isShiftGroup)
+        case .vectorToGeneral:
+            assembler.vectorToGeneral(
+                instruction, flags: descriptor.flags, hasImmediate: hasImmediate)
+        case .generalToVector:
+            assembler.generalToVector(
+                instruction, flags: descriptor.flags, hasImmediate: hasImmediate)
+        case .extract: assembler.extract(instruction, hasImmediate: hasImmediate)
+        case .string: assembler.string(instruction)
+        case .image:
+            assembler.image(instruction, flags: descriptor.flags, hasImmediate: hasImmediate)
+        default: break
+        }
+        if !assembler.code.isEmpty {
+            if buffer == nil { buffer = try? CodeBuffer(capacity: codeCapacity) }
+            guard let stub = unsafe buffer?.append(assembler.code) else { return nil }
+            descriptor.stub = UInt(bitPattern: stub)
+        }
+        // SAFETY: one descriptor, initialised here and never freed.
+        let pointer = UnsafeMutablePointer<LeafDescriptor>.allocate(capacity: 1)
+        unsafe pointer.initialize(to: descriptor)
+        return UInt(bitPattern: pointer)
+    }
+
+    private func registers(
+        _ instruction: Instruction, _ descriptor: LeafDescriptor
+    ) -> (destination: UInt8, source: UInt8) {
+        var destination: UInt8 = 0
+        var source: UInt8 = 0
+        for index in 0..<Int(instruction.operandCount) {
+            let operand = instruction.operands[index]
+            guard operand.kind == .vector || operand.kind == .general || operand.kind == .mmx
+            else { continue }
+            if index == 0 { destination = operand.register }
+            if index == 1 { source = operand.register }
+        }
+        return (destination, source)
+    }
+}
