@@ -1,0 +1,45 @@
+package import Accelerator
+internal import Synchronization
+
+/// The sleep control and sleep status registers of hardware-reduced ACPI (ACPI 6.5, section
+/// 4.8.3.7), one byte each. The only sleep state is S5.
+package final class SleepRegisters: BusDevice {
+    package static let size: UInt64 = 2
+    /// What `\_S5` says is to be written as the sleep type.
+    package static let softOffType: UInt8 = 5
+
+    package init() {}
+
+    package func read(offset: UInt64, size: Int) -> UInt64 { 0 }
+
+    package func write(offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect {
+        let isEnabled = value & 0x20 != 0
+        let type = UInt8(truncatingIfNeeded: value >> 2) & 7
+        return offset == 0 && isEnabled && type == Self.softOffType ? .powerOff : .none
+    }
+}
+
+/// The panic notifier (QEMU's specification "PVPANIC DEVICE"), one port.
+package final class PanicNotifier: BusDevice {
+    package static let size: UInt64 = 1
+
+    package init() {}
+
+    /// The events it understands: panicked and crash loaded.
+    package func read(offset: UInt64, size: Int) -> UInt64 { 3 }
+
+    package func write(offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect {
+        if value & 1 != 0 { return .panicked }
+        return value & 2 != 0 ? .crashLoaded : .none
+    }
+}
+
+/// Ports that take writes and do nothing, such as the POST code's (0x80), which kernels use for
+/// short delays.
+package final class PortSink: BusDevice {
+    package init() {}
+
+    package func read(offset: UInt64, size: Int) -> UInt64 { allOnes(size) }
+
+    package func write(offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect { .none }
+}
