@@ -1,0 +1,179 @@
+public import Core
+
+/// A piece of guest memory that a driver gives to a device.
+public struct DriverBuffer: Sendable, BitwiseCopyable {
+    public var address: GuestAddress
+    public var length: UInt32
+
+    public init(_ address: GuestAddress, _ length: UInt32) {
+        self.address = address
+        self.length = length
+    }
+}
+
+/// A request that the device has finished.
+public struct UsedRequest: Equatable, Sendable {
+    /// What the driver gave to `add`.
+    public var token: UInt64
+    /// Bytes the device says it wrote.
+    public var written: UInt32
+
+    public init(token: UInt64, written: UInt32) {
+        self.token = token
+        self.written = written
+    }
+}
+
+/// What a device did wrong.
+public enum DriverQueueError: Error, Equatable, Sendable {
+    /// It used a buffer that it does not have.
+    case unknownID(UInt32)
+    /// The used index is further ahead than buffers are under way.
+    case usedIndexJumped(to: UInt16, expected: UInt16)
+}
+
+/// How a descriptor list is made.
+public enum DescriptorStyle: Sendable, CaseIterable {
+    /// A chain in the ring itself.
+    case direct
+    /// One descriptor that refers to a table.
+    case indirect
+    /// The first buffer in the ring, the others in a table (split rings only; otherwise `indirect`).
+    case mixed
+}
+
+/// The driver's side of a virtqueue, split or packed as the features say: what a guest's kernel does.
+///
+///     let scratch = try ScratchMemory()
+///     let driver = DriverQueue(scratch, size: 16, features: VirtioFeature.eventIndex)
+///     let queue = try Virtqueue(driver.setup(scratch.memory))
+///     driver.add(readable: [header], writable: [data, status], token: 7)
+///     if driver.publish() { kick.signal() }
+///     ... the device works ...
+///     while let used = try driver.popUsed() { used.token == 7 }
+///
+/// Nothing is allocated per request if buffers are passed as a span. One thread uses a queue.
+public final class DriverQueue {
+    private enum Ring {
+        case split(SplitDriver)
+        case packed(PackedDriver)
+    }
+
+    public let layout: QueueLayout
+    public let features: UInt64
+    private let ring: Ring
+
+    /// Lays out a ring in `scratch` and starts at `state`.
+    /// - Parameters:
+    ///   - tableSize: descriptors in each of the `size` indirect tables; 0 if none are wanted.
+    ///   - state: where to start; a fresh ring by default. Nothing is outstanding there.
+    public init(
+        _ scratch: ScratchMemory, size: UInt16, features: UInt64, tableSize: Int = 0,
+        state: QueueState? = nil
+    ) {
+        self.features = features
+        let count = Int(size)
+        let isPacked = features & VirtioFeature.packedRing != 0
+        layout = QueueLayout(
+            size: size, descriptors: scratch.allocate(16 * count),
+            driver: scratch.allocate(isPacked ? 4 : 6 + 2 * count, alignment: 4),
+            device: scratch.allocate(isPacked ? 4 : 6 + 8 * count, alignment: 4))
+        let tables = IndirectTables(scratch, count: count, size: tableSize)
+        let memory = scratch.memory
+        if isPacked {
+            ring = .packed(
+                PackedDriver(
+                    layout, memory, features: features, tables: tables,
+                    start: (state ?? .freshPacked).nextAvailable))
+        } else {
+            ring = .split(
+                SplitDriver(
+                    layout, memory, features: features, tables: tables,
+                    start: (state ?? .freshSplit).nextAvailable))
+        }
+    }
+
+    /// What a device needs to serve this queue from where the driver stands.
+    public func setup(
+        _ memory: GuestMemory, kick: EventFD? = nil, call: EventFD? = nil
+    ) -> QueueSetup {
+        QueueSetup(
+            layout: layout, features: features, memory: memory, state: state, kick: kick, call: call
+        )
+    }
+
+    /// Where the next available and used entries are.
+    public var state: QueueState {
+        switch ring {
+        case .split(let driver): driver.state
+        case .packed(let driver): driver.state
+        }
+    }
+
+    /// Descriptors of the ring that are free.
+    public var freeCount: Int {
+        switch ring {
+        case .split(let driver): driver.freeCount
+        case .packed(let driver): driver.freeCount
+        }
+    }
+
+    /// Adds a request; the device sees it after `publish`.
+    /// - Returns: whether there was room.
+    @discardableResult
+    public func add(
+        readable: [DriverBuffer], writable: [DriverBuffer], style: DescriptorStyle = .direct,
+        token: UInt64 = 0
+    ) -> Bool {
+        add((readable + writable).span, readableCount: readable.count, style: style, token: token)
+    }
+
+    /// Adds a request of `buffers` (at least one), of which the first `readableCount` are to be read.
+    @discardableResult
+    public func add(
+        _ buffers: Span<DriverBuffer>, readableCount: Int, style: DescriptorStyle = .direct,
+        token: UInt64 = 0
+    ) -> Bool {
+        switch ring {
+        case .split(let driver):
+            driver.add(buffers, readableCount: readableCount, style: style, token: token)
+        case .packed(let driver):
+            driver.add(buffers, readableCount: readableCount, style: style, token: token)
+        }
+    }
+
+    /// Shows the device what was added.
+    /// - Returns: whether the device wants a kick for it.
+    public func publish() -> Bool {
+        switch ring {
+        case .split(let driver): driver.publish()
+        case .packed(let driver): driver.publish()
+        }
+    }
+
+    /// Takes the next finished request.
+    public func popUsed() throws(DriverQueueError) -> UsedRequest? {
+        switch ring {
+        case .split(let driver): try driver.popUsed()
+        case .packed(let driver): try driver.popUsed()
+        }
+    }
+
+    /// Tells the device that the driver polls.
+    public func disableCalls() {
+        switch ring {
+        case .split(let driver): driver.disableCalls()
+        case .packed(let driver): driver.disableCalls()
+        }
+    }
+
+    /// Asks for a call once `count` more ring entries have been used (with event indices; otherwise
+    /// for every batch).
+    /// - Returns: whether some have been used in the meantime already.
+    public func enableCalls(after count: UInt16 = 1) -> Bool {
+        switch ring {
+        case .split(let driver): driver.enableCalls(after: count)
+        case .packed(let driver): driver.enableCalls(after: count)
+        }
+    }
+}
