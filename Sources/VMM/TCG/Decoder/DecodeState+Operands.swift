@@ -27,6 +27,7 @@ extension DecodeState {
         case .Ez: generalOrMemory(min(size, 4))
         case .Em: generalOrMemory(modeSize)
         case .RvMw: generalOrMemory(size, memory: 2)
+        case .RzMw: generalOrMemory(min(size, 4), memory: 2)
         case .RdMb: generalOrMemory(4, memory: 1)
         case .RdMw: generalOrMemory(4, memory: 2)
         case .RyMb: generalOrMemory(wSize, memory: 1)
@@ -88,6 +89,10 @@ extension DecodeState {
             let number = instruction.modRMReg
             guard number < 6 else { throw .undefined }
             append(.segment, 2, number)
+        case .SwNotCS:
+            let number = instruction.modRMReg
+            guard number < 6, number != 1 else { throw .undefined }
+            append(.segment, 2, number)
 
         case .Pq: append(.mmx, 8, instruction.modRMReg)
         case .Qq: mmxOrMemory(8)
@@ -142,6 +147,12 @@ extension DecodeState {
         case .CL: append(.general, 1, 1)
         case .DX: append(.general, 2, 2)
         case .fixedAX: append(.general, 2, 0)
+        case .fixedEAX: append(.general, 4, 0)
+        case .fixedECX: append(.general, 4, 1)
+        case .fixedEDX: append(.general, 4, 2)
+        case .fixedRCX: append(.general, 8, 1)
+        case .fixedRDX: append(.general, 8, 2)
+        case .aAX: append(.general, instruction.addressSize, 0)
         case .rAX: append(.general, size, 0)
         case .eAX: append(.general, min(size, 4), 0)
         case .const1:

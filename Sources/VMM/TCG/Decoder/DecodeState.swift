@@ -32,6 +32,7 @@ struct DecodeState {
     init(mode: CodeMode) { instruction.mode = mode }
 
     var is64: Bool { instruction.mode == .bits64 }
+    var is16: Bool { instruction.mode == .bits16 }
 
     var context: EntryContext { EntryContext(prefix: mandatory, w: w, is64: is64) }
 

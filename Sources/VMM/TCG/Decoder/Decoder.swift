@@ -141,10 +141,13 @@ extension DecodeState {
         switch opcode {
         case 0x38:
             let third = try byte(bytes)
-            try decodeLegacy(map38Entry(third, context), map: 2, third, bytes)
+            var entry = map38Entry(third, context)
+            // MOVBE and CRC32 have an operand size.
+            if third & 0xFE != 0xF0 { entry = entry.prefixed }
+            try decodeLegacy(entry, map: 2, third, bytes)
         case 0x3A:
             let third = try byte(bytes)
-            try decodeLegacy(map3AEntry(third, context), map: 3, third, bytes)
+            try decodeLegacy(map3AEntry(third, context).prefixed, map: 3, third, bytes)
         case 0x0F: try decode3DNow(bytes)
         default: try decodeLegacy(twoByteEntry(opcode, context), map: 1, opcode, bytes)
         }
@@ -166,7 +169,6 @@ extension DecodeState {
         instruction.mnemonic = entry.mnemonic
         instruction.feature = entry.feature
         if entry.usesModRM && !instruction.hasModRM { try readModRM(bytes) }
-        if map != 0 { instruction.mandatoryPrefix = mandatoryByte }
         try applyFlags(entry.flags)
         if instruction.hasModRM && instruction.modRM < 0xC0 && !ignoresMod {
             try readMemory(vectorIndex: false, bytes)
@@ -202,7 +204,13 @@ extension DecodeState {
 
     private mutating func applyFlags(_ flags: TableEntry.Flags) throws(DecodeFailure) {
         if flags.isEmpty { return }
+        if flags.contains(.prefixed) {
+            instruction.mandatoryPrefix = mandatoryByte
+            // 66 is part of the opcode: the size is what it would be without it.
+            if mandatory == 1 && !w { instruction.operandSize = is16 ? 2 : 4 }
+        }
         if flags.contains(.byte) { instruction.operandSize = 1 }
+        if flags.contains(.natural) { instruction.operandSize = is64 ? 8 : 4 }
         if is64 {
             if flags.contains(.invalidIn64) { throw .undefined }
             if flags.contains(.force64) {

@@ -35,7 +35,7 @@ func oneByteEntry(_ opcode: UInt8, is64: Bool) -> TableEntry {
     case 0x8B: return row(.mov, .Gv, .Ev)
     case 0x8C: return row(.mov, .RvMw, .Sw)
     case 0x8D: return row(.lea, .Gv, .M)
-    case 0x8E: return row(.mov, .Sw, .Ew)
+    case 0x8E: return row(.mov, .SwNotCS, .Ew)
     case 0x8F: return group(.popModRM)
 
     // 90 itself is NOP, PAUSE or an exchange with R8: see the decoder.

@@ -51,7 +51,8 @@ func groupEntry(
         if reg == 0 { return row(.mov, .Ev, .Iz) }
         return modRM == 0xF8 ? row(.xbegin, .tsx, .Jz) : .undefined
     case .group6: return group6Entry(reg)
-    case .group7: return isRegister ? group7Register(modRM, context) : group7Memory(reg, context)
+    case .group7:
+        return isRegister ? group7Register(modRM, context) : group7Memory(reg, context)
     case .group8:
         switch reg {
         case 4: return row(.bt, .Ev, .Ib)
@@ -62,9 +63,10 @@ func groupEntry(
         }
     case .group9: return group9Entry(reg, isRegister: isRegister, context)
     case .group12, .group13, .group14:
-        return isRegister ? shiftVectorEntry(group, reg, context) : .undefined
+        return isRegister ? shiftVectorEntry(group, reg, context).prefixed : .undefined
     case .group15:
-        return isRegister ? group15Register(reg, context) : group15Memory(reg, context)
+        return (isRegister ? group15Register(reg, context) : group15Memory(reg, context))
+            .prefixed
     case .prefetchWrite:
         return isRegister ? row(.nop, .Ev, .Gv) : row(.prefetch, .threeDNow, .Mb)
     case .hint: return hintEntry(opcode, modRM: modRM, context)
@@ -73,7 +75,7 @@ func groupEntry(
     case .moveHigh:
         return isRegister ? row(.movlhps, .sse, .Vdq, .Udq) : row(.movhps, .sse, .Vdq, .Mq)
     case .extractQuad:
-        return isRegister && reg == 0 ? row(.extrq, .sse4a, .Udq, .Ib, .Ib2) : .undefined
+        return isRegister && reg == 0 ? row(.extrq, .sse4a, .Udq, .Ib, .Ib2).prefixed : .undefined
     case .keyLockerWide:
         switch isRegister ? 8 : reg {
         case 0: return row(.aesencwide128kl, .keyLocker, .M48)
@@ -163,6 +165,16 @@ private func group7Register(_ modRM: UInt8, _ context: EntryContext) -> TableEnt
     switch modRM {
     case 0xF8: return context.is64 ? row(.swapgs) : .undefined
     case 0xF9: return row(.rdtscp, .rdtscp)
+    case 0xD8: return row(.vmrun, .svm, .aAX)
+    case 0xD9: return row(.vmmcall, .svm)
+    case 0xDA: return row(.vmload, .svm, .aAX)
+    case 0xDB: return row(.vmsave, .svm, .aAX)
+    case 0xDC: return row(.stgi, .svm)
+    case 0xDD: return row(.clgi, .svm)
+    case 0xDE: return row(.skinit, .svm, .fixedEAX)
+    case 0xDF: return row(.invlpga, .svm, .aAX, .fixedECX)
+    case 0xFC: return row(.clzero, .amd, .aAX)
+    case 0xFD: return row(.rdpru, .amd)
     default: break
     }
     switch UInt16(context.prefix) << 8 | UInt16(modRM) {
@@ -187,14 +199,6 @@ private func group7Register(_ modRM: UInt8, _ context: EntryContext) -> TableEnt
     case 0x0D5: return row(.xend, .tsx)
     case 0x0D6: return row(.xtest, .tsx)
     case 0x0D7: return row(.enclu, .sgx)
-    case 0x0D8: return row(.vmrun, .svm)
-    case 0x0D9: return row(.vmmcall, .svm)
-    case 0x0DA: return row(.vmload, .svm)
-    case 0x0DB: return row(.vmsave, .svm)
-    case 0x0DC: return row(.stgi, .svm)
-    case 0x0DD: return row(.clgi, .svm)
-    case 0x0DE: return row(.skinit, .svm)
-    case 0x0DF: return row(.invlpga, .svm)
     case 0x0E8: return row(.serialize, .serialize)
     case 0x2E8: return row(.setssbsy, .cet)
     case 0x3E8: return row(.xsusldtrk, .tsx)
@@ -209,14 +213,12 @@ private func group7Register(_ modRM: UInt8, _ context: EntryContext) -> TableEnt
     case 0x0FA: return row(.monitorx, .amd)
     case 0x2FA: return row(.mcommit, .amd)
     case 0x0FB: return row(.mwaitx, .amd)
-    case 0x0FC: return row(.clzero, .amd)
-    case 0x0FD: return row(.rdpru, .amd)
-    case 0x0FE: return row(.invlpgb, .svm)
-    case 0x2FE: return row(.rmpadjust, .svm, flags: .only64)
-    case 0x3FE: return row(.rmpupdate, .svm, flags: .only64)
+    case 0x0FE: return row(.invlpgb, .svm, .aAX, .fixedEDX, .fixedECX)
+    case 0x2FE: return row(.rmpadjust, .svm, .aAX, .fixedRCX, .fixedRDX, flags: .only64)
+    case 0x3FE: return row(.rmpupdate, .svm, .aAX, .fixedRCX, flags: .only64)
     case 0x0FF: return row(.tlbsync, .svm)
-    case 0x2FF: return row(.psmash, .svm, flags: .only64)
-    case 0x3FF: return row(.pvalidate, .svm)
+    case 0x2FF: return row(.psmash, .svm, .aAX, flags: .only64)
+    case 0x3FF: return row(.pvalidate, .svm, .aAX, .fixedECX, .fixedEDX)
     default: return .undefined
     }
 }
@@ -243,7 +245,7 @@ private func group9Entry(
     case (6, true):
         switch context.prefix {
         case 0, 1: return row(.rdrand, .rdrand, .Rv)
-        case 2: return row(.senduipi, .uintr, .Ry, flags: .only64)
+        case 2: return row(.senduipi, .uintr, .Rd, flags: .only64)
         default: return .undefined
         }
     case (7, true):
@@ -325,7 +327,6 @@ private func hintEntry(_ opcode: UInt8, modRM: UInt8, _ context: EntryContext) -
         if modRM == 0xFA { return row(.endbr64) }
         if modRM == 0xFB { return row(.endbr32) }
         return reg == 1 ? row(.rdssp, .cet, .Ry) : row(.nop, .Ev, .Gv)
-    case 0x1F: return row(.nop, .Ev)
     default: return row(.nop, .Ev, .Gv)
     }
 }

@@ -9,6 +9,8 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     case Eb, Ew, Ed, Eq, Ev, Ey, Ez
     /// A register of the operand size, or 16 bits of memory.
     case RvMw
+    /// A register of at most 32 bits, or 16 bits of memory.
+    case RzMw
     /// A 32-bit register, or 8 or 16 bits of memory.
     case RdMb, RdMw
     /// A register of 4 or 8 bytes by W, or 8 or 16 bits of memory.
@@ -41,6 +43,8 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     case By
     // Control, debug and segment registers by ModRM.reg.
     case Cd, Dd, Sw
+    /// The same, without CS.
+    case SwNotCS
 
     // MMX registers by ModRM.reg and ModRM.rm.
     case Pq, Qq, Qd, Nq
@@ -60,7 +64,9 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     // Registers by the opcode's low three bits.
     case Zb, Zv
     // Fixed registers and the constant one.
-    case AL, CL, DX, fixedAX, rAX, eAX, const1
+    case AL, CL, DX, fixedAX, fixedEAX, fixedECX, fixedEDX, fixedRCX, fixedRDX, rAX, eAX, const1
+    /// The accumulator in the address size (AMD's system instructions).
+    case aAX
     case segES, segCS, segSS, segDS, segFS, segGS
     case ST0, STi
 

@@ -2,9 +2,9 @@
 struct TableEntry: BitwiseCopyable {
     /// Conditions and size rules of legacy instructions.
     struct Flags: OptionSet, BitwiseCopyable {
-        let rawValue: UInt8
+        let rawValue: UInt16
 
-        init(rawValue: UInt8) { self.rawValue = rawValue }
+        init(rawValue: UInt16) { self.rawValue = rawValue }
 
         /// Byte form: the operand size is one.
         static let byte = Flags(rawValue: 1)
@@ -20,8 +20,10 @@ struct TableEntry: BitwiseCopyable {
         static let force64 = Flags(rawValue: 32)
         /// The operand size is at most 32 bits.
         static let atMost32 = Flags(rawValue: 64)
-        /// Undefined with prefix 66, F2 or F3.
-        static let noPrefix = Flags(rawValue: 128)
+        /// The prefix 66, F2 or F3 selects the instruction; 66 is no operand size then.
+        static let prefixed = Flags(rawValue: 128)
+        /// The operand size is 64 bits in 64-bit mode, else 32, whatever the prefixes.
+        static let natural = Flags(rawValue: 256)
     }
 
     var mnemonic: Mnemonic
@@ -59,6 +61,13 @@ struct TableEntry: BitwiseCopyable {
     }
 
     var usesModRM: Bool { a.usesModRM || b.usesModRM }
+
+    /// The same with `Flags.prefixed`.
+    var prefixed: TableEntry {
+        var entry = self
+        entry.flags.insert(.prefixed)
+        return entry
+    }
 }
 
 /// A row of an instruction that every processor has.

@@ -15,7 +15,7 @@ func twoByteEntry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
     case 0x00: return group(.group6)
     case 0x01: return group(.group7)
     case 0x02: return row(.lar, .Gv, .RvMw)
-    case 0x03: return row(.lsl, .Gv, .RvMw)
+    case 0x03: return row(.lsl, .Gv, .RzMw)
     case 0x05: return row(.syscall, flags: .force64)
     case 0x06: return row(.clts)
     case 0x07: return row(.sysret)
@@ -25,10 +25,10 @@ func twoByteEntry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
     case 0x0D: return group(.prefetchWrite)
     case 0x0E: return row(.threeDNow, .threeDNow)
     case 0x18...0x1F: return group(.hint)
-    case 0x20: return row(.mov, .Rm, .Cd)
-    case 0x21: return row(.mov, .Rm, .Dd)
-    case 0x22: return row(.mov, .Cd, .Rm)
-    case 0x23: return row(.mov, .Dd, .Rm)
+    case 0x20: return row(.mov, .Rm, .Cd, flags: .natural)
+    case 0x21: return row(.mov, .Rm, .Dd, flags: .natural)
+    case 0x22: return row(.mov, .Cd, .Rm, flags: .natural)
+    case 0x23: return row(.mov, .Dd, .Rm, flags: .natural)
     case 0x30: return row(.wrmsr)
     case 0x31: return row(.rdtsc)
     case 0x32: return row(.rdmsr)
@@ -66,7 +66,7 @@ func twoByteEntry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
     case 0xB6: return row(.movzx, .Gv, .Eb)
     case 0xB7: return row(.movzx, .Gv, .Ew)
     case 0xB8: return context.prefix == 2 ? row(.popcnt, .popcnt, .Gv, .Ev) : .undefined
-    case 0xB9: return row(.ud1, .Gv, .Ev)
+    case 0xB9: return row(.ud1, .Gd, .Ed)
     case 0xBA: return group(.group8)
     case 0xBB: return row(.btc, .Ev, .Gv, flags: .lock)
     case 0xBC:
@@ -79,8 +79,10 @@ func twoByteEntry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
     case 0xC1: return row(.xadd, .Ev, .Gv, flags: .lock)
     case 0xC7: return group(.group9)
     case 0xC8...0xCF: return row(.bswap, .Zv)
-    case 0xFF: return row(.ud0, .Gv, .Ev)
-    default: return prefixedTwoByteEntry(UInt16(context.prefix) << 8 | UInt16(opcode), context)
+    case 0xFF: return row(.ud0, .Gd, .Ed)
+    default:
+        return prefixedTwoByteEntry(UInt16(context.prefix) << 8 | UInt16(opcode), context)
+            .prefixed
     }
 }
 
@@ -119,8 +121,8 @@ private func prefixedTwoByteEntry(_ key: UInt16, _ context: EntryContext) -> Tab
     case 0x12B: return row(.movntpd, .sse2, .Mdq, .Vdq)
     case 0x22B: return row(.movntss, .sse4a, .Md, .Vdq)
     case 0x32B: return row(.movntsd, .sse4a, .Mq, .Vdq)
-    case 0x050: return row(.movmskps, .sse, .Gd, .Udq)
-    case 0x150: return row(.movmskpd, .sse2, .Gd, .Udq)
+    case 0x050: return row(.movmskps, .sse, .Gy, .Udq)
+    case 0x150: return row(.movmskpd, .sse2, .Gy, .Udq)
 
     // Conversions and comparisons.
     case 0x02A: return row(.cvtpi2ps, .sse, .Vdq, .Qq)
@@ -243,8 +245,8 @@ private func prefixedTwoByteEntry(_ key: UInt16, _ context: EntryContext) -> Tab
     case 0x179: return row(.extrq, .sse4a, .Vdq, .Udq)
     case 0x378: return row(.insertq, .sse4a, .Vdq, .Udq, .Ib, .Ib2)
     case 0x379: return row(.insertq, .sse4a, .Vdq, .Udq)
-    case 0x078: return row(.vmread, .vmx, .Em, .Gm)
-    case 0x079: return row(.vmwrite, .vmx, .Gm, .Em)
+    case 0x078: return row(.vmread, .vmx, .Em, .Gm, flags: .natural)
+    case 0x079: return row(.vmwrite, .vmx, .Gm, .Em, flags: .natural)
 
     default: return packedIntegerEntry(key)
     }
