@@ -1,14 +1,108 @@
+internal import Glibc
+
+// The slow half of guest memory access: page walks, faults, devices, page-crossing accesses,
+// writes to pages with code, watched pages.
+
 extension CPU {
     /// Reads up to 8 bytes in any way that the fast path cannot: after a page walk, across pages,
     /// from a device.
     @inline(never)
     func slowLoad(_ linear: UInt64, size: Int) throws(Fault) -> UInt64 {
-        throw .pageFault(0)
+        try checkLinear(linear, size: size)
+        return try load(linear & linearMask, size: size, mode: dataMode)
     }
 
     /// Writes up to 8 bytes, likewise. Across pages both are checked before either is written.
     @inline(never)
     func slowStore(_ linear: UInt64, size: Int, _ value: UInt64) throws(Fault) {
-        throw .pageFault(0)
+        try checkLinear(linear, size: size)
+        try store(linear & linearMask, size: size, value, mode: dataMode)
+    }
+
+    /// #GP(0) for a non-canonical address, #AC for an unaligned one in user code that asked for it.
+    @inline(__always)
+    func checkLinear(_ linear: UInt64, size: Int) throws(Fault) {
+        if is64Bit {
+            let last = linear &+ UInt64(size - 1)
+            if !isCanonical(linear) || !isCanonical(last) { throw .generalProtection(0) }
+        }
+        if fields.tlbMode == UInt8(TLBMode.userAligned) {
+            let isOdd = size & (size - 1) == 0 && linear & UInt64(size - 1) != 0
+            if isOdd { throw .alignmentCheck }
+        }
+    }
+
+    @inline(__always)
+    func isCanonical(_ linear: UInt64) -> Bool {
+        let sign = Int64(bitPattern: linear) >> 47
+        return sign == 0 || sign == -1
+    }
+
+    /// Reads up to 8 bytes with the rights of a mode (0-2).
+    func load(_ linear: UInt64, size: Int, mode: Int) throws(Fault) -> UInt64 {
+        let left = 4096 - Int(linear & 0xFFF)
+        if size > left {
+            let second = (linear &+ UInt64(left)) & linearMask
+            _ = unsafe try entry(linear, mode: mode, access: 0)
+            _ = unsafe try entry(second, mode: mode, access: 0)
+            let low = try load(linear, size: left, mode: mode)
+            let high = try load(second, size: size - left, mode: mode)
+            return low | high << UInt64(8 * left)
+        }
+        let entry = unsafe try entry(linear, mode: mode, access: 0)
+        let physical = unsafe entry.pointee.page | (linear & 0xFFF)
+        if unsafe entry.pointee.physical & TLBFlags.watched != 0 {
+            noteWatched(linear, size: size, isWrite: false)
+        }
+        // SAFETY: the host address comes from the region table or from a fast entry.
+        guard unsafe entry.pointee.physical & TLBFlags.device == 0,
+            let host = unsafe physicalHost(physical, count: UInt64(size))
+        else { return loadDevice(physical, size: size) }
+        switch size {
+        case 1: return unsafe UInt64(host.load(as: UInt8.self))
+        case 2: return unsafe UInt64(host.loadUnaligned(as: UInt16.self))
+        case 4: return unsafe UInt64(host.loadUnaligned(as: UInt32.self))
+        case 8: return unsafe host.loadUnaligned(as: UInt64.self)
+        default:
+            var value: UInt64 = 0
+            unsafe memcpy(&value, host, min(size, 8))
+            return value
+        }
+    }
+
+    /// Writes up to 8 bytes with the rights of a mode (0-2).
+    func store(_ linear: UInt64, size: Int, _ value: UInt64, mode: Int) throws(Fault) {
+        let left = 4096 - Int(linear & 0xFFF)
+        if size > left {
+            let second = (linear &+ UInt64(left)) & linearMask
+            _ = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
+            _ = unsafe try entry(second, mode: mode, access: PageFaultCode.write)
+            try store(linear, size: left, value, mode: mode)
+            try store(second, size: size - left, value >> UInt64(8 * left), mode: mode)
+            return
+        }
+        let entry = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
+        let physical = unsafe entry.pointee.page | (linear & 0xFFF)
+        if unsafe entry.pointee.physical & TLBFlags.watched != 0 {
+            noteWatched(linear, size: size, isWrite: true)
+        }
+        // SAFETY: as in `load`.
+        guard unsafe entry.pointee.physical & TLBFlags.device == 0,
+            let host = unsafe physicalHost(physical, count: UInt64(size))
+        else { return storeDevice(physical, size: size, value) }
+        if hasCode(physical: physical) { invalidateCode(physical: physical, count: size) }
+        switch size {
+        case 1: unsafe host.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
+        case 2: unsafe host.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
+        case 4: unsafe host.storeBytes(of: UInt32(truncatingIfNeeded: value), as: UInt32.self)
+        case 8: unsafe host.storeBytes(of: value, as: UInt64.self)
+        default:
+            var value = value
+            unsafe memcpy(host, &value, min(size, 8))
+        }
+        // Once the code is gone, the next write may be fast.
+        if unsafe entry.pointee.physical & TLBFlags.slow == 0 && !hasCode(physical: physical) {
+            unsafe entry.pointee.writeTag = linear & ~0xFFF
+        }
     }
 }

@@ -6,7 +6,7 @@
 struct TLBEntry: BitwiseCopyable {
     var readTag: UInt64
     var writeTag: UInt64
-    /// Host address minus linear address.
+    /// Host address minus linear address; the linear page address where `TLBFlags.slow` is set.
     var addend: UInt64
     /// The guest-physical page address, with `TLBFlags` in the low bits.
     var physical: UInt64
@@ -14,6 +14,16 @@ struct TLBEntry: BitwiseCopyable {
     /// The tag that no address of slot `index` can match: another slot's.
     @inline(__always)
     static func emptyTag(_ index: Int) -> UInt64 { UInt64(index ^ 1) << 12 }
+
+    /// The guest-physical page address.
+    var page: UInt64 { physical & ~0xFFF }
+
+    /// Whether the entry, fast or slow, is for the page at `linear`.
+    @inline(__always)
+    func holds(page linear: UInt64) -> Bool {
+        if physical & TLBFlags.valid == 0 { return false }
+        return (physical & TLBFlags.slow == 0 ? readTag : addend) == linear
+    }
 }
 
 enum TLBFlags {
@@ -23,13 +33,37 @@ enum TLBFlags {
     /// Not memory: every access goes to the bus.
     static let device: UInt64 = 1 << 2
     static let user: UInt64 = 1 << 3
+    /// Writes are allowed and the dirty bit is set; the write tag may still not match.
+    static let writable: UInt64 = 1 << 4
+    /// A data breakpoint may lie in the page.
+    static let watched: UInt64 = 1 << 5
+    /// Neither tag matches; `addend` is the linear page address.
+    static let slow: UInt64 = device | watched
+    static let valid: UInt64 = 1 << 6
+    /// Part of a 2 or 4 MiB page, or of a 1 GiB page: INVLPG of any of its addresses drops all.
+    static let large: UInt64 = 1 << 7
+    static let huge: UInt64 = 1 << 8
+}
+
+/// Which soft TLB an access uses. The permissions of the mode are part of its entries.
+enum TLBMode {
+    static let user = 0
+    /// Supervisor with SMAP in force: CR4.SMAP is set, and AC is clear or the access implicit.
+    static let supervisorSMAP = 1
+    static let supervisor = 2
+    /// User with alignment checks: an empty table, so that everything takes the slow path.
+    static let userAligned = 3
 }
 
 /// The geometry of the soft TLB.
 enum TLB {
     static let entries = 2048
-    /// User, supervisor with SMAP in force, supervisor with AC set or SMAP off.
-    static let modes = 3
+    /// User, supervisor with SMAP in force, supervisor with AC set or SMAP off, and the table
+    /// that stays empty.
+    static let modes = 4
+    static let logCapacity = 3 * entries
+    static let size =
+        modes * entries * MemoryLayout<TLBEntry>.stride + logCapacity * MemoryLayout<UInt16>.stride
 
     @inline(__always)
     static func index(_ linear: UInt64) -> Int { Int((linear >> 12) & UInt64(entries - 1)) }

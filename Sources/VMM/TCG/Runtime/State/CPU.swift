@@ -9,6 +9,13 @@
     @inline(__always)
     init(_ state: UnsafeMutablePointer<VCPUState>) { unsafe self.state = state }
 
+    /// The state, for code that is not worth a pointer: `fields.cr0`.
+    @inline(__always)
+    var fields: VCPUState {
+        _read { yield unsafe state.pointee }
+        nonmutating _modify { yield unsafe &state.pointee }
+    }
+
     /// The FXSAVE image in front of the state.
     @inline(__always)
     var fxImage: UnsafeMutableRawPointer {

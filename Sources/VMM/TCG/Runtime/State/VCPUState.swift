@@ -116,6 +116,42 @@ struct TableRegister: BitwiseCopyable {
     var pat: UInt64 = 0x0007_0406_0007_0406
     var miscEnable: UInt64 = 1
 
+    // What the soft MMU keeps (see Memory/). The pointers are set once, by VCPUBlock.
+
+    /// All tables of the soft TLB, `TLB.modes` of them.
+    // SAFETY: part of the same block as this state.
+    var tlbTables: UnsafeMutablePointer<TLBEntry>
+    /// Slots that hold non-global entries, so that a CR3 load need not look at all.
+    // SAFETY: as above.
+    var tlbLog: UnsafeMutablePointer<UInt16>
+    var tlbLogCount = 0
+    /// The guest's memory regions.
+    // SAFETY: the machine's table outlives the CPU.
+    var ram: UnsafePointer<RAMRegion>?
+    var ramCount = 0
+    /// One byte for each page of the guest-physical space below `codePageCount`: 1 where this
+    /// CPU holds decoded code.
+    // SAFETY: part of the CPU's memory, like this state.
+    var codePages: UnsafeMutablePointer<UInt8>?
+    var codePageCount: UInt64 = 0
+    /// The page of the local APIC's registers, or a value that is no page.
+    var apicPage: UInt64 = UInt64.max
+    /// The page directory pointers that PAE paging loads with CR3 (SDM volume 3, section 4.4.1).
+    var pdptes = InlineArray<4, UInt64>(repeating: 0)
+    /// A `TLBMode`: which table `tlb` points to.
+    var tlbMode: UInt8 = 2
+    /// Some enabled debug register watches data.
+    var hasDataBreakpoints = false
+
+    /// An interrupt waits that the local APIC would deliver if IF were set.
+    var interruptPending = false
+    /// TF was set when the current single step began.
+    var stepArmed = false
+    /// DR6 bits of debug traps that wait for the end of the instruction.
+    var pendingDebug: UInt64 = 0
+    /// The vector whose delivery is under way (for double faults), or `noVector`.
+    var deliveringVector: UInt16 = 0xFFFF
+
     /// The object that owns this state, for slow paths.
     // SAFETY: unowned; the TCGVCPU outlives its state.
     var owner: UnsafeRawPointer
@@ -124,6 +160,10 @@ struct TableRegister: BitwiseCopyable {
 
     init(tlb: UnsafeMutablePointer<TLBEntry>, owner: UnsafeRawPointer) {
         unsafe self.tlb = tlb
+        unsafe tlbTables = tlb
+        // The log lies behind the tables.
+        unsafe tlbLog = UnsafeMutableRawPointer(tlb + TLB.modes * TLB.entries)
+            .assumingMemoryBound(to: UInt16.self)
         unsafe self.owner = owner
     }
 }

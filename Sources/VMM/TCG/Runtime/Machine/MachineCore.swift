@@ -1,0 +1,32 @@
+internal import Accelerator
+internal import Core
+internal import Synchronization
+
+/// What the CPUs of one machine share.
+final class MachineCore: Sendable {
+    let options: TCGOptions
+    let memory: GuestMemory
+    let ram: RAMTable
+    let surface: any ExitSurface
+    /// Host time at the machine's start.
+    let start = Clock.monotonic()
+    let timers: TimerThread
+
+    /// The interrupt controllers of all CPUs, by CPU index.
+    private let apics = Mutex<[LocalAPIC]>([])
+
+    init(options: TCGOptions, memory: GuestMemory, surface: any ExitSurface) {
+        self.options = options
+        self.memory = memory
+        ram = RAMTable(memory)
+        self.surface = surface
+        timers = TimerThread(start: start)
+    }
+
+    /// Nanoseconds since the machine's start, on the host's clock.
+    func hostTime() -> UInt64 { Clock.monotonic() &- start }
+
+    func add(_ apic: LocalAPIC) { apics.withLock { $0.append(apic) } }
+
+    var allAPICs: [LocalAPIC] { apics.withLock { $0 } }
+}

@@ -1,0 +1,20 @@
+/// What can be chosen about Apus's own CPU.
+public struct TCGOptions: Sendable, Equatable {
+    /// Where guest time comes from.
+    public enum ClockSource: String, Sendable, CaseIterable {
+        /// The host's monotonic clock.
+        case host
+        /// One nanosecond per retired instruction: two runs with the same inputs are the same.
+        /// A halted CPU skips to its next timer.
+        case counted
+    }
+
+    public var clock: ClockSource
+    /// How many CPUs the machine will have: CPUID's topology leaves say so.
+    public var cpuCount: Int
+
+    public init(clock: ClockSource = .host, cpuCount: Int = 1) {
+        self.clock = clock
+        self.cpuCount = cpuCount
+    }
+}

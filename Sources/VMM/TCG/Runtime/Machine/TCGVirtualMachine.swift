@@ -1,0 +1,36 @@
+public import Accelerator
+public import Core
+internal import Synchronization
+
+/// The processors' side of a machine with Apus's own CPUs.
+public final class TCGVirtualMachine: VirtualMachine {
+    let core: MachineCore
+    private let cpus = Mutex<[TCGVCPU]>([])
+
+    public init(memory: GuestMemory, surface: any ExitSurface, options: TCGOptions = TCGOptions()) {
+        core = MachineCore(options: options, memory: memory, surface: surface)
+    }
+
+    public func makeVCPU(index: Int) throws(AcceleratorError) -> any VirtualCPU {
+        try makeCPU(index: index)
+    }
+
+    func makeCPU(index: Int) throws(AcceleratorError) -> TCGVCPU {
+        do {
+            let cpu = try TCGVCPU(core: core, index: index)
+            cpus.withLock { $0.append(cpu) }
+            return cpu
+        } catch {
+            throw AcceleratorError("cannot allocate the state of CPU \(index): \(error)")
+        }
+    }
+
+    public func signalMSI(address: UInt64, data: UInt32) {}
+
+    public func bindInterrupt(_ event: EventFD, address: UInt64, data: UInt32) -> Bool { false }
+    public func unbindInterrupt(_ event: EventFD) {}
+    public func bindNotify(_ event: EventFD, address: GuestAddress) -> Bool { false }
+    public func unbindNotify(_ event: EventFD, address: GuestAddress) {}
+
+    public func memoryChangedOutside() {}
+}

@@ -1,0 +1,80 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+internal import Synchronization
+
+/// The memory of one virtual CPU, and the bell that other threads ring to get its attention:
+///
+///     0     FXSAVE image (512 bytes)
+///     512   VCPUState
+///           the wake-up word and whether somebody sleeps on it
+///           the soft TLB's tables and log
+///           the map of pages with decoded code
+// SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
+// sum. Everything but the exit request and the bell belongs to the CPU's own thread.
+@safe final class VCPUBlock: @unchecked Sendable {
+    private let mapping: MemoryMapping
+    let state: UnsafeMutablePointer<VCPUState>
+    private let exitRequest: UnsafeMutablePointer<Atomic<UInt32>>
+    /// Counts rings; sleepers wait for a change.
+    private let bell: UnsafeMutablePointer<Atomic<UInt32>>
+    private let isWaiting: UnsafeMutablePointer<Atomic<UInt32>>
+
+    var cpu: CPU { unsafe CPU(state) }
+
+    init(ram: RAMTable) throws(SystemError) {
+        let stateOffset = VCPUState.fxImageSize
+        let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
+        let tlbOffset = (bellOffset + 64 + 4095) & ~4095
+        let mapOffset = (tlbOffset + TLB.size + 4095) & ~4095
+        let mapSize = Int(ram.pageCount)
+        mapping = try MemoryMapping(anonymous: mapOffset + mapSize)
+        let base = unsafe mapping.base
+        let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
+        unsafe state = (base + stateOffset).assumingMemoryBound(to: VCPUState.self)
+        // The owner is set by TCGVCPU, which does not exist yet.
+        unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(base)))
+        unsafe state.pointee.ram = ram.regions
+        unsafe state.pointee.ramCount = ram.count
+        unsafe state.pointee.codePages = (base + mapOffset).assumingMemoryBound(to: UInt8.self)
+        unsafe state.pointee.codePageCount = ram.pageCount
+        let field = MemoryLayout<VCPUState>.offset(of: \VCPUState.exitRequest) ?? 0
+        unsafe exitRequest = (base + stateOffset + field).assumingMemoryBound(
+            to: Atomic<UInt32>.self)
+        unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
+        for slot in 0..<TLB.modes * TLB.entries {
+            let empty = TLBEntry.emptyTag(slot & (TLB.entries - 1))
+            unsafe tlb[slot] = TLBEntry(readTag: empty, writeTag: empty, addend: 0, physical: 0)
+        }
+    }
+
+    /// Makes the CPU leave its loop at the next block border, or wakes it up. Any thread.
+    func ring() {
+        unsafe exitRequest.pointee.store(1, ordering: .sequentiallyConsistent)
+        unsafe bell.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        if unsafe isWaiting.pointee.load(ordering: .sequentiallyConsistent) != 0 {
+            unsafe _ = clinux_futex_wake(
+                UnsafeMutableRawPointer(bell)
+                    .assumingMemoryBound(to: UInt32.self), 1)
+        }
+    }
+
+    /// Takes the exit request back. Whatever was announced before is looked at after this.
+    func clearExitRequest() {
+        unsafe _ = exitRequest.pointee.exchange(0, ordering: .sequentiallyConsistent)
+    }
+
+    /// Sleeps until somebody rings, or for `timeout` nanoseconds (negative: for ever). Returns
+    /// at once if an exit request is there.
+    func sleep(timeout: Int64) {
+        let count = unsafe bell.pointee.load(ordering: .sequentiallyConsistent)
+        unsafe isWaiting.pointee.store(1, ordering: .sequentiallyConsistent)
+        if unsafe exitRequest.pointee.load(ordering: .sequentiallyConsistent) == 0 {
+            unsafe _ = clinux_futex_wait(
+                UnsafeMutableRawPointer(bell).assumingMemoryBound(to: UInt32.self), count,
+                timeout)
+        }
+        unsafe isWaiting.pointee.store(0, ordering: .sequentiallyConsistent)
+    }
+}

@@ -1,0 +1,186 @@
+// Filling and flushing the soft TLB. All non-global entries belong to the current address space
+// (CR3 and PCID): a change of either drops them, and the log says where they are.
+
+extension CPU {
+    /// The bits of a linear address that count in the current mode.
+    @inline(__always)
+    var linearMask: UInt64 { fields.isLongMode ? UInt64.max : 0xFFFF_FFFF }
+
+    /// The table (0-2) whose entries the current mode's accesses use.
+    @inline(__always)
+    var dataMode: Int {
+        let mode = Int(fields.tlbMode)
+        return mode == TLBMode.userAligned ? TLBMode.user : mode
+    }
+
+    /// The table for accesses that the processor makes on its own behalf.
+    @inline(__always)
+    var implicitMode: Int {
+        fields.cr4 & CR4.smap != 0 ? TLBMode.supervisorSMAP : TLBMode.supervisor
+    }
+
+    /// The slot for a page in a mode's table.
+    @inline(__always)
+    func slot(_ linear: UInt64, mode: Int) -> UnsafeMutablePointer<TLBEntry> {
+        // SAFETY: the mode is below 3 and the index masked.
+        unsafe state.pointee.tlbTables + (mode * TLB.entries + TLB.index(linear))
+    }
+
+    /// The entry for the page of `linear`, which allows `access` (0 or `PageFaultCode.write`),
+    /// after a walk if need be.
+    func entry(
+        _ linear: UInt64, mode: Int, access: UInt16
+    ) throws(Fault) -> UnsafeMutablePointer<TLBEntry> {
+        let page = linear & ~0xFFF
+        let slot = unsafe slot(linear, mode: mode)
+        if unsafe slot.pointee.holds(page: page) {
+            if unsafe access == 0 || slot.pointee.physical & TLBFlags.writable != 0 {
+                return unsafe slot
+            }
+        }
+        let translation = try translate(linear, mode: mode, access: access)
+        unsafe fill(slot, page: page, mode: mode, translation)
+        return unsafe slot
+    }
+
+    /// Makes `slot` stand for the page at `page`. The translation must be readable.
+    func fill(
+        _ slot: UnsafeMutablePointer<TLBEntry>, page: UInt64, mode: Int,
+        _ translation: Translation
+    ) {
+        // SAFETY: the caller's slot is part of the tables.
+        var physical = translation.physical
+        let index = TLB.index(page)
+        let empty = TLBEntry.emptyTag(index)
+        let host = unsafe physicalHost(physical & ~0xFFF, count: 4096)
+        if unsafe host == nil || isAPICPage(physical) { physical |= TLBFlags.device }
+        if isWatched(page: page) { physical |= TLBFlags.watched }
+        let old = unsafe slot.pointee.physical & (TLBFlags.valid | TLBFlags.global)
+        if physical & TLBFlags.global == 0 && old != TLBFlags.valid {
+            logFill(mode * TLB.entries + index)
+        }
+        if physical & TLBFlags.slow != 0 {
+            unsafe slot.pointee = TLBEntry(
+                readTag: empty, writeTag: empty, addend: page, physical: physical)
+            return
+        }
+        let isFast = physical & TLBFlags.writable != 0 && !hasCode(physical: physical)
+        let address = UInt64(UInt(bitPattern: host))
+        unsafe slot.pointee = TLBEntry(
+            readTag: page, writeTag: isFast ? page : empty, addend: address &- page,
+            physical: physical)
+    }
+
+    private func isAPICPage(_ physical: UInt64) -> Bool {
+        (physical & ~0xFFF) == fields.apicPage
+    }
+
+    private func logFill(_ slot: Int) {
+        // SAFETY: the log has `logCapacity` places. A full log stays full, and then a flush looks
+        // at every slot.
+        let count = fields.tlbLogCount
+        guard count < TLB.logCapacity else {
+            fields.tlbLogCount = TLB.logCapacity + 1
+            return
+        }
+        unsafe state.pointee.tlbLog[count] = UInt16(truncatingIfNeeded: slot)
+        fields.tlbLogCount = count + 1
+    }
+
+    @inline(__always)
+    private func clear(_ slot: Int) {
+        // SAFETY: callers pass slots below `modes * entries`.
+        let empty = TLBEntry.emptyTag(slot & (TLB.entries - 1))
+        unsafe state.pointee.tlbTables[slot] = TLBEntry(
+            readTag: empty, writeTag: empty, addend: 0, physical: 0)
+    }
+
+    /// Drops everything.
+    func flushTLB() {
+        for slot in 0..<TLB.modes * TLB.entries { clear(slot) }
+        fields.tlbLogCount = 0
+        flushCodeLookups()
+    }
+
+    /// Drops all but global pages.
+    func flushNonGlobal() {
+        let count = fields.tlbLogCount
+        if count > TLB.logCapacity {
+            for slot in 0..<3 * TLB.entries {
+                // SAFETY: the slot is in range.
+                let flags = unsafe state.pointee.tlbTables[slot].physical
+                if flags & TLBFlags.global == 0 { clear(slot) }
+            }
+        } else {
+            for place in 0..<count {
+                // SAFETY: the log holds slots.
+                let slot = unsafe Int(state.pointee.tlbLog[place])
+                if unsafe state.pointee.tlbTables[slot].physical & TLBFlags.global == 0 {
+                    clear(slot)
+                }
+            }
+        }
+        fields.tlbLogCount = 0
+        flushCodeLookups()
+    }
+
+    /// Drops what is cached for one linear address, global or not, and whatever else came from
+    /// the same large page (SDM volume 3, section 4.10.4.1).
+    func flushPage(_ linear: UInt64) {
+        let linear = linear & linearMask
+        for mode in 0..<3 {
+            let base = mode * TLB.entries
+            let own = base + TLB.index(linear)
+            // SAFETY: slots in range throughout.
+            if unsafe state.pointee.tlbTables[own].holds(page: linear & ~0xFFF) { clear(own) }
+            // A large page's pieces lie in a run of 512 or 1024 slots.
+            for slot in base..<base + TLB.entries {
+                let entry = unsafe state.pointee.tlbTables[slot]
+                guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
+                let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.addend
+                let shift: UInt64 =
+                    entry.physical & TLBFlags.huge != 0
+                    ? 30 : fields.cr4 & CR4.pae != 0 ? 21 : 22
+                if page >> shift == linear >> shift { clear(slot) }
+            }
+        }
+        flushCodeLookups()
+    }
+
+    // MARK: Pages with decoded code
+
+    @inline(__always)
+    func hasCode(physical: UInt64) -> Bool {
+        let page = physical >> 12
+        // SAFETY: the map has `codePageCount` bytes.
+        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages
+        else { return false }
+        return unsafe map[Int(page)] != 0
+    }
+
+    /// The page holds decoded code from now on: writes to it take the slow path, which calls
+    /// `invalidateCode`.
+    func markCode(physical: UInt64) {
+        let page = physical >> 12
+        // SAFETY: as above; the tables have `modes * entries` slots.
+        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages,
+            unsafe map[Int(page)] == 0
+        else { return }
+        unsafe map[Int(page)] = 1
+        for slot in 0..<3 * TLB.entries {
+            let entry = unsafe state.pointee.tlbTables + slot
+            if unsafe entry.pointee.physical >> 12 == page {
+                unsafe entry.pointee.writeTag = TLBEntry.emptyTag(slot & (TLB.entries - 1))
+            }
+        }
+    }
+
+    /// No decoded code is left in the page. Writes become fast with the next slow one.
+    func unmarkCode(physical: UInt64) {
+        let page = physical >> 12
+        // SAFETY: as above.
+        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages
+        else { return }
+        unsafe map[Int(page)] = 0
+    }
+}

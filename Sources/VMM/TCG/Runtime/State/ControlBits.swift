@@ -1,0 +1,47 @@
+/// Bits of CR0 (SDM volume 3, section 2.5).
+enum CR0 {
+    static let pe: UInt64 = 1 << 0
+    static let mp: UInt64 = 1 << 1
+    static let em: UInt64 = 1 << 2
+    static let ts: UInt64 = 1 << 3
+    static let et: UInt64 = 1 << 4
+    static let ne: UInt64 = 1 << 5
+    static let wp: UInt64 = 1 << 16
+    static let am: UInt64 = 1 << 18
+    static let nw: UInt64 = 1 << 29
+    static let cd: UInt64 = 1 << 30
+    static let pg: UInt64 = 1 << 31
+
+    static let defined = pe | mp | em | ts | et | ne | wp | am | nw | cd | pg
+}
+
+/// Bits of CR4 (SDM volume 3, section 2.5).
+enum CR4 {
+    static let vme: UInt64 = 1 << 0
+    static let pvi: UInt64 = 1 << 1
+    static let tsd: UInt64 = 1 << 2
+    static let de: UInt64 = 1 << 3
+    static let pse: UInt64 = 1 << 4
+    static let pae: UInt64 = 1 << 5
+    static let mce: UInt64 = 1 << 6
+    static let pge: UInt64 = 1 << 7
+    static let pce: UInt64 = 1 << 8
+    static let osfxsr: UInt64 = 1 << 9
+    static let osxmmexcpt: UInt64 = 1 << 10
+    static let umip: UInt64 = 1 << 11
+    static let fsgsbase: UInt64 = 1 << 16
+    static let pcide: UInt64 = 1 << 17
+    static let osxsave: UInt64 = 1 << 18
+    static let smep: UInt64 = 1 << 20
+    static let smap: UInt64 = 1 << 21
+}
+
+/// Bits of EFER (SDM volume 3, section 2.2.1).
+enum EFER {
+    static let sce: UInt64 = 1 << 0
+    static let lme: UInt64 = 1 << 8
+    static let lma: UInt64 = 1 << 10
+    static let nxe: UInt64 = 1 << 11
+    /// AMD's fast FXSAVE.
+    static let ffxsr: UInt64 = 1 << 14
+}

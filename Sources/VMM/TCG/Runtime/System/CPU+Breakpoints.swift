@@ -1,0 +1,44 @@
+// Breakpoints of the debug registers (SDM volume 3, section 18.2), and single steps.
+
+extension CPU {
+    /// Whether an enabled data breakpoint lies in the page.
+    func isWatched(page: UInt64) -> Bool {
+        guard fields.hasDataBreakpoints else { return false }
+        for number in 0..<4 where breakpointKind(number) & 1 != 0 {
+            let (first, last) = breakpointRange(number)
+            if first & ~0xFFF <= page && page <= last { return true }
+        }
+        return false
+    }
+
+    /// Remembers hits of data breakpoints for the end of the instruction.
+    func noteWatched(_ linear: UInt64, size: Int, isWrite: Bool) {
+        guard fields.hasDataBreakpoints else { return }
+        for number in 0..<4 where isBreakpointEnabled(number) {
+            let kind = breakpointKind(number)
+            // 1: writes, 3: reads and writes.
+            guard kind == 3 || (kind == 1 && isWrite) else { continue }
+            let (first, last) = breakpointRange(number)
+            if linear <= last && linear &+ UInt64(size) > first {
+                fields.pendingDebug |= 1 << UInt64(number)
+            }
+        }
+    }
+
+    func isBreakpointEnabled(_ number: Int) -> Bool {
+        (fields.debugRegisters[7] >> UInt64(2 * number)) & 3 != 0
+    }
+
+    /// R/W: 0 instructions, 1 writes, 2 ports, 3 reads and writes.
+    func breakpointKind(_ number: Int) -> UInt64 {
+        (fields.debugRegisters[7] >> UInt64(16 + 4 * number)) & 3
+    }
+
+    private func breakpointRange(_ number: Int) -> (UInt64, UInt64) {
+        let code = (fields.debugRegisters[7] >> UInt64(18 + 4 * number)) & 3
+        // LEN: 1, 2, 8, 4 bytes.
+        let size: UInt64 = code == 2 ? 8 : code + 1
+        let first = fields.debugRegisters[number] & ~(size - 1)
+        return (first, first &+ (size - 1))
+    }
+}
