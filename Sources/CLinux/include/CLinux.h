@@ -14,6 +14,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "CLinuxBlock.h"
+
 #pragma clang assume_nonnull begin
 
 static const int CLINUX_F_ADD_SEALS = 1033;
