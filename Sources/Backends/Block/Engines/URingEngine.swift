@@ -1,0 +1,161 @@
+internal import CLinux
+internal import CURing
+internal import Core
+internal import Glibc
+
+/// Does I/O through an io_uring. One system call per turn hands over all new operations and waits
+/// for completions, kicks and the stop signal alike: the latter two are polled by the ring itself.
+///
+/// The kick eventfd is watched by a multishot poll, which reports each signal without the counter
+/// ever being read.
+// SAFETY: the ring is created in `init`, destroyed in `deinit` and used by one thread between.
+@safe final class URingEngine: IOEngine {
+    static let batch = 1 << 16
+
+    private let setup: IOEngineSetup
+    private let ring: UnsafeMutablePointer<io_uring>
+    /// Whether files are named by their place in the ring's own table, which is cheaper.
+    private let hasFileTable: Bool
+    private var done: CompletionFIFO
+
+    /// IOSQE_FIXED_FILE, which is a macro of an enum.
+    private static let fixedFileFlag: UInt8 = 1 << 0
+    private static let kickTag = UInt64.max
+    private static let stopTag = UInt64.max - 1
+
+    init(_ setup: IOEngineSetup) throws(BlockError) {
+        self.setup = setup
+        done = CompletionFIFO(capacity: setup.slots)
+        unsafe ring = .allocate(capacity: 1)
+        unsafe ring.initialize(to: io_uring())
+        let code = unsafe Self.create(ring, slots: setup.slots)
+        guard code == 0 else {
+            unsafe ring.deallocate()
+            throw BlockError("io_uring: \(SystemError("io_uring_setup", errno: -code).reason)")
+        }
+        var files = (setup.image.fd, setup.image.cachedFD)
+        // SAFETY: the tuple is two consecutive descriptors, which the kernel copies.
+        hasFileTable =
+            unsafe withUnsafeBytes(of: &files) { bytes in
+                unsafe io_uring_register_files(
+                    ring, bytes.baseAddress?.assumingMemoryBound(to: Int32.self), 2)
+            } == 0
+    }
+
+    deinit {
+        unsafe io_uring_queue_exit(ring)
+        unsafe ring.deallocate()
+    }
+
+    /// Makes a disabled ring with the cheapest way of running completions that the kernel knows.
+    private static func create(_ ring: UnsafeMutablePointer<io_uring>, slots: Int) -> Int32 {
+        let common = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED
+        let best = UInt32(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+        var code: Int32 = -EINVAL
+        for extra in [best, UInt32(IORING_SETUP_COOP_TASKRUN), 0] where code == -EINVAL {
+            code = unsafe io_uring_queue_init(UInt32(slots + 4), ring, UInt32(common) | extra)
+        }
+        return code
+    }
+
+    func begin() throws(BlockError) {
+        let code = unsafe io_uring_enable_rings(ring)
+        if code != 0 {
+            throw BlockError("io_uring: \(SystemError("enable", errno: -code).reason)")
+        }
+        _ = unsafe io_uring_register_ring_fd(ring)  // only makes calls cheaper
+        armKick()
+        let sqe = unsafe nextEntry()
+        unsafe io_uring_prep_poll_add(sqe, setup.stop.rawValue, UInt32(POLLIN))
+        unsafe io_uring_sqe_set_data64(sqe, Self.stopTag)
+    }
+
+    private func armKick() {
+        let sqe = unsafe nextEntry()
+        unsafe io_uring_prep_poll_multishot(sqe, setup.kick.rawValue, UInt32(POLLIN))
+        unsafe io_uring_sqe_set_data64(sqe, Self.kickTag)
+    }
+
+    /// An empty submission entry.
+    @inline(__always)
+    private func nextEntry() -> UnsafeMutablePointer<io_uring_sqe> {
+        if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
+        enter(completions: 0)
+        guard let entry = unsafe io_uring_get_sqe(ring) else {
+            preconditionFailure("the io_uring takes no more operations")
+        }
+        return unsafe entry
+    }
+
+    @inline(__always)
+    func submit(_ operation: IOOperation, slot: UInt32) {
+        if operation.kind == .discard {  // There is no such operation before Linux 6.12.
+            done.append(slot: slot, result: SystemCalls.perform(operation, on: setup.image))
+            return
+        }
+        let sqe = unsafe nextEntry()
+        let fd = fileNumber(isCached: operation.isCached)
+        let count = UInt32(bitPattern: operation.partCount)
+        switch operation.kind {
+        case .read:
+            unsafe io_uring_prep_readv(sqe, fd, operation.parts, count, operation.offset)
+        case .write:
+            unsafe io_uring_prep_writev(sqe, fd, operation.parts, count, operation.offset)
+        case .stableWrite:
+            unsafe io_uring_prep_writev2(
+                sqe, fd, operation.parts, count, operation.offset, CLINUX_RWF_DSYNC)
+        case .sync:
+            unsafe io_uring_prep_fsync(sqe, fd, UInt32(IORING_FSYNC_DATASYNC))
+        case .allocate:
+            // Inside the image, so they fit.
+            unsafe io_uring_prep_fallocate(
+                sqe, fd, operation.mode, Int(truncatingIfNeeded: operation.offset),
+                Int(truncatingIfNeeded: operation.length))
+        case .discard: break
+        }
+        if hasFileTable { unsafe sqe.pointee.flags |= Self.fixedFileFlag }
+        unsafe io_uring_sqe_set_data64(sqe, UInt64(slot))
+    }
+
+    @inline(__always)
+    private func fileNumber(isCached: Bool) -> Int32 {
+        if hasFileTable { return isCached ? 1 : 0 }
+        return isCached ? setup.image.cachedFD : setup.image.fd
+    }
+
+    func wait(mayBlock: Bool) {
+        let isReady = unsafe io_uring_cq_ready(ring) > 0 || done.count > 0
+        if unsafe io_uring_sq_ready(ring) == 0 && isReady { return }
+        enter(completions: isReady || !mayBlock ? 0 : 1)
+    }
+
+    private func enter(completions: UInt32) {
+        let code = unsafe io_uring_submit_and_wait(ring, completions)
+        switch -code {
+        case ...0, EINTR, EBUSY: break
+        // The kernel is short of memory for a moment: other requests must complete first.
+        case EAGAIN, ENOMEM: usleep(1000)
+        default: preconditionFailure("io_uring_enter failed with errno \(-code)")
+        }
+    }
+
+    @inline(__always)
+    func nextEvent() -> IOEvent? {
+        if let event = done.next() { return event }
+        var entry: UnsafeMutablePointer<io_uring_cqe>?
+        // SAFETY: a completion entry is valid until it is marked as seen.
+        guard unsafe io_uring_peek_cqe(ring, &entry) == 0, let entry = unsafe entry else {
+            return nil
+        }
+        let tag = unsafe entry.pointee.user_data
+        let result = unsafe entry.pointee.res
+        let flags = unsafe entry.pointee.flags
+        unsafe io_uring_cqe_seen(ring, entry)
+        if tag == Self.kickTag {
+            if flags & UInt32(IORING_CQE_F_MORE) == 0 { armKick() }
+            return .kick
+        }
+        if tag == Self.stopTag { return .stop }
+        return .completion(slot: UInt32(truncatingIfNeeded: tag), result: Int64(result))
+    }
+}
