@@ -1,7 +1,7 @@
 /// How a disk is to be served. What the command line and the VMM say is parsed into this once.
-public struct BlockOptions: Equatable, Sendable {
+package struct BlockOptions: Equatable, Sendable {
     /// Who does the I/O.
-    public enum Engine: String, CaseIterable, Sendable {
+    package enum Engine: String, CaseIterable, Sendable {
         /// The best that the host allows for this image.
         case automatic = "auto"
         case ioURing = "io_uring"
@@ -13,34 +13,34 @@ public struct BlockOptions: Equatable, Sendable {
 
     /// The image: a regular file or a block device. Its content is the disk's content, byte for
     /// byte; other formats are not guessed.
-    public var path: String
-    public var isReadOnly = false
+    package var path: String
+    package var isReadOnly = false
     /// Bypass the host's page cache (O_DIRECT).
-    public var isDirect = false
-    public var engine = Engine.automatic
-    public var queueCount = 4
+    package var isDirect = false
+    package var engine = Engine.automatic
+    package var queueCount = 4
     /// The largest ring that a driver may make.
-    public var maximumQueueSize: UInt16 = 1024
+    package var maximumQueueSize: UInt16 = 1024
     /// What the guest sees as the disk's serial number; at most 20 bytes.
-    public var serial = ""
+    package var serial = ""
     /// Whether completed writes may still be in a cache until the guest flushes.
-    public var isWriteback = true
+    package var isWriteback = true
     /// Whether the guest may give space back.
-    public var allowsDiscard = true
+    package var allowsDiscard = true
     /// The guest's logical block size; `nil`: what the image needs, at least 512.
-    public var blockSize: UInt32?
+    package var blockSize: UInt32?
     /// Whether the image is locked against other users.
-    public var isLocked = true
+    package var isLocked = true
 
-    public init(path: String) { self.path = path }
+    package init(path: String) { self.path = path }
 
     /// The serial number has this many bytes on the wire (VIRTIO 1.3, section 5.2.6).
-    public static let serialSize = 20
+    package static let serialSize = 20
 }
 
 /// A disk could not be set up; the description is one sentence for the user.
-public struct BlockError: Error, Equatable, Sendable, CustomStringConvertible {
-    public let description: String
+package struct BlockError: Error, Equatable, Sendable, CustomStringConvertible {
+    package let description: String
 
-    public init(_ description: String) { self.description = description }
+    package init(_ description: String) { self.description = description }
 }

@@ -26,6 +26,11 @@ internal import Core
     var length: UInt64 = 0
     /// Buffers, in the request's slot, which does not change while the operation runs.
     var parts: UnsafeMutablePointer<iovec>?
+
+    init(kind: Kind) {
+        self.kind = kind
+        unsafe parts = nil
+    }
 }
 
 /// What an engine has to tell its queue.
@@ -43,12 +48,12 @@ enum IOEvent: BitwiseCopyable {
 /// The loop that uses it is generic, so each engine gets its own specialised loop and nothing is
 /// dispatched at run time. Per turn of the loop the engine makes one system call, which hands over
 /// all new operations and waits.
-protocol IOEngine: AnyObject {
+protocol IOEngine: AnyObject, SendableMetatype {
     /// How many requests are taken from the ring before completed ones are handed back.
     static var batch: Int { get }
 
     /// To be called once, on the queue's thread, before anything else.
-    func begin() throws(BlockError)
+    func begin()
 
     /// Starts an operation at the next `wait` at the latest. `slot` has none under way.
     func submit(_ operation: IOOperation, slot: UInt32)

@@ -25,7 +25,7 @@ final class ThreadEngine: IOEngine {
         }
     }
 
-    func begin() throws(BlockError) {}
+    func begin() {}
 
     func submit(_ operation: IOOperation, slot: UInt32) {
         done.append(slot: slot, result: SystemCalls.perform(operation, on: image))

@@ -26,20 +26,17 @@ internal import Glibc
     init(_ setup: IOEngineSetup) throws(BlockError) {
         self.setup = setup
         done = CompletionFIFO(capacity: setup.slots)
-        unsafe ring = .allocate(capacity: 1)
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         unsafe ring.initialize(to: io_uring())
         let code = unsafe Self.create(ring, slots: setup.slots)
         guard code == 0 else {
             unsafe ring.deallocate()
             throw BlockError("io_uring: \(SystemError("io_uring_setup", errno: -code).reason)")
         }
-        var files = (setup.image.fd, setup.image.cachedFD)
-        // SAFETY: the tuple is two consecutive descriptors, which the kernel copies.
-        hasFileTable =
-            unsafe withUnsafeBytes(of: &files) { bytes in
-                unsafe io_uring_register_files(
-                    ring, bytes.baseAddress?.assumingMemoryBound(to: Int32.self), 2)
-            } == 0
+        let files = [setup.image.fd, setup.image.cachedFD]
+        // SAFETY: the kernel copies the descriptors.
+        hasFileTable = unsafe io_uring_register_files(ring, files, UInt32(files.count)) == 0
+        unsafe self.ring = unsafe ring
     }
 
     deinit {
@@ -58,16 +55,34 @@ internal import Glibc
         return code
     }
 
-    func begin() throws(BlockError) {
+    func begin() {
         let code = unsafe io_uring_enable_rings(ring)
-        if code != 0 {
-            throw BlockError("io_uring: \(SystemError("enable", errno: -code).reason)")
-        }
+        precondition(code == 0, "io_uring cannot be enabled: errno \(-code)")
         _ = unsafe io_uring_register_ring_fd(ring)  // only makes calls cheaper
         armKick()
         let sqe = unsafe nextEntry()
         unsafe io_uring_prep_poll_add(sqe, setup.stop.rawValue, UInt32(POLLIN))
         unsafe io_uring_sqe_set_data64(sqe, Self.stopTag)
+    }
+
+    /// Whether all that is needed works here: a host may forbid io_uring altogether, or an old
+    /// kernel may lack parts of it.
+    func check() throws(BlockError) {
+        begin()
+        setup.kick.signal()
+        setup.stop.signal()
+        wait(mayBlock: true)
+        var entry: UnsafeMutablePointer<io_uring_cqe>?
+        // SAFETY: a completion entry is valid until it is marked as seen.
+        while unsafe io_uring_peek_cqe(ring, &entry) == 0, let entry = unsafe entry {
+            let result = unsafe entry.pointee.res
+            let isMultishot = unsafe entry.pointee.flags & UInt32(IORING_CQE_F_MORE) != 0
+            let isKick = unsafe entry.pointee.user_data == Self.kickTag
+            guard result > 0, isMultishot || !isKick else {
+                throw BlockError("io_uring: the kernel cannot watch eventfds as needed")
+            }
+            unsafe io_uring_cqe_seen(ring, entry)
+        }
     }
 
     private func armKick() {

@@ -1,0 +1,114 @@
+internal import Core
+
+/// A queue that has been started: its thread, and how to end it.
+final class BlockQueue {
+    private let queue: Virtqueue
+    private let stopSignal: EventFD
+    private var thread: Thread?
+
+    /// Starts serving `queue` with the first of `engines` that can be set up.
+    init(
+        _ queue: Virtqueue, index: Int, shared: BlockShared, engines: [EngineKind]
+    ) throws(BlockError) {
+        guard let kick = queue.setup.kick else {
+            throw BlockError("queue \(index) has no kick descriptor, and is not polled")
+        }
+        self.queue = queue
+        do throws(SystemError) {
+            stopSignal = try EventFD()
+        } catch {
+            throw BlockError("cannot start queue \(index): \(error)")
+        }
+        let setup = IOEngineSetup(
+            image: shared.image, slots: Int(queue.size), kick: kick, stop: stopSignal)
+        var failure = BlockError("cannot start queue \(index): there is no engine")
+        for kind in engines where thread == nil {
+            do throws(BlockError) {
+                thread = try Self.start(kind, setup, queue, index: index, shared: shared)
+            } catch {
+                blockLog(.debug, "queue \(index): \(error)")
+                failure = error
+            }
+        }
+        if thread == nil { throw failure }
+    }
+
+    private static func start(
+        _ kind: EngineKind, _ setup: IOEngineSetup, _ queue: Virtqueue, index: Int,
+        shared: BlockShared
+    ) throws(BlockError) -> Thread {
+        switch kind {
+        case .ioURing: try run(URingEngine(setup), queue, index: index, shared: shared)
+        case .aio: try run(AIOEngine(setup), queue, index: index, shared: shared)
+        case .threads: try run(ThreadEngine(setup), queue, index: index, shared: shared)
+        }
+    }
+
+    private static func run<Engine: IOEngine>(
+        _ engine: Engine, _ queue: Virtqueue, index: Int, shared: BlockShared
+    ) throws(BlockError) -> Thread {
+        // SAFETY: the worker is handed over to the thread; nobody else keeps it.
+        nonisolated(unsafe) let worker = BlockWorker(queue: queue, engine: engine, shared: shared)
+        do throws(SystemError) {
+            return try Thread(name: "queue \(index)") { unsafe worker.run() }
+        } catch {
+            throw BlockError("cannot start queue \(index): \(error)")
+        }
+    }
+
+    /// Ends the thread once all that was taken from the ring is done.
+    func stop() -> QueueState {
+        stopSignal.signal()
+        thread?.join()
+        thread = nil
+        return queue.state
+    }
+}
+
+/// The ways to do I/O.
+enum EngineKind: Equatable {
+    case ioURing
+    case aio
+    case threads
+
+    /// What to try, in order, for a choice of the user.
+    static func candidates(
+        _ choice: BlockOptions.Engine, for image: RawImage
+    ) throws(BlockError) -> [EngineKind] {
+        switch choice {
+        case .automatic:
+            if image.isInMemory { return [.threads] }
+            return [.ioURing] + (image.isDirect ? [.aio] : []) + [.threads]
+        case .ioURing: return [.ioURing]
+        case .aio:
+            // Without direct I/O the kernel does the work inside io_submit, one request at a time.
+            guard image.isDirect else { throw BlockError("engine=aio needs direct=on") }
+            return [.aio]
+        case .threads: return [.threads]
+        }
+    }
+
+    /// Why the host does not let this process use the engine, or `nil` if it does.
+    func obstacle(_ image: RawImage) -> BlockError? {
+        do throws(BlockError) {
+            let kick = try Self.event()
+            let setup = IOEngineSetup(image: image, slots: 1, kick: kick, stop: try Self.event())
+            switch self {
+            case .ioURing: try URingEngine(setup).check()
+            case .aio: _ = try AIOEngine(setup)
+            case .threads: _ = try ThreadEngine(setup)
+            }
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    private static func event() throws(BlockError) -> EventFD {
+        do throws(SystemError) {
+            return try EventFD()
+        } catch {
+            throw BlockError("\(error)")
+        }
+    }
+}

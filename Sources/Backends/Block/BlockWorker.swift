@@ -1,0 +1,125 @@
+internal import CLinux
+internal import Core
+internal import Synchronization
+
+/// What the queues of a disk have in common.
+final class BlockShared: Sendable {
+    let image: RawImage
+    /// The serial number, padded with NULs.
+    let serial: [UInt8]
+    /// Whether a completed write may still be in a cache, as the driver has set it in the
+    /// configuration space. Written by the control thread.
+    let isWriteback: Atomic<Bool>
+    /// Reads as zeroes, and takes no memory as long as nobody writes to it.
+    let zeroes: MemoryMapping
+
+    static let zeroesSize = 1 << 20
+
+    init(image: RawImage, options: BlockOptions) throws(BlockError) {
+        self.image = image
+        isWriteback = Atomic(options.isWriteback)
+        let text = Array(options.serial.utf8.prefix(BlockOptions.serialSize))
+        serial = text + [UInt8](repeating: 0, count: BlockOptions.serialSize - text.count)
+        do throws(SystemError) {
+            zeroes = try MemoryMapping(anonymous: Self.zeroesSize)
+        } catch {
+            throw BlockError("cannot allocate memory: \(error)")
+        }
+    }
+}
+
+/// Serves one queue: takes requests from the ring, has the engine do their I/O and gives them
+/// back. All of it happens on the queue's own thread; when nothing is to be done, that sleeps.
+final class BlockWorker<Engine: IOEngine> {
+    let queue: Virtqueue
+    let engine: Engine
+    let shared: BlockShared
+    let slots: SlotTable
+    /// The features that the driver accepted.
+    let features: UInt64
+    private let call: EventFD?
+    private var hasPushed = false
+
+    static var log: Log { blockLog }
+
+    init(queue: Virtqueue, engine: Engine, shared: BlockShared) {
+        self.queue = queue
+        self.engine = engine
+        self.shared = shared
+        slots = SlotTable(count: Int(queue.size))
+        features = queue.setup.features
+        call = queue.setup.call
+    }
+
+    var image: RawImage { shared.image }
+
+    /// Serves the queue until the engine reports the stop signal and all that was taken from the
+    /// ring has been given back.
+    func run() {
+        engine.begin()
+        // Requests may have come before anybody listened.
+        var mustLook = true
+        var isStopping = false
+        while !isStopping || slots.inFlight > 0 {
+            engine.wait(mayBlock: !mustLook || slots.freeCount == 0)
+            while let event = engine.nextEvent() {
+                switch event {
+                case .completion(let slot, let result): complete(slot, result)
+                case .kick: mustLook = true
+                case .stop: isStopping = true
+                }
+            }
+            publish()
+            guard mustLook, !isStopping else { continue }
+            queue.disableNotifications()
+            guard takeRequests() else { continue }
+            publish()
+            mustLook = queue.enableNotifications()
+        }
+        publish()
+    }
+
+    /// Takes requests until the ring is empty, a batch is full or there is no room for more.
+    /// - Returns: whether the ring is empty.
+    private func takeRequests() -> Bool {
+        for _ in 0..<Engine.batch {
+            guard let slot = slots.nextFree else { return false }
+            do throws(QueueError) {
+                guard try queue.pop(into: slots[slot].chain) else { return true }
+            } catch {
+                Self.log.guest("queue stopped: \(error)")
+                return true
+            }
+            slots.take()
+            begin(slot)
+        }
+        return false
+    }
+
+    /// Shows the driver what was given back, with at most one call.
+    private func publish() {
+        guard hasPushed else { return }
+        hasPushed = false
+        if queue.publish() { call?.signal() }
+    }
+
+    /// Gives a request back.
+    func finish(_ slot: UInt32, _ status: BlockStatus) {
+        let chain = slots[slot].chain
+        // The status is the last byte of all that can be written. What comes before it may have
+        // been written even if the request failed.
+        let length = chain.writableLength
+        chain.write(at: length &- 1, status.rawValue)
+        give(back: slot, written: UInt32(clamping: length))
+    }
+
+    /// Gives a request back that has no room for a status.
+    func give(back slot: UInt32, written: UInt32) {
+        queue.push(slots[slot].chain, written: written)
+        hasPushed = true
+        slots[slot].phase = .free
+        slots.release(slot)
+    }
+}
+
+let blockLog = Log("block")
