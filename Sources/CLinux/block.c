@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <linux/magic.h>
 
 #include <stdio.h>
@@ -134,6 +135,12 @@ int clinux_lock_file(int fd, int exclusive)
     if (result == 0)
         return 0;
     return errno == EACCES ? -EAGAIN : -errno;
+}
+
+int clinux_io_uring_enable(int ring)
+{
+    long result = syscall(SYS_io_uring_register, ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    return result < 0 ? -errno : 0;
 }
 
 int clinux_is_memory_file(int fd)

@@ -49,6 +49,10 @@ int clinux_direct_alignment(int fd, uint32_t *memory, uint32_t *offset);
 // goes when the last copy of the descriptor is closed. -EAGAIN: somebody else holds it.
 int clinux_lock_file(int fd, int exclusive);
 
+// Lets a ring that was made disabled go (IORING_REGISTER_ENABLE_RINGS). Debian's liburing.so 2.3
+// forgets to export its wrapper.
+int clinux_io_uring_enable(int ring);
+
 // 1 if the file lives in memory (tmpfs, ramfs, hugetlbfs), 0 if not.
 int clinux_is_memory_file(int fd);
 

@@ -56,7 +56,7 @@ internal import Glibc
     }
 
     func begin() {
-        let code = unsafe io_uring_enable_rings(ring)
+        let code = unsafe clinux_io_uring_enable(ring.pointee.ring_fd)
         precondition(code == 0, "io_uring cannot be enabled: errno \(-code)")
         _ = unsafe io_uring_register_ring_fd(ring)  // only makes calls cheaper
         armKick()
