@@ -1,0 +1,269 @@
+package import Accelerator
+package import Core
+internal import Synchronization
+
+/// Any virtio device as a PCI function: virtio over PCI 1.x without the legacy interface (VIRTIO
+/// 1.3, section 4.1).
+///
+/// Register accesses come in on vCPU threads. Everything that concerns the device behind it (its
+/// configuration space, features, starting and stopping queues) is done on the control thread
+/// while the vCPU waits, without locks. A notification signals the queue's kick right away; an
+/// interrupt comes from the queue's call, through the virtual machine if it can bind one, and
+/// else through the control thread.
+///
+/// One 64-bit BAR holds everything:
+///
+///     0x0000 common configuration      0x3000 notifications, 4 bytes for each queue
+///     0x1000 ISR status                0x4000 MSI-X table
+///     0x2000 device configuration      0x5000 MSI-X pending bits
+// SAFETY: `device` and the control state are used on the control thread only.
+@safe package final class VirtioPCI: PCIFunction {
+    static let log = Log("virtio-pci")
+
+    enum Layout {
+        static let bar = 0
+        static let size: UInt64 = 0x8000
+        static let page: UInt64 = 0x1000
+        static let notifyMultiplier: UInt64 = 4
+        /// So that notifications and the MSI-X table have a page each.
+        static let maximumQueueCount = 1024
+        static let maximumVectorCount = 256
+    }
+
+    /// The transport's parts in the BAR, by page number.
+    private enum Page: UInt64 {
+        case common, isr, device, notify, table, pending
+    }
+
+    /// A queue's interrupts, as they are routed at present.
+    enum CallRoute {
+        case idle
+        /// The control thread watches the call.
+        case watched
+        /// The virtual machine does.
+        case bound
+    }
+
+    /// What belongs to the control thread.
+    struct ControlState {
+        var isRunning: [Bool]
+        var routes: [CallRoute]
+        /// Whether the virtual machine takes calls itself; assumed until it says no.
+        var canBind = true
+    }
+
+    // SAFETY: used on the control thread only.
+    nonisolated(unsafe) let device: any VirtioDevice
+    nonisolated(unsafe) var controlState: ControlState
+    let memory: GuestMemory
+    let machine: any VirtualMachine
+    let control: any ControlPlane
+    let msix: MSIXTable
+    let registers: Mutex<VirtioRegisters>
+    let kicks: [EventFD]
+    let calls: [EventFD]
+    /// Whether calls may be bound to vectors, so that changes of vectors matter.
+    let mayBind = Atomic<Bool>(true)
+    private let config: LockedConfigSpace
+    private let msixOffset: Int
+    private let windowOffset: Int
+    /// Where notifications are bound.
+    private let notifyBase = Mutex<UInt64?>(nil)
+
+    /// Wraps `device`. Called on the control thread (as all use of the device).
+    package init(
+        _ device: any VirtioDevice, memory: GuestMemory, machine: any VirtualMachine,
+        control: any ControlPlane
+    ) throws(SystemError) {
+        unsafe self.device = device
+        self.memory = memory
+        self.machine = machine
+        self.control = control
+        let queueCount = min(device.queueCount, Layout.maximumQueueCount)
+        let vectorCount = min(queueCount + 1, Layout.maximumVectorCount)
+        msix = MSIXTable(vectorCount: vectorCount, machine: machine)
+        registers = Mutex(
+            VirtioRegisters(
+                offered: Self.transportFeatures(device.features),
+                maximumQueueSizes: (0..<queueCount).map(device.maximumQueueSize),
+                vectorCount: vectorCount))
+        unsafe controlState = ControlState(
+            isRunning: Array(repeating: false, count: queueCount),
+            routes: Array(repeating: .idle, count: queueCount))
+        var kicks: [EventFD] = []
+        var calls: [EventFD] = []
+        for _ in 0..<queueCount {
+            kicks.append(try EventFD())
+            calls.append(try EventFD())
+        }
+        self.kicks = kicks
+        self.calls = calls
+        let space = Self.makeConfigSpace(device.deviceID, msix: msix)
+        config = LockedConfigSpace(space.space)
+        msixOffset = space.msixOffset
+        windowOffset = space.windowOffset
+    }
+
+    /// Leaves out what this transport does not do.
+    static func transportFeatures(_ features: UInt64) -> UInt64 {
+        let singleRoot: UInt64 = 1 << 37
+        let notificationConfig: UInt64 = 1 << 39
+        let administration: UInt64 = 1 << 41
+        return features
+            & ~(singleRoot | notificationConfig | administration
+            | VirtioFeature.notificationData | VirtioFeature.accessPlatform)
+    }
+
+    // MARK: BAR
+
+    package func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 {
+        let part = offset % Layout.page
+        switch Page(rawValue: offset / Layout.page) {
+        case .common: return registers.withLock { $0.read(offset: part, size: size) }
+        case .isr: return part == 0 ? readISR() : 0
+        case .device: return readDeviceConfig(part, size: size)
+        case .table: return msix.readTable(offset: part, size: size)
+        case .pending: return msix.readPending(offset: part, size: size)
+        case .notify, nil: return 0
+        }
+    }
+
+    package func writeBAR(
+        _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
+    ) -> MachineEffect {
+        let part = offset % Layout.page
+        switch Page(rawValue: offset / Layout.page) {
+        case .common: writeCommon(part, size: size, value)
+        case .device: writeDeviceConfig(part, size: size, value)
+        case .notify:
+            let queue = Int(part / Layout.notifyMultiplier)
+            if kicks.indices.contains(queue) { kicks[queue].signal() }
+        case .table:
+            msix.writeTable(offset: part, size: size, value)
+            vectorsChanged()
+        case .isr, .pending, nil: break
+        }
+        return .none
+    }
+
+    private func readISR() -> UInt64 {
+        registers.withLock { registers in
+            let isr = registers.isr
+            registers.isr = 0
+            return UInt64(isr)
+        }
+    }
+
+    private func readDeviceConfig(_ offset: UInt64, size: Int) -> UInt64 {
+        control.call(0) { [self] in
+            // SAFETY: on the control thread.
+            unsafe device.readConfig(offset: Int(offset), count: size).littleEndian(0, size: size)
+        }
+    }
+
+    private func writeDeviceConfig(_ offset: UInt64, size: Int, _ value: UInt64) {
+        control.perform { [self] in
+            var bytes: [UInt8] = []
+            bytes.appendLittleEndian(value)
+            // SAFETY: on the control thread.
+            unsafe device.writeConfig(offset: Int(offset), Array(bytes.prefix(size)))
+        }
+    }
+
+    // MARK: Configuration space
+
+    package func readConfig(_ offset: Int, size: Int) -> UInt32 {
+        if isWindowData(offset, size) { readWindow() }
+        return config.read(offset, size: size)
+    }
+
+    package func writeConfig(_ offset: Int, size: Int, _ value: UInt32) -> MachineEffect {
+        config.write(offset, size: size, value)
+        if offset < msixOffset + 4, offset + size > msixOffset + 2 {
+            msix.setControl(UInt16(truncatingIfNeeded: config.read(msixOffset + 2, size: 2)))
+            vectorsChanged()
+        }
+        return isWindowData(offset, size) ? writeWindow() : .none
+    }
+
+    // The configuration access capability: a window to the BAR for who cannot reach it (section
+    // 4.1.4.9).
+
+    private func isWindowData(_ offset: Int, _ size: Int) -> Bool {
+        offset < windowOffset + 20 && offset + size > windowOffset + 16
+    }
+
+    private var windowTarget: (offset: UInt64, size: Int)? {
+        let bar = config.read(windowOffset + 4, size: 1)
+        let offset = UInt64(config.read(windowOffset + 8, size: 4))
+        let size = config.read(windowOffset + 12, size: 4)
+        guard bar == Layout.bar, size == 1 || size == 2 || size == 4, offset % UInt64(size) == 0,
+            offset <= Layout.size - UInt64(size)
+        else { return nil }
+        return (offset, Int(size))
+    }
+
+    private func readWindow() {
+        guard let target = windowTarget else { return }
+        let value = readBAR(Layout.bar, offset: target.offset, size: target.size)
+        config.overwrite(windowOffset + 16, size: 4, UInt32(truncatingIfNeeded: value))
+    }
+
+    private func writeWindow() -> MachineEffect {
+        guard let target = windowTarget else { return .none }
+        let value = UInt64(config.read(windowOffset + 16, size: target.size))
+        return writeBAR(Layout.bar, offset: target.offset, size: target.size, value)
+    }
+
+    // MARK: Placement
+
+    package var placements: [PCIBARPlacement] { config.placements }
+
+    package func setBAR(_ bar: Int, address: UInt64) { config.setBAR(bar, address: address) }
+
+    package func barMoved(_ bar: Int, to address: UInt64?) {
+        notifyBase.withLock { base in
+            if let base { bindNotifies(base, isBinding: false) }
+            base = address.map { $0 &+ Page.notify.rawValue * Layout.page }
+            if let newBase = base, !bindNotifies(newBase, isBinding: true) { base = nil }
+        }
+    }
+
+    /// - Returns: `false` if the virtual machine does not bind notifications.
+    @discardableResult
+    private func bindNotifies(_ base: UInt64, isBinding: Bool) -> Bool {
+        for (index, kick) in kicks.enumerated() {
+            let address = GuestAddress(base &+ UInt64(index) * Layout.notifyMultiplier)
+            if !isBinding {
+                machine.unbindNotify(kick, address: address)
+            } else if !machine.bindNotify(kick, address: address) {
+                return false
+            }
+        }
+        return true
+    }
+
+    package func reset() {
+        control.perform { [self] in resetDevice() }
+        msix.reset()
+        config.reset()
+    }
+}
+
+extension ControlPlane {
+    /// Runs `work` on the control thread and returns its result.
+    func call<Result: Sendable>(
+        _ initial: Result, _ work: @escaping @Sendable () -> Result
+    ) -> Result {
+        let box = ResultBox(initial)
+        perform { box.value.withLock { $0 = work() } }
+        return box.value.withLock { $0 }
+    }
+}
+
+/// Carries a result from the control thread.
+private final class ResultBox<Value: Sendable>: Sendable {
+    let value: Mutex<Value>
+
+    init(_ value: Value) { self.value = Mutex(value) }
+}
