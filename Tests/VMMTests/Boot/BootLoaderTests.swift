@@ -1,0 +1,144 @@
+import Accelerator
+import Core
+import Foundation
+import Testing
+
+@testable import VMM
+
+@Suite("Boot loader")
+struct BootLoaderTests {
+    let folder: ScratchFolder
+    let memory: GuestMemory
+    let map = MemoryMap(memorySize: 64 << 20)
+
+    init() throws {
+        folder = try ScratchFolder()
+        let mapping = try MemoryMapping(anonymous: 64 << 20)
+        let region = try #require(
+            GuestRegion(start: GuestAddress(0), size: 64 << 20, mapping: mapping))
+        memory = try GuestMemory([region])
+    }
+
+    func load(
+        kernel: [UInt8], initramfs: [UInt8]? = nil, commandLine: String = "quiet",
+        map: MemoryMap? = nil
+    ) throws -> BootLoader.Result {
+        let source = BootSource(
+            kernel: try folder.file("kernel", kernel),
+            initramfs: try initramfs.map { try folder.file("initramfs", $0) },
+            commandLine: commandLine)
+        return try BootLoader(memory: memory, map: map ?? self.map, rsdp: 0xe0000).load(source)
+    }
+
+    static let bzImage = TestKernels.bzImage(payload: TestKernels.packed["zstd"] ?? [])
+
+    @Test("a bzImage starts by the 64-bit boot protocol")
+    func linux64() throws {
+        let initramfs = TestKernels.initramfs()
+        let result = try load(kernel: Self.bzImage, initramfs: initramfs)
+        guard case .linux64(let entry, let parameters, let tables, let gdt, _) = result.state else {
+            Issue.record("entered as \(result.state)")
+            return
+        }
+        #expect(entry == 0x100_0010)
+        #expect(try memory.read(GuestAddress(0x100_0000), as: UInt32.self) == 0xf4f4_f4f4)
+        func field<T: FixedWidthInteger & BitwiseCopyable>(_ offset: UInt64, _ type: T.Type) throws
+            -> T
+        {
+            try memory.read(GuestAddress(parameters + offset), as: type)
+        }
+        #expect(try field(0x202, UInt32.self) == 0x5372_6448)
+        #expect(try field(0x210, UInt8.self) == 0xff)
+        #expect(try field(0x070, UInt64.self) == 0xe0000)
+        #expect(try field(0x1e8, UInt8.self) == 4)
+        // The third entry: RAM from 1 MiB.
+        #expect(try field(0x2d0 + 40, UInt64.self) == 0x10_0000)
+        #expect(try field(0x2d0 + 48, UInt64.self) == 63 << 20)
+        let line = UInt64(try field(0x228, UInt32.self))
+        #expect(try memory.readBytes(GuestAddress(line), count: 6) == Array("quiet\0".utf8))
+        let start = UInt64(try field(0x218, UInt32.self))
+        #expect(try field(0x21c, UInt32.self) == UInt32(initramfs.count))
+        #expect(start % 4096 == 0 && start + UInt64(initramfs.count) <= 64 << 20)
+        #expect(try memory.readBytes(GuestAddress(start), count: initramfs.count) == initramfs)
+        // Identity mapping of the last 2 MiB below 4 GiB.
+        let last = tables + 0x6000 - 8
+        #expect(try memory.read(GuestAddress(last), as: UInt64.self) == 0xffe0_0083)
+        // A 64-bit code segment at selector 0x10.
+        #expect(try memory.read(GuestAddress(gdt.base + 0x10), as: UInt64.self) >> 53 & 1 == 1)
+    }
+
+    @Test("a PVH kernel gets a start info structure")
+    func pvh() throws {
+        let result = try load(kernel: TestKernels.elf, initramfs: TestKernels.initramfs())
+        guard case .pvh(let entry, let start, _) = result.state else {
+            Issue.record("entered as \(result.state)")
+            return
+        }
+        #expect(entry == 0x100_0123)
+        let info = UInt64(start)
+        #expect(try memory.read(GuestAddress(info), as: UInt32.self) == 0x336e_c578)
+        #expect(try memory.read(GuestAddress(info + 12), as: UInt32.self) == 1)
+        #expect(try memory.read(GuestAddress(info + 32), as: UInt64.self) == 0xe0000)
+        let table = try memory.read(GuestAddress(info + 40), as: UInt64.self)
+        #expect(try memory.read(GuestAddress(info + 48), as: UInt32.self) == 4)
+        #expect(try memory.read(GuestAddress(table + 16), as: UInt32.self) == 1)
+    }
+
+    @Test("memory that is too small is refused with what is needed")
+    func tooSmall() throws {
+        let small = MemoryMap(memorySize: 16 << 20)
+        let error = #expect(throws: BootError.self) {
+            try load(kernel: Self.bzImage, map: small)
+        }
+        #expect(
+            error?.description
+                == "the kernel needs 17 MiB of memory to start, the guest has 16 MiB; give it more with --memory size="
+        )
+    }
+
+    @Test("a command line that is too long is refused")
+    func longCommandLine() {
+        #expect(throws: BootError("the command line has 3000 bytes, the kernel takes 2047")) {
+            try load(kernel: Self.bzImage, commandLine: String(repeating: "x", count: 3000))
+        }
+    }
+
+    @Test("files that are missing or no files are named")
+    func missing() throws {
+        let loader = BootLoader(memory: memory, map: map, rsdp: 0)
+        let missing = BootSource(kernel: "/nowhere/k", initramfs: nil, commandLine: "")
+        #expect(
+            throws: BootError(
+                "the kernel '/nowhere/k' cannot be read: No such file or directory")
+        ) { try loader.load(missing) }
+        let directory = BootSource(kernel: folder.path, initramfs: nil, commandLine: "")
+        #expect(throws: BootError("the kernel '\(folder.path)' is not a file")) {
+            try loader.load(directory)
+        }
+        let truncated = Array(TestKernels.initramfs().dropLast(60))
+        let error = #expect(throws: BootError.self) {
+            try load(kernel: Self.bzImage, initramfs: truncated)
+        }
+        #expect(error?.description.contains("is truncated") == true)
+    }
+
+    @Test(
+        "Debian's kernel is unpacked and loaded",
+        .enabled(if: ProcessInfo.processInfo.environment["APUS_GUEST"] != nil))
+    func debian() throws {
+        let guest = ProcessInfo.processInfo.environment["APUS_GUEST"] ?? ""
+        let size: UInt64 = 256 << 20
+        let mapping = try MemoryMapping(anonymous: Int(size))
+        let region = try #require(GuestRegion(start: GuestAddress(0), size: size, mapping: mapping))
+        let loader = BootLoader(
+            memory: try GuestMemory([region]), map: MemoryMap(memorySize: size), rsdp: 0)
+        let result = try loader.load(
+            BootSource(kernel: "\(guest)/vmlinuz", initramfs: "\(guest)/initramfs", commandLine: "")
+        )
+        guard case .linux64(let entry, _, _, _, _) = result.state else {
+            Issue.record("entered as \(result.state)")
+            return
+        }
+        #expect(entry == 0x100_0000)
+    }
+}

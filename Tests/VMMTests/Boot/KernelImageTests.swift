@@ -1,0 +1,110 @@
+import Testing
+
+@testable import VMM
+
+@Suite("Kernel images")
+struct KernelImageTests {
+    @Test(
+        "a bzImage is unpacked, whatever it is packed with",
+        arguments: ["gzip", "xz", "zstd", "lz4"])
+    func unpack(compression: String) throws {
+        let payload = try #require(TestKernels.packed[compression])
+        let kernel = try KernelImage(
+            TestKernels.image(TestKernels.bzImage(payload: payload)), path: "k")
+        #expect(kernel.entry == .linux64(0x100_0010))
+        #expect(kernel.format == "bzImage, \(compression)")
+        #expect(kernel.bytes.copy(0, 260) == TestKernels.elf)
+        #expect(
+            kernel.elf.segments
+                == [.init(offset: 176, fileSize: 64, address: 0x100_0000, memorySize: 0x2000)])
+        #expect(kernel.setupHeaderField(0x22c, as: UInt32.self) == 0x7fff_ffff)
+    }
+
+    @Test("an ELF kernel with a PVH note is entered there")
+    func pvh() throws {
+        let kernel = try KernelImage(TestKernels.image(TestKernels.elf), path: "k")
+        #expect(kernel.entry == .pvh(0x100_0123))
+        #expect(kernel.end == 0x100_2000)
+    }
+
+    @Test("an entry named by its virtual address is found")
+    func virtualEntry() throws {
+        var elf = TestKernels.elf
+        elf.replaceSubrange(24..<32, with: TestKernels.bytes(0xffff_ffff_8100_0020 as UInt64))
+        #expect(try ELFImage(TestKernels.image(elf)).entry == 0x100_0020)
+    }
+
+    static let gzip = TestKernels.bzImage(payload: TestKernels.packed["gzip"] ?? [])
+
+    static let bad: [([UInt8], String)] = [
+        ([UInt8]("hello".utf8), "it is neither a bzImage nor an ELF executable"),
+        (Array(gzip.prefix(0x240)), "it is truncated"),
+        (Array(gzip.dropLast(20)), "it is truncated"),
+        (
+            TestKernels.bzImage(payload: [UInt8](repeating: 7, count: 64)),
+            "it is packed in a way that Apus does not know, or damaged"
+        ),
+        (
+            TestKernels.bzImage(payload: Array("BZh9".utf8)),
+            "it is packed with bzip2; Apus unpacks gzip, xz, zstd and lz4"
+        ),
+        (
+            TestKernels.bzImage(payload: TestKernels.packed["zstd"] ?? [], unpacked: 100),
+            "it is damaged: its zstd data cannot be unpacked"
+        ),
+        (Array(TestKernels.elf.prefix(100)), "it is truncated or damaged"),
+        (Array(TestKernels.elf.prefix(200)), "it is truncated or damaged"),
+        (Array("\u{7f}ELF".utf8) + [1, 1], "it is an ELF file, but not for 64-bit x86"),
+    ]
+
+    @Test("what is no kernel is refused in a sentence", arguments: bad)
+    func refused(bytes: [UInt8], reason: String) {
+        #expect(throws: BootError("the kernel 'k' cannot be used: \(reason)")) {
+            try KernelImage(TestKernels.image(bytes), path: "k")
+        }
+    }
+
+    @Test("damaged kernels never trap", arguments: ["elf", "gzip", "xz", "zstd", "lz4"])
+    func fuzz(kind: String) throws {
+        let whole =
+            TestKernels.packed[kind].map { TestKernels.bzImage(payload: $0) } ?? TestKernels.elf
+        var random = SystemRandomNumberGenerator()
+        for _ in 0..<3000 {
+            var bytes = whole
+            for _ in 0..<Int.random(in: 1...8, using: &random) {
+                bytes[Int.random(in: 0..<bytes.count, using: &random)] =
+                    [0, 1, 0x7f, 0x80, 0xff, .random(in: 0...255, using: &random)].randomElement(
+                        using: &random) ?? 0
+            }
+            bytes.removeLast(Int.random(in: 0...3, using: &random) == 0 ? bytes.count / 3 : 0)
+            _ = try? KernelImage(TestKernels.image(bytes), path: "k")
+        }
+    }
+}
+
+@Suite("Initramfs check")
+struct InitramfsCheckTests {
+    @Test("whole archives, padded or concatenated, are fine")
+    func whole() throws {
+        let one = TestKernels.initramfs()
+        #expect(InitramfsCheck.problem(try TestKernels.image(one)) == nil)
+        let padded = one + [UInt8](repeating: 0, count: 512) + one
+        #expect(InitramfsCheck.problem(try TestKernels.image(padded)) == nil)
+        #expect(InitramfsCheck.problem(try TestKernels.image(one + [0x1f, 0x8b, 8])) == nil)
+    }
+
+    @Test("every shorter archive is recognised as truncated")
+    func truncated() throws {
+        let one = TestKernels.initramfs()
+        for count in 1..<one.count - 14 {
+            #expect(InitramfsCheck.problem(try TestKernels.image(Array(one.prefix(count)))) != nil)
+        }
+    }
+
+    @Test("what is no archive is refused")
+    func nonsense() throws {
+        #expect(
+            InitramfsCheck.problem(try TestKernels.image(Array("nonsense".utf8)))
+                == "is neither a cpio archive nor a packed one")
+    }
+}
