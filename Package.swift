@@ -94,7 +94,9 @@ let package = Package(
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("TCGDecoder", uses: ["TCGDecoder", "CZydis"]),
-        tests("TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux"]),
+        .target(name: "CNativeRun", path: "Tests/CNativeRun"),
+        tests(
+            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"]),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
         tests("VMM", uses: ["VMM", "Devices", "Accelerator", "Core", "TestSupport"]),
         tests("System", uses: ["TestSupport", "Core", "CLinux"]),

@@ -1,0 +1,112 @@
+#define _GNU_SOURCE
+#include "native_run.h"
+
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+// Where the handler puts the guest's state and finds the way back.
+static struct native_state *volatile current;
+uint64_t native_host_rsp;
+uint64_t native_guest_rip;
+
+void native_enter(struct native_state *state);
+extern char native_resume[];
+
+__asm__(".text\n"
+        ".globl native_enter\n"
+        "native_enter:\n"
+        "    push %rbx\n    push %rbp\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"
+        "    mov %rsp, native_host_rsp(%rip)\n"
+        "    fxrstor64 (%rdi)\n"
+        "    mov 512+128(%rdi), %rax\n"
+        "    mov %rax, native_guest_rip(%rip)\n"
+        "    push 512+136(%rdi)\n"
+        "    popf\n"
+        "    mov 512+0(%rdi), %rax\n    mov 512+8(%rdi), %rcx\n    mov 512+16(%rdi), %rdx\n"
+        "    mov 512+24(%rdi), %rbx\n    mov 512+32(%rdi), %rsp\n    mov 512+40(%rdi), %rbp\n"
+        "    mov 512+48(%rdi), %rsi\n    mov 512+64(%rdi), %r8\n    mov 512+72(%rdi), %r9\n"
+        "    mov 512+80(%rdi), %r10\n    mov 512+88(%rdi), %r11\n    mov 512+96(%rdi), %r12\n"
+        "    mov 512+104(%rdi), %r13\n    mov 512+112(%rdi), %r14\n    mov 512+120(%rdi), %r15\n"
+        "    mov 512+56(%rdi), %rdi\n"
+        "    jmp *native_guest_rip(%rip)\n"
+        ".globl native_resume\n"
+        "native_resume:\n"
+        "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbp\n    pop %rbx\n"
+        "    ret\n");
+
+_Static_assert(offsetof(struct native_state, registers) == 512, "layout");
+_Static_assert(offsetof(struct native_state, rip) == 512 + 128, "layout");
+_Static_assert(offsetof(struct native_state, rflags) == 512 + 136, "layout");
+
+static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                              REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                              REG_R12, REG_R13, REG_R14, REG_R15};
+
+static void on_trap(int number, siginfo_t *info, void *context)
+{
+    (void)info;
+    ucontext_t *frame = context;
+    greg_t *registers = frame->uc_mcontext.gregs;
+    struct native_state *state = current;
+    if (state == NULL) { // not ours: die as without a handler
+        signal(number, SIG_DFL);
+        return;
+    }
+    current = NULL;
+    for (int i = 0; i < 16; i++)
+        state->registers[i] = (uint64_t)registers[order[i]];
+    state->rip = (uint64_t)registers[REG_RIP];
+    state->rflags = (uint64_t)registers[REG_EFL];
+    state->vector = (uint64_t)registers[REG_TRAPNO];
+    state->error = (uint64_t)registers[REG_ERR];
+    state->cr2 = (uint64_t)registers[REG_CR2];
+    uint8_t *fp = (uint8_t *)frame->uc_mcontext.fpregs;
+    memcpy(state->fx, fp, 512);
+    memset(state->fx + 464, 0, 48); // software bytes
+
+    // Back to the host's code with a clean floating-point state.
+    static const uint16_t control = 0x37F;
+    static const uint32_t mxcsr = 0x1F80;
+    memset(fp, 0, 24);
+    memcpy(fp, &control, 2);
+    memcpy(fp + 24, &mxcsr, 4);
+    uint64_t features;
+    memcpy(&features, fp + 512, 8);
+    features |= 3;
+    memcpy(fp + 512, &features, 8);
+    registers[REG_RIP] = (greg_t)native_resume;
+    registers[REG_RSP] = (greg_t)native_host_rsp;
+    registers[REG_EFL] = 0x202;
+}
+
+int native_prepare(void)
+{
+    static _Alignas(16) char stack[65536];
+    stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
+    if (sigaltstack(&alternate, NULL) < 0)
+        return -1;
+    struct sigaction action = {.sa_sigaction = on_trap,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP};
+    for (unsigned i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        if (sigaction(signals[i], &action, NULL) < 0)
+            return -1;
+    return 0;
+}
+
+void native_run(struct native_state *state)
+{
+    current = state;
+    native_enter(state);
+}
+
+void *native_map(uint64_t address, uint64_t size, int executable)
+{
+    int protection = PROT_READ | PROT_WRITE | (executable ? PROT_EXEC : 0);
+    void *result = mmap((void *)address, size, protection,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    return result == MAP_FAILED ? NULL : result;
+}

@@ -1,0 +1,127 @@
+import TCGDecoder
+
+/// A small, fast, seedable generator (SplitMix64).
+struct SeededRandom: RandomNumberGenerator {
+    private var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}
+
+/// Which instructions to draw.
+enum InstructionClass: String, CaseIterable, Sendable {
+    case integer
+    case x87
+    case vector
+}
+
+/// Draws random instructions that user-mode code may execute, as bytes.
+struct InstructionGenerator {
+    var random: SeededRandom
+    private let decoder = Decoder(mode: .bits64)
+
+    init(seed: UInt64) { random = SeededRandom(seed: seed) }
+
+    /// One instruction of a class with its bytes.
+    mutating func next(_ wanted: InstructionClass) -> (Instruction, [UInt8]) {
+        while true {
+            let bytes = candidate(wanted)
+            guard case .instruction(let instruction) = decoder.decode(bytes.span),
+                isAllowed(instruction, wanted)
+            else { continue }
+            return (instruction, Array(bytes.prefix(Int(instruction.length))))
+        }
+    }
+
+    private mutating func candidate(_ wanted: InstructionClass) -> [UInt8] {
+        var bytes: [UInt8] = []
+        let choice = random.next()
+        if wanted == .vector {
+            switch choice & 3 {
+            case 0: bytes.append(0x66)
+            case 1: bytes.append(0xF3)
+            case 2: bytes.append(0xF2)
+            default: break
+            }
+        } else {
+            if choice & 7 == 0 { bytes.append(0x66) }
+            if choice & 0x70 == 0 { bytes.append(choice & 0x80 == 0 ? 0xF3 : 0xF2) }
+            if choice & 0x1F00 == 0 { bytes.append(0x67) }
+            if choice & 0x1F_0000 == 0 { bytes.append(0xF0) }
+        }
+        if choice & 0x300_0000 != 0, wanted != .x87 {
+            bytes.append(0x40 | UInt8(truncatingIfNeeded: choice >> 32) & 15)
+        }
+        switch wanted {
+        case .x87: bytes.append(0xD8 | UInt8(truncatingIfNeeded: choice >> 40) & 7)
+        case .vector:
+            bytes.append(0x0F)
+            if choice >> 60 & 3 == 1 { bytes.append(0x38) }
+            if choice >> 60 & 3 == 2 { bytes.append(0x3A) }
+        case .integer: if choice >> 61 & 1 == 1 { bytes.append(0x0F) }
+        }
+        for _ in 0..<2 {
+            var word = random.next()
+            for _ in 0..<8 {
+                bytes.append(UInt8(truncatingIfNeeded: word))
+                word >>= 8
+            }
+        }
+        return Array(bytes.prefix(15))
+    }
+
+    private func isAllowed(_ instruction: Instruction, _ wanted: InstructionClass) -> Bool {
+        guard instruction.encoding == .legacy, Self.features.contains(instruction.feature),
+            !Self.excluded.contains(instruction.mnemonic), instruction.memory.segment < 4
+        else { return false }
+        let isFloating = (0xD8...0xDF).contains(instruction.opcode) && instruction.map == 0
+        let usesVectors =
+            instruction.feature != .base && Self.vectorFeatures.contains(instruction.feature)
+        switch wanted {
+        case .x87: return isFloating
+        case .vector: return usesVectors
+        case .integer:
+            return !isFloating && !usesVectors && !touchesForeignState(instruction)
+        }
+    }
+
+    /// Segment, control and debug registers.
+    private func touchesForeignState(_ instruction: Instruction) -> Bool {
+        for index in 0..<Int(instruction.operandCount) {
+            switch instruction.operands[index].kind {
+            case .segment, .control, .debug, .farPointer: return true
+            default: break
+            }
+        }
+        return false
+    }
+
+    static let vectorFeatures: Set<Feature> = [
+        .mmx, .sse, .sse2, .sse3, .ssse3, .sse4_1, .sse4_2,
+    ]
+
+    static let features: Set<Feature> = vectorFeatures.union([
+        .base, .cmov, .cmpxchg8b, .cmpxchg16b, .fpu, .fxsr, .popcnt, .fisttp,
+    ])
+
+    /// Instructions whose result depends on the machine rather than on the registers, or that
+    /// user-mode code may not execute, or that would change what the test stands on.
+    static let excluded: Set<Mnemonic> = [
+        .syscall, .sysenter, .sysexit, .sysret, .int, .int1, .int3, .into, .iret, .cpuid, .rdtsc,
+        .rdtscp, .rdpmc, .hlt, .cli, .sti, .inPort, .outPort, .ins, .outs, .popf, .pushf,
+        .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss, .lar, .lsl, .verr, .verw, .sldt,
+        .str, .sgdt, .sidt, .smsw, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts, .invd, .wbinvd,
+        .invlpg, .invlpga, .rdmsr, .wrmsr, .swapgs, .monitor, .mwait, .vmcall, .vmmcall, .ud0,
+        .ud1, .ud2, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter, .fxsave, .fxrstor,
+        .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
+        .getsec, .invept, .invvpid, .fldenv, .frstor,
+    ]
+}
+
