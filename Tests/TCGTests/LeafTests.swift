@@ -5,35 +5,36 @@ import Testing
 
 @testable import TCG
 
+// SAFETY: tests only touch the block while the object lives.
 /// A CPU state without memory, for instructions that only touch registers.
-final class RegisterCPU {
+@safe final class RegisterCPU {
     private let block: UnsafeMutableRawPointer
     private let tlb: UnsafeMutablePointer<TLBEntry>
     let cpu: CPU
 
     init() {
-        block = .allocate(
+        unsafe block = .allocate(
             byteCount: VCPUState.fxImageSize + MemoryLayout<VCPUState>.size, alignment: 64)
-        tlb = .allocate(capacity: TLB.entries)
+        unsafe tlb = .allocate(capacity: TLB.entries)
         for index in 0..<TLB.entries {
             let tag = TLBEntry.emptyTag(index)
-            (tlb + index).initialize(
+            unsafe (tlb + index).initialize(
                 to: TLBEntry(readTag: tag, writeTag: tag, addend: 0, physical: 0))
         }
-        let state = (block + VCPUState.fxImageSize).bindMemory(to: VCPUState.self, capacity: 1)
-        state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(block)))
-        state.pointee.cr0 = 0x8000_0033
-        state.pointee.cr4 = 0x620
-        state.pointee.codeSize = 8
-        state.pointee.cpl = 3
-        cpu = CPU(state)
+        let state = unsafe (block + VCPUState.fxImageSize).bindMemory(to: VCPUState.self, capacity: 1)
+        unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(block)))
+        unsafe state.pointee.cr0 = 0x8000_0033
+        unsafe state.pointee.cr4 = 0x620
+        unsafe state.pointee.codeSize = 8
+        unsafe state.pointee.cpl = 3
+        cpu = unsafe CPU(state)
         cpu.resetFXImage()
         cpu.initialiseX87()
     }
 
     deinit {
-        block.deallocate()
-        tlb.deallocate()
+        unsafe block.deallocate()
+        unsafe tlb.deallocate()
     }
 }
 
@@ -54,42 +55,42 @@ struct LeafTests {
     static func randomise(
         _ native: inout native_state, _ cpu: CPU, _ random: inout SeededRandom, isFloating: Bool
     ) {
-        withUnsafeMutableBytes(of: &native.fx) { image in
-            image.copyMemory(from: UnsafeRawBufferPointer(start: cpu.fxImage, count: 512))
+        unsafe withUnsafeMutableBytes(of: &native.fx) { image in
+            unsafe image.copyMemory(from: UnsafeRawBufferPointer(start: cpu.fxImage, count: 512))
             for offset in stride(from: 160, to: 416, by: 8) {
-                image.storeBytes(of: value(&random), toByteOffset: offset, as: UInt64.self)
+                unsafe image.storeBytes(of: value(&random), toByteOffset: offset, as: UInt64.self)
             }
             if isFloating {
                 for index in 0..<8 {
                     let low = value(&random)
-                    let exponent = [0, 0x7FFF, 0x3FFF, 0x4000, 0xBFFF, 0x8000]
+                    let exponent = unsafe [0, 0x7FFF, 0x3FFF, 0x4000, 0xBFFF, 0x8000]
                         .randomElement(using: &random).unsafelyUnwrapped
                     let high = random.next() & 1 == 0 ? exponent : Int(random.next() & 0xFFFF)
                     let normal = exponent == 0 ? low : low | 1 << 63
-                    image.storeBytes(of: normal, toByteOffset: 32 + 16 * index, as: UInt64.self)
-                    image.storeBytes(
+                    unsafe image.storeBytes(of: normal, toByteOffset: 32 + 16 * index, as: UInt64.self)
+                    unsafe image.storeBytes(
                         of: UInt64(high), toByteOffset: 40 + 16 * index, as: UInt64.self)
                 }
-                image.storeBytes(
+                unsafe image.storeBytes(
                     of: UInt16(truncatingIfNeeded: random.next()) & 0x7F00, toByteOffset: 2,
                     as: UInt16.self)
-                image.storeBytes(
+                unsafe image.storeBytes(
                     of: UInt8(truncatingIfNeeded: random.next() | random.next()), toByteOffset: 4,
                     as: UInt8.self)
-                image.storeBytes(
+                unsafe image.storeBytes(
                     of: UInt16(truncatingIfNeeded: random.next()) & 0xF00 | 0x7F, toByteOffset: 0,
                     as: UInt16.self)
             }
             // Rounding, DAZ and FTZ vary; exceptions stay masked.
-            image.storeBytes(
+            unsafe image.storeBytes(
                 of: UInt32(truncatingIfNeeded: random.next()) & 0xE040 | 0x1F80, toByteOffset: 24,
                 as: UInt32.self)
-            cpu.fxImage.copyMemory(from: image.baseAddress.unsafelyUnwrapped, byteCount: 512)
+            unsafe cpu.fxImage.copyMemory(from: image.baseAddress.unsafelyUnwrapped, byteCount: 512)
         }
-        withUnsafeMutableBytes(of: &native.registers) { registers in
+        unsafe withUnsafeMutableBytes(of: &native.registers) { registers in
             for index in 0..<16 {
                 let word = value(&random)
-                registers.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self)
+                unsafe registers.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self)
                 cpu[UInt8(index)] = word
             }
         }
@@ -102,9 +103,9 @@ struct LeafTests {
     static func difference(_ native: native_state, _ cpu: CPU, mask: UInt64) -> String? {
         var native = native
         var text: String?
-        withUnsafeBytes(of: &native.registers) { registers in
+        unsafe withUnsafeBytes(of: &native.registers) { registers in
             for index in 0..<16 {
-                let expected = registers.load(fromByteOffset: index * 8, as: UInt64.self)
+                let expected = unsafe registers.load(fromByteOffset: index * 8, as: UInt64.self)
                 if expected != cpu[UInt8(index)] {
                     text = "r\(index) \(String(cpu[UInt8(index)], radix: 16)) not "
                         + String(expected, radix: 16)
@@ -116,12 +117,12 @@ struct LeafTests {
         if flags != own {
             text = "flags \(String(own, radix: 16)) not \(String(flags, radix: 16))"
         }
-        withUnsafeBytes(of: &native.fx) { image in
+        unsafe withUnsafeBytes(of: &native.fx) { image in
             for offset in Array(0..<5) + Array(24..<28) + Array(32..<416) {
                 // FOP, FIP and FDP differ, and so do the reserved bytes of the registers.
                 if offset >= 32, offset < 160, offset & 15 > 9 { continue }
-                let expected = image[offset]
-                let actual = cpu.fxImage.load(fromByteOffset: offset, as: UInt8.self)
+                let expected = unsafe image[offset]
+                let actual = unsafe cpu.fxImage.load(fromByteOffset: offset, as: UInt8.self)
                 if expected != actual {
                     text = "FXSAVE image at \(offset): \(actual) not \(expected)"
                     return
@@ -137,7 +138,7 @@ struct LeafTests {
     func registerForms(_ wanted: InstructionClass) throws {
         try #require(native_prepare() == 0)
         let base: UInt64 = wanted == .vector ? 0x3100_0000 : 0x3200_0000
-        let code = try #require(native_map(base, 4096, 1))
+        let code = unsafe try #require(native_map(base, 4096, 1))
         let fixture = RegisterCPU()
         var generator = InstructionGenerator(seed: 42)
         var random = SeededRandom(seed: 7)
@@ -153,15 +154,15 @@ struct LeafTests {
                 compared += 1
                 continue
             }
-            memset(code, 0xCC, 64)
-            code.copyMemory(from: bytes, byteCount: bytes.count)
+            unsafe memset(code, 0xCC, 64)
+            unsafe code.copyMemory(from: bytes, byteCount: bytes.count)
             var native = native_state()
             Self.randomise(&native, fixture.cpu, &random, isFloating: true)
             native.rip = base
-            native_run(&native)
+            unsafe native_run(&native)
             var fault: Fault?
             do throws(Fault) {
-                try fixture.cpu.executeLeaf(
+                unsafe try fixture.cpu.executeLeaf(
                     leaf.descriptor, destination: leaf.destination, source: leaf.source,
                     address: 0, rip: base)
             } catch { fault = error }
