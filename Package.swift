@@ -39,10 +39,12 @@ func target(
     .target(name: name, dependencies: uses, path: "Sources/\(path)", swiftSettings: settings)
 }
 
-func tests(_ name: String, uses: [Target.Dependency]) -> Target {
+func tests(
+    _ name: String, uses: [Target.Dependency], settings: [SwiftSetting] = swiftSettings
+) -> Target {
     .testTarget(
         name: "\(name)Tests", dependencies: uses, path: "Tests/\(name)Tests",
-        swiftSettings: swiftSettings)
+        swiftSettings: settings)
 }
 
 let package = Package(
@@ -96,7 +98,8 @@ let package = Package(
         tests("TCGDecoder", uses: ["TCGDecoder", "CZydis"]),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
-            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"]),
+            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
+            settings: cpuSettings),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
         tests("VMM", uses: ["VMM", "Devices", "Accelerator", "Core", "TestSupport"]),
         tests("System", uses: ["TestSupport", "Core", "CLinux"]),

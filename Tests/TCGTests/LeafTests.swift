@@ -53,9 +53,9 @@ struct LeafTests {
 
     /// Gives both CPUs the same random registers.
     static func randomise(
-        _ native: inout native_state, _ cpu: CPU, _ random: inout SeededRandom, isFloating: Bool
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ random: inout SeededRandom, isFloating: Bool
     ) {
-        unsafe withUnsafeMutableBytes(of: &native.fx) { image in
+        unsafe withUnsafeMutableBytes(of: &native.pointee.fx) { image in
             unsafe image.copyMemory(from: UnsafeRawBufferPointer(start: cpu.fxImage, count: 512))
             for offset in stride(from: 160, to: 416, by: 8) {
                 unsafe image.storeBytes(of: value(&random), toByteOffset: offset, as: UInt64.self)
@@ -87,7 +87,7 @@ struct LeafTests {
                 as: UInt32.self)
             unsafe cpu.fxImage.copyMemory(from: image.baseAddress.unsafelyUnwrapped, byteCount: 512)
         }
-        unsafe withUnsafeMutableBytes(of: &native.registers) { registers in
+        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
             for index in 0..<16 {
                 let word = value(&random)
                 unsafe registers.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self)
@@ -95,15 +95,15 @@ struct LeafTests {
             }
         }
         let flags = random.next() & RFLAGS.arithmetic
-        native.rflags = 0x202 | flags
+        unsafe native.pointee.rflags = 0x202 | flags
         cpu.setArithmeticFlags(flags)
     }
 
     /// The first difference between the two, in words.
-    static func difference(_ native: native_state, _ cpu: CPU, mask: UInt64) -> String? {
-        var native = native
+    static func difference(_ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, mask: UInt64
+    ) -> String? {
         var text: String?
-        unsafe withUnsafeBytes(of: &native.registers) { registers in
+        unsafe withUnsafeBytes(of: &native.pointee.registers) { registers in
             for index in 0..<16 {
                 let expected = unsafe registers.load(fromByteOffset: index * 8, as: UInt64.self)
                 if expected != cpu[UInt8(index)] {
@@ -112,12 +112,12 @@ struct LeafTests {
                 }
             }
         }
-        let flags = native.rflags & RFLAGS.arithmetic & ~mask
+        let flags = unsafe native.pointee.rflags & RFLAGS.arithmetic & ~mask
         let own = cpu.arithmeticFlags & ~mask
         if flags != own {
             text = "flags \(String(own, radix: 16)) not \(String(flags, radix: 16))"
         }
-        unsafe withUnsafeBytes(of: &native.fx) { image in
+        unsafe withUnsafeBytes(of: &native.pointee.fx) { image in
             for offset in Array(0..<5) + Array(24..<28) + Array(32..<416) {
                 // FOP, FIP and FDP differ, and so do the reserved bytes of the registers.
                 if offset >= 32, offset < 160, offset & 15 > 9 { continue }
@@ -140,6 +140,8 @@ struct LeafTests {
         let base: UInt64 = wanted == .vector ? 0x3100_0000 : 0x3200_0000
         let code = unsafe try #require(native_map(base, 4096, 1))
         let fixture = RegisterCPU()
+        let native = UnsafeMutablePointer<native_state>.allocate(capacity: 1)
+        defer { unsafe native.deallocate() }
         var generator = InstructionGenerator(seed: 42)
         var random = SeededRandom(seed: 7)
         var compared = 0
@@ -156,10 +158,10 @@ struct LeafTests {
             }
             unsafe memset(code, 0xCC, 64)
             unsafe code.copyMemory(from: bytes, byteCount: bytes.count)
-            var native = native_state()
-            Self.randomise(&native, fixture.cpu, &random, isFloating: true)
-            native.rip = base
-            unsafe native_run(&native)
+            unsafe native.pointee = native_state()
+            unsafe Self.randomise(native, fixture.cpu, &random, isFloating: true)
+            native.pointee.rip = base
+            unsafe native_run(native)
             var fault: Fault?
             do throws(Fault) {
                 unsafe try fixture.cpu.executeLeaf(
@@ -167,10 +169,10 @@ struct LeafTests {
                     address: 0, rip: base)
             } catch { fault = error }
             compared += 1
-            let expectsTrap = native.vector != 3
+            let expectsTrap = native.pointee.vector != 3
             if expectsTrap != (fault != nil) {
                 differences["\(instruction.mnemonic)"] =
-                    "\(bytes): vector \(native.vector), \(fault as Any)"
+                    "\(bytes): vector \(native.pointee.vector), \(fault as Any)"
             } else if !expectsTrap,
                 let text = Self.difference(
                     native, fixture.cpu, mask: undefinedFlags(after: instruction))

@@ -83,7 +83,8 @@ struct InstructionGenerator {
         else { return false }
         let isFloating = (0xD8...0xDF).contains(instruction.opcode) && instruction.map == 0
         let usesVectors =
-            instruction.feature != .base && Self.vectorFeatures.contains(instruction.feature)
+            Self.vectorFeatures.contains(instruction.feature)
+            && !Self.scalar.contains(instruction.mnemonic)
         switch wanted {
         case .x87: return isFloating
         case .vector: return usesVectors
@@ -106,6 +107,9 @@ struct InstructionGenerator {
     static let vectorFeatures: Set<Feature> = [
         .mmx, .sse, .sse2, .sse3, .ssse3, .sse4_1, .sse4_2,
     ]
+
+    /// Scalar instructions that came with vector extensions.
+    static let scalar: Set<Mnemonic> = [.crc32, .lfence, .mfence, .sfence, .movnti]
 
     static let features: Set<Feature> = vectorFeatures.union([
         .base, .cmov, .cmpxchg8b, .cmpxchg16b, .fpu, .fxsr, .popcnt, .fisttp,

@@ -28,7 +28,6 @@ extension CPU {
             } else {
                 self[0] = self[0] & ~0xFFFF | UInt64(statusWord)
             }
-        case .emms: abridgedTags = 0
         case .fldenv:
             var environment = X87Environment()
             try load(&environment, from: address, descriptor)

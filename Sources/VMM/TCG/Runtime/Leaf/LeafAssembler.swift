@@ -43,7 +43,13 @@ struct LeafAssembler {
         emit(0x0F, 0x10, 0x0F)  // movups xmm1, [rdi]
         if !isShiftGroup { emit(0x0F, 0x10, 0x16) }  // movups xmm2, [rsi]
         if flags.contains(.mxcsr) { loadMXCSR() }
-        let modRM = isShiftGroup ? 0xC1 | instruction.modRMReg << 3 : 0xCA
+        let modRM: UInt8
+        if isShiftGroup {
+            modRM = 0xC1 | instruction.modRMReg << 3
+        } else {
+            // Register forms of stores have the destination in ModRM.rm.
+            modRM = instruction.isRegisterMoveToRM ? 0xD1 : 0xCA
+        }
         emit(instruction, modRM: modRM, hasImmediate: hasImmediate)
         if flags.contains(.flags) { saveFlags() }
         if flags.contains(.mxcsr) { saveMXCSR() }
@@ -142,5 +148,17 @@ struct LeafAssembler {
     private func isReg(_ instruction: Instruction, _ index: Int) -> Bool {
         let isStore = instruction.opcode == 0x7E || instruction.opcode == 0x7F
         return (index == 0) != isStore
+    }
+}
+
+extension Instruction {
+    /// MOVUPS, MOVAPS, MOVDQA and MOVQ in their store encodings.
+    fileprivate var isRegisterMoveToRM: Bool {
+        guard map == 1, isRegisterForm else { return false }
+        switch opcode {
+        case 0x11, 0x29, 0x7F: return true
+        case 0xD6: return mandatoryPrefix == 0x66
+        default: return false
+        }
     }
 }

@@ -32,7 +32,7 @@ struct LeafClassifier {
         guard instruction.encoding == .legacy else { return nil }
         if let special = stateInstruction() { return special }
         if instruction.map == 0 { return x87() }
-        if usesMMX { return mmx() }
+        if usesMMX || instruction.mnemonic == .emms { return mmx() }
         return move() ?? vector()
     }
 
@@ -58,7 +58,6 @@ struct LeafClassifier {
         case .fnstcw: (kind, flags) = (.fnstcw, .x87)
         case .fnstsw: (kind, flags) = (.fnstsw, .x87)
         case .fwait: (kind, flags) = (.fwait, .x87)
-        case .emms: (kind, flags) = (.emms, .mmx)
         case .fldenv: (kind, flags) = (.fldenv, .x87)
         case .fnstenv: (kind, flags) = (.fnstenv, .x87)
         case .frstor: (kind, flags) = (.frstor, .x87)

@@ -46,7 +46,6 @@ enum LeafKind: UInt8 {
     case fnstcw
     case fnstsw
     case fwait
-    case emms
     case fldenv
     case fnstenv
     case frstor

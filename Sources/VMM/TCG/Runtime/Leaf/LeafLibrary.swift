@@ -57,7 +57,7 @@ final class LeafLibrary: Sendable {
         if classifier.isShiftGroup || instruction.map == 0 || usesImage {
             // ModRM.reg, and for register forms on the image ModRM.rm, are part of the code.
             key |= UInt64(instruction.modRMReg) << 33
-            if usesImage, !isMemory { key |= UInt64(instruction.modRM & 7) << 36 }
+            if !isMemory { key |= UInt64(instruction.modRM & 7) << 36 }
             for index in 0..<Int(instruction.operandCount)
             where instruction.operands[index].kind == .vector {
                 key |= UInt64(instruction.operands[index].register) << 40
