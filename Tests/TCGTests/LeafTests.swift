@@ -21,7 +21,8 @@ import Testing
             unsafe (tlb + index).initialize(
                 to: TLBEntry(readTag: tag, writeTag: tag, addend: 0, physical: 0))
         }
-        let state = unsafe (block + VCPUState.fxImageSize).bindMemory(to: VCPUState.self, capacity: 1)
+        let state = unsafe (block + VCPUState.fxImageSize).bindMemory(
+            to: VCPUState.self, capacity: 1)
         unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(block)))
         unsafe state.pointee.cr0 = 0x8000_0033
         unsafe state.pointee.cr4 = 0x620
@@ -53,7 +54,8 @@ struct LeafTests {
 
     /// Gives both CPUs the same random registers.
     static func randomise(
-        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ random: inout SeededRandom, isFloating: Bool
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ random: inout SeededRandom,
+        isFloating: Bool
     ) {
         unsafe withUnsafeMutableBytes(of: &native.pointee.fx) { image in
             unsafe image.copyMemory(from: UnsafeRawBufferPointer(start: cpu.fxImage, count: 512))
@@ -67,7 +69,8 @@ struct LeafTests {
                         .randomElement(using: &random).unsafelyUnwrapped
                     let high = random.next() & 1 == 0 ? exponent : Int(random.next() & 0xFFFF)
                     let normal = exponent == 0 ? low : low | 1 << 63
-                    unsafe image.storeBytes(of: normal, toByteOffset: 32 + 16 * index, as: UInt64.self)
+                    unsafe image.storeBytes(
+                        of: normal, toByteOffset: 32 + 16 * index, as: UInt64.self)
                     unsafe image.storeBytes(
                         of: UInt64(high), toByteOffset: 40 + 16 * index, as: UInt64.self)
                 }
@@ -100,14 +103,16 @@ struct LeafTests {
     }
 
     /// The first difference between the two, in words.
-    static func difference(_ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, mask: UInt64
+    static func difference(
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, mask: UInt64
     ) -> String? {
         var text: String?
         unsafe withUnsafeBytes(of: &native.pointee.registers) { registers in
             for index in 0..<16 {
                 let expected = unsafe registers.load(fromByteOffset: index * 8, as: UInt64.self)
                 if expected != cpu[UInt8(index)] {
-                    text = "r\(index) \(String(cpu[UInt8(index)], radix: 16)) not "
+                    text =
+                        "r\(index) \(String(cpu[UInt8(index)], radix: 16)) not "
                         + String(expected, radix: 16)
                 }
             }
@@ -132,9 +137,11 @@ struct LeafTests {
         return text
     }
 
-    @Test("register forms do what the host's instructions do", arguments: [
-        InstructionClass.vector, .x87,
-    ])
+    @Test(
+        "register forms do what the host's instructions do",
+        arguments: [
+            InstructionClass.vector, .x87,
+        ])
     func registerForms(_ wanted: InstructionClass) throws {
         try #require(native_prepare() == 0)
         let base: UInt64 = wanted == .vector ? 0x3100_0000 : 0x3200_0000
@@ -160,7 +167,7 @@ struct LeafTests {
             unsafe code.copyMemory(from: bytes, byteCount: bytes.count)
             unsafe native.pointee = native_state()
             unsafe Self.randomise(native, fixture.cpu, &random, isFloating: true)
-            native.pointee.rip = base
+            unsafe native.pointee.rip = base
             unsafe native_run(native)
             var fault: Fault?
             do throws(Fault) {
@@ -169,12 +176,12 @@ struct LeafTests {
                     address: 0, rip: base)
             } catch { fault = error }
             compared += 1
-            let expectsTrap = native.pointee.vector != 3
+            let expectsTrap = unsafe native.pointee.vector != 3
             if expectsTrap != (fault != nil) {
                 differences["\(instruction.mnemonic)"] =
-                    "\(bytes): vector \(native.pointee.vector), \(fault as Any)"
+                    unsafe "\(bytes): vector \(native.pointee.vector), \(fault as Any)"
             } else if !expectsTrap,
-                let text = Self.difference(
+                let text = unsafe Self.difference(
                     native, fixture.cpu, mask: undefinedFlags(after: instruction))
             {
                 differences["\(instruction.mnemonic)"] = "\(bytes): \(text)"

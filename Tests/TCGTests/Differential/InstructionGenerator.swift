@@ -128,4 +128,3 @@ struct InstructionGenerator {
         .getsec, .invept, .invvpid, .fldenv, .frstor,
     ]
 }
-

@@ -19,7 +19,8 @@ struct LeafAssembler {
         if instruction.map > 0 { emit(0x0F) }
         if instruction.map == 2 { emit(0x38) }
         if instruction.map == 3 { emit(0x3A) }
-        emit(instruction.opcode, modRM)
+        emit(instruction.opcode)
+        if instruction.hasModRM { emit(modRM) }
         if hasImmediate { emit(UInt8(truncatingIfNeeded: instruction.immediate)) }
     }
 
