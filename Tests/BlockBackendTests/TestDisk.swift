@@ -187,10 +187,11 @@ final class TestDisk {
 /// Bytes that differ from place to place and from seed to seed.
 func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
     var state = seed &* 0x9e37_79b9_7f4a_7c15 | 1
-    return (0..<count).map { _ in
+    let words = (0..<(count + 7) / 8).map { _ in
         state ^= state << 13
         state ^= state >> 7
         state ^= state << 17
-        return UInt8(truncatingIfNeeded: state >> 32)
+        return state
     }
+    return unsafe words.withUnsafeBytes { unsafe Array($0.prefix(count)) }
 }
