@@ -1,0 +1,239 @@
+import CNativeRun
+import Core
+import Glibc
+import TCGDecoder
+import Testing
+
+@testable import TCG
+
+/// Random user-mode instructions run on the host CPU and in the interpreter, from the same state;
+/// registers, flags, memory and exceptions must agree.
+///
+/// `APUS_DIFFERENTIAL_COUNT` sets the number of instructions per class, `APUS_DIFFERENTIAL_SEED`
+/// another series: `APUS_DIFFERENTIAL_COUNT=10000000 swift test --filter Differential`.
+@Suite("Differential against the host CPU", .serialized)
+struct DifferentialTests {
+    static func setting(_ name: String) -> UInt64? {
+        guard let text = unsafe getenv(name) else { return nil }
+        return unsafe UInt64(String(cString: text))
+    }
+
+    @Test("single instructions", arguments: InstructionClass.allCases)
+    func singleInstructions(_ wanted: InstructionClass) throws {
+        let count = Self.setting("APUS_DIFFERENTIAL_COUNT") ?? 350_000
+        let run = try DifferentialRun(seed: Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
+        run.compare(wanted, count: Int(count))
+        #expect(
+            run.differences.isEmpty,
+            "\(run.differences.count) kinds: \(run.differences.sorted { $0.key < $1.key })")
+        #expect(run.compared == Int(count))
+    }
+}
+
+/// One series of comparisons. Owns the fixed addresses, so there is one at a time.
+// SAFETY: the native pages stay mapped for the process's life; the state lives with this object.
+@safe final class DifferentialRun {
+    private let guest: UserModeGuest
+    private let native = UnsafeMutablePointer<native_state>.allocate(capacity: 1)
+    private let nativeData: UnsafeMutableRawPointer
+    private let nativeCode: UnsafeMutableRawPointer
+    private let pristine: UnsafeMutableRawPointer
+    private var generator: InstructionGenerator
+    private var random: SeededRandom
+    private(set) var compared = 0
+    /// The first difference of each mnemonic.
+    private(set) var differences: [String: String] = [:]
+
+    private static let pages: (data: UInt, code: UInt)? = {
+        let data = unsafe native_map(UserModeGuest.dataBase, UserModeGuest.dataSize, 0)
+        let code = unsafe native_map(UserModeGuest.codeBase, 0x1000, 1)
+        guard let data = unsafe data, let code = unsafe code else { return nil }
+        return (UInt(bitPattern: data), UInt(bitPattern: code))
+    }()
+
+    init(seed: UInt64) throws {
+        try #require(native_prepare() == 0)
+        let pages = try #require(Self.pages)
+        unsafe nativeData = try #require(UnsafeMutableRawPointer(bitPattern: pages.data))
+        unsafe nativeCode = try #require(UnsafeMutableRawPointer(bitPattern: pages.code))
+        guest = try UserModeGuest()
+        generator = InstructionGenerator(seed: seed)
+        random = SeededRandom(seed: seed &* 77)
+        let size = Int(UserModeGuest.dataSize)
+        unsafe pristine = .allocate(byteCount: size, alignment: 16)
+        for offset in stride(from: 0, to: size, by: 8) {
+            let word = LeafTests.value(&random)
+            unsafe pristine.storeBytes(of: word, toByteOffset: offset, as: UInt64.self)
+        }
+        unsafe nativeData.copyMemory(from: pristine, byteCount: size)
+        unsafe guest.data.copyMemory(from: pristine, byteCount: size)
+        unsafe memset(nativeCode, 0xCC, 4096)
+        unsafe memset(guest.code, 0xCC, 4096)
+    }
+
+    deinit {
+        unsafe native.deallocate()
+        unsafe pristine.deallocate()
+    }
+
+    func compare(_ wanted: InstructionClass, count: Int) {
+        while compared < count {
+            let (instruction, bytes) = generator.next(wanted)
+            unsafe native.pointee = native_state()
+            guest.enterUserMode()
+            unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: wanted == .x87)
+            guard placeOperands(instruction) else { continue }
+            compared += 1
+            run(instruction, bytes)
+        }
+    }
+
+    // MARK: Operands
+
+    private func set(_ register: UInt8, _ value: UInt64) {
+        guest.cpu[register] = value
+        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
+            unsafe registers.storeBytes(
+                of: value, toByteOffset: Int(register) * 8, as: UInt64.self)
+        }
+    }
+
+    /// An address in the data pages, now and then one that reaches past them.
+    private func target() -> UInt64 {
+        let word = random.next()
+        let size = UserModeGuest.dataSize
+        if word & 31 == 0 { return UserModeGuest.dataBase + size - word >> 32 & 31 }
+        let offset = 512 + (word >> 8) % (size - 1024)
+        return UserModeGuest.dataBase + (word & 0x80 == 0 ? offset & ~15 : offset)
+    }
+
+    /// Points the registers that the instruction uses as addresses at the data pages.
+    private func placeOperands(_ instruction: Instruction) -> Bool {
+        set(4, target() & ~7)
+        switch instruction.mnemonic {
+        case .movs, .cmps, .stos, .lods, .scas, .maskmovq, .maskmovdqu:
+            set(6, target())
+            set(7, target())
+            if instruction.prefixes.contains(.rep) || instruction.prefixes.contains(.repne) {
+                set(1, random.next() & 31)
+            }
+            let flags = random.next() & RFLAGS.df
+            unsafe native.pointee.rflags |= flags
+            unsafe guest.cpu.state.pointee.systemFlags |= flags
+            return instruction.addressSize == 8
+        case .xlat:
+            set(3, target() - 128)
+            return instruction.addressSize == 8
+        case .leave: set(5, target() & ~7)
+        case .bt, .bts, .btr, .btc: limitBitOffset(instruction)
+        case .ret:
+            let place = guest.cpu[4] - UserModeGuest.dataBase
+            let address = UserModeGuest.codeBase + 64 + random.next() & 0x3FF
+            unsafe nativeData.storeBytes(
+                of: address, toByteOffset: Int(place), as: UInt64.self)
+            unsafe guest.data.storeBytes(
+                of: address, toByteOffset: Int(place), as: UInt64.self)
+        default: break
+        }
+        return placeMemoryOperand(instruction)
+    }
+
+    private func limitBitOffset(_ instruction: Instruction) {
+        let source = instruction.operands[1]
+        guard source.kind == .general else { return }
+        let offset = UInt64(bitPattern: Int64(random.next() & 0xFFF) - 0x800)
+        set(source.register, offset)
+    }
+
+    private func placeMemoryOperand(_ instruction: Instruction) -> Bool {
+        let memory = instruction.memory
+        var hasMemory = false
+        for index in 0..<Int(instruction.operandCount)
+        where instruction.operands[index].kind == .memory { hasMemory = true }
+        guard hasMemory, instruction.mnemonic != .lea else { return true }
+        // moffs and absolute addresses cannot be placed.
+        guard memory.base < 16, memory.base != memory.index, instruction.addressSize == 8
+        else { return memory.base == MemoryOperand.instructionPointer }
+        if instruction.mnemonic == .push || instruction.mnemonic == .pop, memory.base == 4 {
+            return true
+        }
+        var rest = UInt64(bitPattern: memory.displacement)
+        if memory.index < 16 {
+            if memory.index != 4 { set(memory.index, random.next() & 0xFF) }
+            rest = rest &+ guest.cpu[memory.index] &* UInt64(memory.scale)
+        }
+        set(memory.base, target() &- rest)
+        return true
+    }
+
+    // MARK: Running
+
+    private func run(_ instruction: Instruction, _ bytes: [UInt8]) {
+        unsafe nativeCode.copyMemory(from: bytes, byteCount: bytes.count)
+        unsafe guest.code.copyMemory(from: bytes, byteCount: bytes.count)
+        guest.cpu.invalidateCode(physical: UserModeGuest.codeBase, count: 16)
+        unsafe native.pointee.rip = UserModeGuest.codeBase
+        unsafe native_run(native)
+        let ending = guest.run()
+        if let text = difference(instruction, ending) {
+            let name = "\(instruction.mnemonic)"
+            if differences[name] == nil { differences[name] = "\(hex(bytes)): \(text)" }
+            if differences.count > 60 { compared = .max }
+        }
+        restore(bytes.count)
+    }
+
+    private func hex(_ bytes: [UInt8]) -> String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: " ")
+    }
+
+    private func difference(
+        _ instruction: Instruction, _ ending: UserModeGuest.Ending?
+    ) -> String? {
+        guard let ending else { return "did not end" }
+        let expected = unsafe native.pointee
+        if expected.vector != ending.vector || expected.rip != ending.rip {
+            return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
+                + "\(expected.vector) at \(String(expected.rip, radix: 16))"
+        }
+        if ending.vector == 14 {
+            // The kernel alters the error code for its own addresses.
+            let isUser = expected.cr2 < 1 << 47
+            if isUser, expected.error != ending.error || expected.cr2 != guestCR2 {
+                return "page fault \(ending.error) at \(String(guestCR2, radix: 16)), not "
+                    + "\(expected.error) at \(String(expected.cr2, radix: 16))"
+            }
+        }
+        // The frame has the guest's RSP and flags.
+        guest.cpu[4] = ending.rsp
+        guest.cpu.setArithmeticFlags(ending.flags & RFLAGS.arithmetic)
+        var mask = ending.vector == 3 ? undefinedFlags(after: instruction) : 0
+        if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
+        if (expected.rflags ^ ending.flags) & RFLAGS.df != 0 { return "DF differs" }
+        if hasUndefinedResult(instruction) { return nil }
+        if let text = unsafe LeafTests.difference(native, guest.cpu, mask: mask) { return text }
+        let size = Int(UserModeGuest.dataSize)
+        if unsafe memcmp(nativeData, guest.data, size) != 0 {
+            for offset in 0..<size {
+                let own = unsafe guest.data.load(fromByteOffset: offset, as: UInt8.self)
+                let other = unsafe nativeData.load(fromByteOffset: offset, as: UInt8.self)
+                if own != other { return "memory at \(offset): \(own) not \(other)" }
+            }
+        }
+        return nil
+    }
+
+    private var guestCR2: UInt64 { unsafe guest.cpu.state.pointee.cr2 }
+
+    private func restore(_ length: Int) {
+        unsafe memset(nativeCode, 0xCC, 16)
+        unsafe memset(guest.code, 0xCC, 16)
+        let size = Int(UserModeGuest.dataSize)
+        if unsafe memcmp(nativeData, pristine, size) != 0 {
+            unsafe nativeData.copyMemory(from: pristine, byteCount: size)
+        }
+        if unsafe memcmp(guest.data, pristine, size) != 0 {
+            unsafe guest.data.copyMemory(from: pristine, byteCount: size)
+        }
+    }
+}

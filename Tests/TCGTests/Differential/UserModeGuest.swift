@@ -1,0 +1,162 @@
+import Accelerator
+import Core
+
+@testable import TCG
+
+/// A guest that runs user-mode code at the same addresses as the native run does, and halts at the
+/// first exception, so that the exception's frame shows how it ended.
+// SAFETY: all pointers lead into the guest's memory, which this object keeps mapped.
+@safe final class UserModeGuest {
+    static let dataBase: UInt64 = 0x1000_0000
+    static let dataSize: UInt64 = 0x2000
+    static let codeBase: UInt64 = 0x2000_0000
+
+    // Low memory: tables and handlers, for the supervisor only.
+    private static let gdt: UInt64 = 0x1000
+    private static let idt: UInt64 = 0x2000
+    private static let tss: UInt64 = 0x3000
+    private static let handlers: UInt64 = 0x4000
+    private static let stackTop: UInt64 = 0x9000
+    private static let pageTables: UInt64 = 0x10000
+
+    let machine: TCGVirtualMachine
+    let vcpu: TCGVCPU
+    let memory: GuestMemory
+    let data: UnsafeMutableRawPointer
+    let code: UnsafeMutableRawPointer
+    private let low: UnsafeMutableRawPointer
+
+    var cpu: CPU { vcpu.cpu }
+
+    private final class NoDevices: ExitSurface {
+        func readPort(_ port: UInt16, size: Int) -> UInt32 { .max }
+        func writePort(_ port: UInt16, size: Int, _ value: UInt32) -> MachineEffect { .none }
+        func readMMIO(_ address: GuestAddress, size: Int) -> UInt64 { .max }
+        func writeMMIO(_ address: GuestAddress, size: Int, _ value: UInt64) -> MachineEffect {
+            .none
+        }
+        func endOfInterrupt(vector: UInt8) {}
+    }
+
+    init() throws {
+        func region(_ start: UInt64, _ size: UInt64) throws -> GuestRegion {
+            let mapping = try MemoryMapping(anonymous: Int(size))
+            guard let region = GuestRegion(start: GuestAddress(start), size: size, mapping: mapping)
+            else { throw GuestMemoryError.overlap(GuestAddress(start)) }
+            return region
+        }
+        let regions = [
+            try region(0, 0x20000), try region(Self.dataBase, Self.dataSize),
+            try region(Self.codeBase, 0x1000),
+        ]
+        memory = try GuestMemory(regions)
+        unsafe low = regions[0].base
+        unsafe data = regions[1].base
+        unsafe code = regions[2].base
+        machine = TCGVirtualMachine(
+            memory: memory, surface: NoDevices(), options: TCGOptions(clock: .counted))
+        vcpu = try machine.makeCPU(index: 0)
+        buildTables()
+        loadState()
+    }
+
+    private func put(_ address: UInt64, _ value: UInt64) {
+        unsafe low.storeBytes(of: value, toByteOffset: Int(address), as: UInt64.self)
+    }
+
+    private func buildTables() {
+        // Null, kernel code, kernel data, (unused), user data 0x23, user code 0x2B, TSS 0x30.
+        put(Self.gdt + 0x08, 0x00AF_9B00_0000_FFFF)
+        put(Self.gdt + 0x10, 0x00CF_9300_0000_FFFF)
+        put(Self.gdt + 0x20, 0x00CF_F300_0000_FFFF)
+        put(Self.gdt + 0x28, 0x00AF_FB00_0000_FFFF)
+        put(Self.gdt + 0x30, 0x0000_8B00_0000_0067 | Self.tss << 16)
+        put(Self.tss + 4, Self.stackTop)
+        for vector in UInt64(0)..<32 {
+            let handler = Self.handlers + vector * 16
+            // An interrupt gate that user mode may use.
+            put(Self.idt + vector * 16, handler & 0xFFFF | 0x08 << 16 | 0xEE00 << 32)
+            put(Self.idt + vector * 16 + 8, 0)
+            put(handler, 0xF4)  // hlt
+        }
+        let tables = Self.pageTables
+        put(tables, tables + 0x1000 | 7)
+        put(tables + 0x1000, tables + 0x2000 | 7)
+        // 0-2 MiB: one page table for the supervisor.
+        put(tables + 0x2000, tables + 0x3000 | 7)
+        for page in UInt64(0)..<0x20 { put(tables + 0x3000 + page * 8, page << 12 | 3) }
+        put(tables + 0x2000 + (Self.dataBase >> 21) * 8, tables + 0x4000 | 7)
+        for page in 0..<Self.dataSize >> 12 {
+            put(tables + 0x4000 + page * 8, Self.dataBase + page << 12 | 7 | 1 << 63)
+        }
+        put(tables + 0x2000 + (Self.codeBase >> 21) * 8, tables + 0x5000 | 7)
+        put(tables + 0x5000, Self.codeBase | 7)
+    }
+
+    private func loadState() {
+        let state = unsafe cpu.state
+        unsafe state.pointee.gdtr = TableRegister(base: Self.gdt, limit: 0x3F)
+        unsafe state.pointee.idtr = TableRegister(base: Self.idt, limit: 0x1FF)
+        var task = Segment()
+        task.selector = 0x30
+        task.base = Self.tss
+        task.limit = 0x67
+        task.attributes = 0x8B
+        unsafe state.pointee.segments[Int(SegmentRegister.tr)] = task
+        unsafe state.pointee.cr0 = 0x8001_0033
+        unsafe state.pointee.cr3 = Self.pageTables
+        unsafe state.pointee.cr4 = 0x620
+        unsafe state.pointee.efer = 0xD01
+        unsafe state.pointee.isLongMode = true
+    }
+
+    /// Puts the CPU into user mode at the start of the code page.
+    func enterUserMode() {
+        let state = unsafe cpu.state
+        var codeSegment = Segment()
+        codeSegment.selector = 0x2B
+        codeSegment.limit = .max
+        codeSegment.attributes = 0xA0FB
+        var dataSegment = Segment()
+        dataSegment.selector = 0x23
+        dataSegment.limit = .max
+        dataSegment.attributes = 0xC0F3
+        unsafe state.pointee.segments[Int(SegmentRegister.cs)] = codeSegment
+        for number in [SegmentRegister.ss, SegmentRegister.ds, SegmentRegister.es] {
+            unsafe state.pointee.segments[Int(number)] = dataSegment
+        }
+        unsafe state.pointee.cpl = 3
+        unsafe state.pointee.isHalted = false
+        unsafe state.pointee.systemFlags = 2
+        unsafe state.pointee.rip = Self.codeBase
+        cpu.updateMode()
+    }
+
+    /// How a run ended, from the handler that halted and the frame it found.
+    struct Ending {
+        var vector: UInt64
+        var error: UInt64
+        var rip: UInt64
+        var flags: UInt64
+        var rsp: UInt64
+    }
+
+    /// Runs until the first exception; `nil` if there was none within the budget.
+    func run() -> Ending? {
+        unsafe cpu.state.pointee.budget = 10_000
+        for _ in 0..<100 where unsafe !cpu.state.pointee.isHalted { cpu.execute() }
+        guard unsafe cpu.state.pointee.isHalted else { return nil }
+        let rip = unsafe cpu.state.pointee.rip
+        let vector = (rip - 1 - Self.handlers) / 16
+        var frame = unsafe low + Int(truncatingIfNeeded: cpu[4])
+        var error: UInt64 = 0
+        if [8, 10, 11, 12, 13, 14, 17].contains(vector) {
+            error = unsafe frame.load(as: UInt64.self)
+            unsafe frame += 8
+        }
+        return unsafe Ending(
+            vector: vector, error: error, rip: frame.load(as: UInt64.self),
+            flags: frame.load(fromByteOffset: 16, as: UInt64.self),
+            rsp: frame.load(fromByteOffset: 24, as: UInt64.self))
+    }
+}
