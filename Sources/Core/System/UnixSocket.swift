@@ -170,3 +170,8 @@ package enum InheritedSocket {
             ? .listening(try UnixListener(adopting: fd)) : .connected(try UnixSocket(adopting: fd))
     }
 }
+
+extension SystemError {
+    /// Whether the error means that the other end of a socket has gone.
+    package var isConnectionReset: Bool { code == ECONNRESET || code == EPIPE }
+}

@@ -1,0 +1,75 @@
+/// Reads fields of a message in order, in host byte order (which is little-endian here).
+package struct WireReader {
+    /// The message, for errors.
+    let message: String
+    let bytes: [UInt8]
+    private(set) var offset = 0
+
+    package init(_ message: String, _ bytes: [UInt8]) {
+        self.message = message
+        self.bytes = bytes
+    }
+
+    var left: Int { bytes.count - offset }
+
+    private mutating func integer<T: FixedWidthInteger & UnsignedInteger>(
+        _ field: String, _ type: T.Type
+    ) throws(ProtocolError) -> T {
+        let count = MemoryLayout<T>.size
+        guard left >= count else {
+            throw ProtocolError(
+                message, field, "the message ends before it, after \(bytes.count) bytes")
+        }
+        var value: T = 0
+        for index in 0..<count { value |= T(bytes[offset + index]) << T(8 * index) }
+        offset += count
+        return value
+    }
+
+    mutating func u8(_ field: String) throws(ProtocolError) -> UInt8 {
+        try integer(field, UInt8.self)
+    }
+
+    mutating func u16(_ field: String) throws(ProtocolError) -> UInt16 {
+        try integer(field, UInt16.self)
+    }
+
+    mutating func u32(_ field: String) throws(ProtocolError) -> UInt32 {
+        try integer(field, UInt32.self)
+    }
+
+    mutating func u64(_ field: String) throws(ProtocolError) -> UInt64 {
+        try integer(field, UInt64.self)
+    }
+
+    mutating func take(_ field: String, _ count: Int) throws(ProtocolError) -> [UInt8] {
+        guard count >= 0, left >= count else {
+            throw ProtocolError(
+                message, field, "\(count) bytes are announced, but only \(left) follow")
+        }
+        defer { offset += count }
+        return Array(bytes[offset..<offset + count])
+    }
+
+    /// Checks that nothing is left but `padding` bytes at most.
+    mutating func finish(padding: Int = 0) throws(ProtocolError) {
+        guard left <= padding else {
+            throw ProtocolError(message, "size", "\(left) bytes follow the last field")
+        }
+    }
+}
+
+/// Appends fields of a message.
+package struct WireWriter {
+    package private(set) var bytes: [UInt8] = []
+
+    package init() {}
+
+    package mutating func append<T: FixedWidthInteger>(_ value: T) {
+        for index in 0..<MemoryLayout<T>.size {
+            bytes.append(UInt8(truncatingIfNeeded: value >> T(8 * index)))
+        }
+    }
+
+    package mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
+}
