@@ -32,6 +32,8 @@ public import Glibc
     public internal(set) var id: UInt16 = 0
     /// How many descriptors of the ring itself the chain takes up.
     public internal(set) var descriptorCount: UInt16 = 0
+    /// Where a packed queue notes the request while it is in flight.
+    var inflightEntry: UInt16 = 0
 
     /// Bytes the driver provides.
     public private(set) var readableLength: UInt64 = 0

@@ -48,12 +48,12 @@ internal import Synchronization
 
     // MARK: Access
 
-    func load8(_ place: Int) -> UInt8 { unsafe load(place, UInt8.self) }
-    func load16(_ place: Int) -> UInt16 { unsafe load(place, UInt16.self) }
-    func load32(_ place: Int) -> UInt32 { unsafe load(place, UInt32.self) }
-    func load64(_ place: Int) -> UInt64 { unsafe load(place, UInt64.self) }
+    func load8(_ place: Int) -> UInt8 { load(place, UInt8.self) }
+    func load16(_ place: Int) -> UInt16 { load(place, UInt16.self) }
+    func load32(_ place: Int) -> UInt32 { load(place, UInt32.self) }
+    func load64(_ place: Int) -> UInt64 { load(place, UInt64.self) }
 
-    private func load<T: AtomicRepresentable & BitwiseCopyable>(
+    private func load<T: BitwiseCopyable>(
         _ place: Int, _ type: T.Type
     ) -> T {
         unsafe (mapping.base + offset + place).loadUnaligned(as: type)

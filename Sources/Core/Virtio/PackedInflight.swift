@@ -15,6 +15,9 @@ final class PackedInflight {
         static let oldUsedIndex = 18
         static let usedWrap = 20
         static let oldUsedWrap = 21
+        /// The four fields above, which are written with one store each time: a position is only
+        /// right together with its wrap counter.
+        static let positions = 16
         static func entry(_ index: UInt16) -> Int { 32 + 32 * Int(index) }
         static let inflight = 0
         static let next = 2
@@ -83,21 +86,23 @@ final class PackedInflight {
             region.store64(Place.entry(index), 0)
             region.store16(Place.entry(index) + Place.next, index + 1)
         }
-        storeCurrent()
-        storeOld()
+        settle()
         region.store16(Place.version, InflightRegion.version)
     }
 
-    private func storeCurrent() {
-        region.store16(Place.freeHead, freeHead)
-        region.store16(Place.usedIndex, nextUsed & 0x7fff)
-        region.store8(Place.usedWrap, UInt8(nextUsed >> 15))
+    /// - Parameter old: what `old_used_idx` and its wrap counter are to be.
+    private func storePositions(old: UInt16) {
+        let word =
+            UInt64(nextUsed & 0x7fff) | UInt64(old & 0x7fff) << 16 | UInt64(nextUsed >> 15) << 32
+            | UInt64(old >> 15) << 40
+        region.store64(Place.positions, word)
     }
 
-    private func storeOld() {
+    /// Old follows current.
+    private func settle() {
+        region.store16(Place.freeHead, freeHead)
         region.store16(Place.oldFreeHead, freeHead)
-        region.store16(Place.oldUsedIndex, nextUsed & 0x7fff)
-        region.store8(Place.oldUsedWrap, UInt8(nextUsed >> 15))
+        storePositions(old: nextUsed)
     }
 
     /// Decides whether the driver has seen the last batch, and makes current and old agree.
@@ -126,8 +131,7 @@ final class PackedInflight {
                 freeHead = region.load16(Place.freeHead)
             }
         }
-        storeCurrent()
-        storeOld()
+        settle()
     }
 
     /// What is on the free list is not in flight, whatever its mark says.
@@ -225,14 +229,17 @@ final class PackedInflight {
             region.store16(Place.entry(end) + Place.next, freeHead)
             freeHead = entry
         }
+        region.store16(Place.freeHead, freeHead)
+        let old = self.nextUsed
         self.nextUsed = nextUsed
-        storeCurrent()
+        storePositions(old: old)
     }
 
     /// The batch has become visible.
     func published() {
         for entry in batch { region.store8(Place.entry(entry) + Place.inflight, 0) }
-        storeOld()
+        region.store16(Place.oldFreeHead, freeHead)
+        storePositions(old: nextUsed)
         batch.removeAll(keepingCapacity: true)
     }
 }

@@ -49,6 +49,9 @@ final class PackedQueue {
     private let log: QueueLog
     private var regions: RegionTable
     private let pieceLimit: Int
+    private let inflight: PackedInflight?
+    /// The descriptors of the request that is being popped, if they are to be noted.
+    private var noted: [Descriptor] = []
 
     private var available: Position
     private var used: Position
@@ -80,6 +83,18 @@ final class PackedQueue {
         deviceEventAddress = layout.device
         available = Position(setup.state.nextAvailable)
         used = Position(setup.state.nextUsed)
+        if let region = setup.inflight {
+            let ring = ring
+            let inflight = try PackedInflight(
+                region, size: size, nextUsed: setup.state.nextUsed,
+                flagsAt: { ring.loadRelaxed16(Int($0) * Descriptor.size + 14) })
+            used = Position(inflight.nextUsed)
+            available = used
+            available.advance(inflight.pendingDescriptors, size: size)
+            self.inflight = inflight
+        } else {
+            inflight = nil
+        }
         guard available.index < size, used.index < size else { throw .invalidState(setup.state) }
         if available.wrap == used.wrap {
             guard used.index <= available.index else { throw .invalidState(setup.state) }
@@ -91,6 +106,20 @@ final class PackedQueue {
         self.log = log
         regions = RegionTable(memory)
         pieceLimit = 2 * max(Int(size), DescriptorChain.descriptorLimit)
+        if let inflight { retractUnpublished(inflight.pendingDescriptors) }
+    }
+
+    /// A process that died in the middle of a batch may have left used descriptors behind the one
+    /// whose turn it is, where the driver would believe them later. They become available ones again.
+    private func retractUnpublished(_ count: UInt16) {
+        var place = used
+        for _ in 0..<count {
+            let offset = Int(place.index) * Descriptor.size + 14
+            let others = ring.loadRelaxed16(offset) & 0x7f7f
+            ring.storeReleasing16(offset, others | (place.wrap == 0 ? 0x8000 : 0x0080))
+            if log.isActive { log.markUsed(offset: offset, count: 2) }
+            place.advance(1, size: size)
+        }
     }
 
     // MARK: Taking
@@ -103,6 +132,10 @@ final class PackedQueue {
     }
 
     func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+        if let inflight, let pending = inflight.removeFirstPending() {
+            try resume(pending, chain)
+            return true
+        }
         let offset = Int(available.index) * Descriptor.size
         // Acquire: what the driver wrote before the flags is visible with them. The length and the
         // id are in the same word.
@@ -111,7 +144,9 @@ final class PackedQueue {
         guard isAvailable(head.fourth) else { return false }
         chain.reset()
         chain.id = head.third
+        noted.removeAll(keepingCapacity: true)
         if head.fourth & DescriptorFlag.indirect != 0 {
+            if inflight != nil { noted.append(head) }
             chain.descriptorCount = 1
             try walkIndirect(head, chain)
         } else {
@@ -119,12 +154,41 @@ final class PackedQueue {
         }
         let count = chain.descriptorCount
         guard count <= size &- outstanding else { throw .tooManyOutstanding(size: size) }
-        let total = chain.readableLength &+ chain.writableLength
-        guard total <= 1 << 32 else { throw .chainTooLarge(head: chain.id, byteCount: total) }
-        chain.finish()
+        try finish(chain)
+        if let inflight { chain.inflightEntry = inflight.taken(noted) }
         outstanding &+= count
         available.advance(count, size: size)
         return true
+    }
+
+    @inline(__always)
+    private func finish(_ chain: DescriptorChain) throws(QueueError) {
+        let total = chain.readableLength &+ chain.writableLength
+        guard total <= 1 << 32 else { throw .chainTooLarge(head: chain.id, byteCount: total) }
+        chain.finish()
+    }
+
+    /// Takes over a request from the copies of its descriptors. It has its place between `used` and
+    /// `available` already.
+    private func resume(
+        _ pending: PackedInflight.Pending, _ chain: DescriptorChain
+    ) throws(QueueError) {
+        chain.reset()
+        chain.inflightEntry = pending.entry
+        chain.descriptorCount = UInt16(truncatingIfNeeded: pending.descriptors.count)
+        for descriptor in pending.descriptors {
+            let flags = descriptor.fourth
+            chain.id = descriptor.third
+            if flags & DescriptorFlag.indirect != 0 {
+                guard chain.descriptorCount == 1 else { throw .indirectInChain(head: chain.id) }
+                try walkIndirect(descriptor, chain)
+            } else {
+                try chain.append(
+                    descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
+                    limit: pieceLimit)
+            }
+        }
+        try finish(chain)
     }
 
     /// A list is in ring order; the id of its last descriptor counts.
@@ -138,6 +202,7 @@ final class PackedQueue {
             guard flags & DescriptorFlag.indirect == 0 else {
                 throw .indirectInChain(head: chain.id)
             }
+            if inflight != nil { noted.append(descriptor) }
             try chain.append(
                 descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
                 limit: pieceLimit)
@@ -196,14 +261,17 @@ final class PackedQueue {
             if log.isActive { log.markUsed(offset: offset + 8, count: 8) }
         }
         batched &+= count
+        inflight?.completing(chain.inflightEntry)
         outstanding &-= min(count, outstanding)
         used.advance(count, size: size)
     }
 
     func publish() -> Bool {
         guard batched > 0 else { return false }
+        inflight?.publishing(nextUsed: used.raw)
         // Release: whoever sees these flags sees the rest of the batch and the buffers.
         ring.storeReleasing64(firstOffset + 8, firstWord)
+        inflight?.published()
         if log.isActive { log.markUsed(offset: firstOffset + 8, count: 8) }
         let count = batched
         batched = 0
@@ -242,7 +310,8 @@ final class PackedQueue {
                 ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
-        return isAvailable(UInt16(truncatingIfNeeded: word >> 48))
+        let isPending = inflight.map { !$0.pending.isEmpty } ?? false
+        return isAvailable(UInt16(truncatingIfNeeded: word >> 48)) || isPending
     }
 
     private func storeEvent(_ value: UInt32) {

@@ -45,8 +45,16 @@ public enum QueueError: Error, Equatable, Sendable, CustomStringConvertible {
     /// An indirect table is not all in guest memory.
     case indirectOutsideMemory(GuestAddress, count: UInt32)
 
+    /// The memory for what is in flight has no room for a queue of this size.
+    case inflightTooSmall(size: UInt16)
+    /// The memory for what is in flight contradicts itself.
+    case inflightInvalid(String)
+
     public var description: String {
         switch self {
+        case .inflightTooSmall(let size):
+            "the memory for what is in flight has no room for a queue of \(size)"
+        case .inflightInvalid(let what): "the memory for what is in flight is damaged: \(what)"
         case .invalidSize(let size): "\(size) is not a valid queue size"
         case .misaligned(let part, let address):
             "the \(part.rawValue) at \(address) is misaligned"

@@ -16,6 +16,7 @@ final class SplitQueue {
     private let log: QueueLog
     private var regions: RegionTable
     private let pieceLimit: Int
+    private let inflight: SplitInflight?
 
     private(set) var nextAvailable: UInt16
     private(set) var nextUsed: UInt16
@@ -45,8 +46,16 @@ final class SplitQueue {
             .driver, layout.driver, count: 4 + 2 * Int(size) + event, alignment: 2, in: memory)
         used = try RingPart(
             .device, layout.device, count: 4 + 8 * Int(size) + event, alignment: 4, in: memory)
-        nextAvailable = setup.state.nextAvailable
-        nextUsed = setup.state.nextUsed
+        if let region = setup.inflight {
+            nextUsed = used.loadRelaxed16(2)
+            let inflight = try SplitInflight(region, size: size, usedIndex: nextUsed)
+            nextAvailable = nextUsed &+ UInt16(inflight.pendingHeads.count)
+            self.inflight = inflight
+        } else {
+            nextAvailable = setup.state.nextAvailable
+            nextUsed = setup.state.nextUsed
+            inflight = nil
+        }
         guard nextAvailable &- nextUsed <= size else { throw .invalidState(setup.state) }
         availableIndex = nextAvailable
         publishedUsed = nextUsed
@@ -58,10 +67,22 @@ final class SplitQueue {
     // MARK: Taking
 
     func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+        if let inflight, let head = inflight.removeFirstPending() {
+            try take(head, chain)
+            return true
+        }
         if availableIndex == nextAvailable, try !lookForMore() { return false }
         guard nextAvailable &- nextUsed < size else { throw .tooManyOutstanding(size: size) }
         let head = available.loadRelaxed16(4 + 2 * Int(nextAvailable & mask))
         guard head < size else { throw .headOutOfRange(head, size: size) }
+        try take(head, chain)
+        inflight?.taken(head)
+        nextAvailable &+= 1
+        return true
+    }
+
+    @inline(__always)
+    private func take(_ head: UInt16, _ chain: DescriptorChain) throws(QueueError) {
         chain.reset()
         chain.id = head
         chain.descriptorCount = 1
@@ -69,8 +90,6 @@ final class SplitQueue {
         let total = chain.readableLength &+ chain.writableLength
         guard total <= 1 << 32 else { throw .chainTooLarge(head: head, byteCount: total) }
         chain.finish()
-        nextAvailable &+= 1
-        return true
     }
 
     /// Reads the driver's index again. Acquire: the entries below it are visible then.
@@ -148,6 +167,7 @@ final class SplitQueue {
         used.storeRelaxed32(offset, UInt32(chain.id))
         used.storeRelaxed32(offset + 4, written)
         nextUsed &+= 1
+        inflight?.completing(chain.id)
         if log.isActive { log.markUsed(offset: offset, count: 8) }
     }
 
@@ -155,8 +175,10 @@ final class SplitQueue {
         guard nextUsed != publishedUsed else { return false }
         let old = publishedUsed
         publishedUsed = nextUsed
+        inflight?.publishing()
         // Release: whoever sees the index sees the entries and the buffers.
         used.storeReleasing16(2, nextUsed)
+        inflight?.published(usedIndex: nextUsed)
         if log.isActive { log.markUsed(offset: 2, count: 2) }
         // The driver writes its wish, then reads our index; we write the index, then read the wish.
         // Without the fence both could miss the other's write.
@@ -193,6 +215,7 @@ final class SplitQueue {
         }
         // As in `publish`: our wish must be out before the driver's index is read.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return available.loadAcquiring16(2) != nextAvailable
+        let isPending = inflight.map { !$0.pendingHeads.isEmpty } ?? false
+        return available.loadAcquiring16(2) != nextAvailable || isPending
     }
 }

@@ -76,6 +76,10 @@ public struct QueueSetup: Sendable {
     public var dirtyLog: DirtyLog?
     /// The used ring's address in the dirty log, where that is logged as well.
     public var usedLogAddress: GuestAddress?
+    /// Signalled when the queue breaks; the queue itself does that.
+    public var error: EventFD?
+    /// Where the queue notes what is in flight; what it finds there overrides `state`.
+    public var inflight: InflightRegion?
 
     public init(
         layout: QueueLayout, features: UInt64, memory: GuestMemory, state: QueueState,

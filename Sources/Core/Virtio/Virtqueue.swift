@@ -16,6 +16,9 @@
 /// nothing here traps: a mistake is thrown once, and from then on the queue is broken, which means
 /// that it yields no more chains. What was popped before may still be pushed.
 ///
+/// With `setup.inflight` the queue yields first what a process that was killed had taken and not
+/// given back, in the order in which it took it.
+///
 /// A new start, for example after a migration, signals its first batch in any case, because nobody
 /// knows what the driver had been told.
 // SAFETY: for `@unchecked Sendable`: one thread at a time uses a queue, the one that serves it; who
@@ -73,6 +76,7 @@ public final class Virtqueue: @unchecked Sendable {
             }
         } catch {
             self.error = error
+            setup.error?.signal()
             throw error
         }
     }
