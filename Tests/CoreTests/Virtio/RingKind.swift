@@ -57,18 +57,3 @@ extension DescriptorChain {
     var readableLengths: [Int] { unsafe readable.map { unsafe $0.iov_len } }
     var writableLengths: [Int] { unsafe writable.map { unsafe $0.iov_len } }
 }
-
-/// Random numbers that are the same in every run (SplitMix64, by Sebastiano Vigna).
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(_ seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
-    }
-}
