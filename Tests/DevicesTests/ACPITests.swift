@@ -1,0 +1,141 @@
+import Core
+import Devices
+import Glibc
+import Testing
+
+@Suite("ACPI tables")
+struct ACPITests {
+    static let small = ACPITables(ACPIConfiguration(cpuCount: 1))
+
+    static let large: ACPITables = {
+        var configuration = ACPIConfiguration(cpuCount: 300)
+        configuration.lastPCIBus = 0
+        configuration.pciWindow64 = PCIWindow(start: 0x10_0000_0000, size: 0x10_0000_0000)
+        configuration.serial = nil
+        configuration.panicPort = nil
+        return ACPITables(configuration, address: 0xF_0000)
+    }()
+
+    static func number(_ bytes: some Collection<UInt8>) -> UInt64 {
+        bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    @Test("checksums, lengths and pointers are right", arguments: [small, large])
+    func pointers(tables: ACPITables) throws {
+        let root = tables.bytes[..<36]
+        #expect(Array(root[..<8]) == Array("RSD PTR ".utf8))
+        #expect(root[..<20].reduce(0, &+) == 0)
+        #expect(root.reduce(0, &+) == 0)
+        for (table, address) in tables.tables {
+            let start = Int(address - tables.address)
+            #expect(address % 16 == 0)
+            #expect(Array(tables.bytes[start..<start + table.bytes.count]) == table.bytes)
+            #expect(table.bytes.reduce(0, &+) == 0)
+            #expect(Self.number(table.bytes[4..<8]) == UInt64(table.bytes.count))
+        }
+        let byName = Dictionary(
+            uniqueKeysWithValues: tables.tables.map { ($0.table.signature, $0) })
+        let xsdt = try #require(byName["XSDT"])
+        #expect(Self.number(root[24..<32]) == xsdt.address)
+        let children = stride(from: 36, to: xsdt.table.bytes.count, by: 8).map {
+            Self.number(xsdt.table.bytes[$0..<$0 + 8])
+        }
+        #expect(children == ["FACP", "APIC", "MCFG"].map { byName[$0]?.address ?? 0 })
+        let fadt = try #require(byName["FACP"])
+        #expect(Self.number(fadt.table.bytes[140..<148]) == byName["DSDT"]?.address)
+        #expect(Int(tables.address) + tables.bytes.count <= 0x10_0000)
+    }
+
+    @Test("CPUs have entries of the form that their number needs")
+    func processors() throws {
+        let madt = try #require(Self.large.tables.first { $0.table.signature == "APIC" }).table
+        var types: [UInt8: Int] = [:]
+        var offset = 44
+        while offset < madt.bytes.count {
+            types[madt.bytes[offset], default: 0] += 1
+            offset += Int(madt.bytes[offset + 1])
+        }
+        #expect(types == [0: 255, 9: 45, 1: 1])
+    }
+
+    /// A directory of this test's own, which goes away with it.
+    final class ScratchDirectory {
+        let path: String
+
+        init() throws {
+            var template = Array("/tmp/apus-acpi-XXXXXX".utf8CString)
+            // SAFETY: the template is NUL-terminated and mkdtemp writes within it.
+            let result = unsafe template.withUnsafeMutableBufferPointer { buffer in
+                unsafe mkdtemp(buffer.baseAddress!)
+            }
+            guard unsafe result != nil else { throw SystemError("mkdtemp", errno: errno) }
+            path = String(
+                decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        }
+
+        deinit { _ = try? run(["rm", "-r", path]) }
+    }
+
+    /// Runs a command and returns whether it succeeded.
+    @discardableResult
+    static func run(_ arguments: [String]) throws -> ChildStatus {
+        let child = try ChildProcess(
+            path: "/usr/bin/env", arguments: ["env"] + arguments,
+            environment: ["PATH=/usr/bin:/bin:/usr/sbin"])
+        while true {
+            var descriptor = pollfd(fd: child.fd.rawValue, events: Int16(POLLIN), revents: 0)
+            // SAFETY: one descriptor, which lives for the call.
+            _ = unsafe poll(&descriptor, 1, -1)
+            if let status = child.reap() { return status }
+        }
+    }
+
+    static func write(_ bytes: [UInt8], to path: String) throws {
+        let file = unsafe fopen(path, "w")
+        guard let file = unsafe file else { throw SystemError("fopen", errno: errno) }
+        // SAFETY: the bytes live for the call.
+        _ = unsafe fwrite(bytes, 1, bytes.count, file)
+        _ = unsafe fclose(file)
+    }
+
+    static func read(_ path: String) throws -> String {
+        let file = unsafe fopen(path, "r")
+        guard let file = unsafe file else { throw SystemError("fopen", errno: errno) }
+        defer { _ = unsafe fclose(file) }
+        var bytes: [UInt8] = []
+        while true {
+            let byte = unsafe fgetc(file)
+            if byte == EOF { break }
+            bytes.append(UInt8(truncatingIfNeeded: byte))
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    static var hasIASL: Bool {
+        (try? run(["sh", "-c", "command -v iasl >/dev/null"])) == .exited(0)
+    }
+
+    @Test(
+        "iasl disassembles every table and compiles it back without a complaint",
+        .enabled(if: ACPITests.hasIASL, "needs acpica-tools"),
+        arguments: [small, large])
+    func disassembly(tables: ACPITables) throws {
+        let directory = try ScratchDirectory()
+        for (table, _) in tables.tables where table.signature != "XSDT" {
+            let base = "\(directory.path)/\(table.signature)"
+            try Self.write(table.bytes, to: base + ".aml")
+            let script = """
+                cd \(directory.path) &&
+                iasl -d \(table.signature).aml >disassembly.log 2>&1 &&
+                iasl -p back \(table.signature).dsl >compilation.log 2>&1
+                """
+            let status = try Self.run(["sh", "-c", script])
+            let disassembly = try Self.read("\(directory.path)/disassembly.log")
+            #expect(status == .exited(0), "\(disassembly)")
+            #expect(!disassembly.contains("Warning"), "\(disassembly)")
+            #expect(!disassembly.contains("rror"), "\(disassembly)")
+            let log = try Self.read("\(directory.path)/compilation.log")
+            #expect(log.contains("Compilation successful. 0 Errors, 0 Warnings"), "\(log)")
+        }
+    }
+}
