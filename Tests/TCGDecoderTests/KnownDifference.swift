@@ -13,13 +13,26 @@ enum KnownDifference {
             // Tiles need an XSAVE state that Apus will not have.
             ZYDIS_ISA_EXT_AMX_BF16, ZYDIS_ISA_EXT_AMX_INT8, ZYDIS_ISA_EXT_AMX_TILE:
             return true
+        default: break
+        }
+        // What only Xeon Phi had of AVX-512.
+        switch unsafe instruction.meta.isa_set {
+        case ZYDIS_ISA_SET_AVX512ER_512, ZYDIS_ISA_SET_AVX512ER_SCALAR,
+            ZYDIS_ISA_SET_AVX512PF_512, ZYDIS_ISA_SET_AVX512_4FMAPS_512,
+            ZYDIS_ISA_SET_AVX512_4FMAPS_SCALAR, ZYDIS_ISA_SET_AVX512_4VNNIW_512:
+            return true
         default: return false
         }
     }
 
-    /// XOP and 3DNow! are only measured: Apus does not check whether the opcode exists.
+    /// XOP and 3DNow! are only measured: Apus does not check whether the opcode exists. And
+    /// outside 64-bit mode W is ignored where FP16 is converted to an integer register (SDM,
+    /// VCVTSH2SI), which Zydis 4.0 rejects.
     static func onlyApusAccepts(_ instruction: Instruction) -> Bool {
-        instruction.encoding == .other
+        if instruction.encoding == .other { return true }
+        return instruction.encoding == .evex && instruction.map == 5
+            && instruction.mode != .bits64 && instruction.vectorW
+            && instruction.operands[0].kind == .general
     }
 
     /// Memory operands without a size: Zydis gives the address size or the size of a structure.

@@ -6,6 +6,8 @@ extension DecodeState {
     private var vectorRM: UInt8 {
         instruction.encoding == .evex ? rm | extendIndex << 1 : rm
     }
+    /// Outside 64-bit mode the highest bit is ignored.
+    private var vvvvRegister: UInt8 { is64 ? vvvv : vvvv & 7 }
     private var wSize: UInt8 { w && is64 ? 8 : 4 }
     private var modeSize: UInt8 { is64 ? 8 : 4 }
 
@@ -77,7 +79,7 @@ extension DecodeState {
             append(.general, modeSize, rm)
         case .By:
             usesVvvv = true
-            append(.general, wSize, vvvv)
+            append(.general, wSize, vvvvRegister)
         case .Cd:
             // CR1, CR5-7 and CR9-15 do not exist.
             guard 0b1_0001_1101 >> UInt16(reg) & 1 != 0 else { throw .undefined }
@@ -133,8 +135,8 @@ extension DecodeState {
             append(.mask, 8, instruction.modRMReg)
         case .Kv:
             usesVvvv = true
-            guard vvvv < 8 else { throw .undefined }
-            append(.mask, 8, vvvv)
+            guard vvvvRegister < 8 else { throw .undefined }
+            append(.mask, 8, vvvvRegister)
         case .Kr: try maskOrMemory(0)
         case .KrMb: try maskOrMemory(1)
         case .KrMw: try maskOrMemory(2)
@@ -238,7 +240,7 @@ extension DecodeState {
 
     private mutating func vectorVvvv(_ size: UInt8) {
         usesVvvv = true
-        append(.vector, size, vvvv | extendVvvvHigh)
+        append(.vector, size, vvvvRegister | extendVvvvHigh)
     }
 
     private mutating func vectorImmediate(

@@ -13,10 +13,9 @@ enum OpcodeGroup: UInt8, BitwiseCopyable {
     case x87
     // VEX and EVEX.
     case vexGroup12, vexGroup13, vexGroup14, vexGroup15, vexGroup17
-    case vexMoveLow, vexMoveHigh, vexMoveScalarSingle, vexMoveScalarDouble
-    case evexGroup12, evexGroup13, evexGroup14, evexMoveLow, evexMoveHigh
+    case vexMoveLow, vexMoveScalarSingle, vexMoveScalarDouble
+    case evexGroup12, evexGroup13, evexGroup14, evexMoveLow
     case evexMoveScalarSingle, evexMoveScalarDouble, evexMoveScalarHalf
-    case evexPrefetchSparseD, evexPrefetchSparseQ
 }
 
 /// The instruction that `modRM` chooses among those of `group`.
@@ -90,7 +89,9 @@ func groupEntry(
             : row(.aesenc128kl, .keyLocker, .Vdq, .M48)
     case .hreset: return modRM == 0xC0 ? row(.hreset, .hreset, .Ib) : .undefined
     case .x87: return x87Entry(opcode, modRM: modRM)
-    default: return vectorGroupEntry(group, reg, isRegister: isRegister, context)
+    default:
+        return vectorGroupEntry(
+            group, opcode: opcode, reg, isRegister: isRegister, context)
     }
 }
 
