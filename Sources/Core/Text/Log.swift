@@ -7,7 +7,7 @@ internal import Synchronization
 /// message is built only if it is shown. Any thread may log.
 public final class Log: Sendable {
     /// How much a message matters.
-    public enum Level: UInt8, Sendable, Comparable, CaseIterable {
+    public enum Level: String, Sendable, Comparable, CaseIterable {
         /// The user must act.
         case error
         /// Something was wrong and the program went on.
@@ -18,9 +18,18 @@ public final class Log: Sendable {
         case debug
 
         /// As on the command line, for example `warning`.
-        public var name: String { "\(self)" }
+        public var name: String { rawValue }
 
-        public static func < (a: Level, b: Level) -> Bool { a.rawValue < b.rawValue }
+        var rank: UInt8 {
+            switch self {
+            case .error: 0
+            case .warning: 1
+            case .info: 2
+            case .debug: 3
+            }
+        }
+
+        public static func < (a: Level, b: Level) -> Bool { a.rank < b.rank }
     }
 
     /// What `guest` lets through: a burst, and then nothing until the period is over.
@@ -32,7 +41,7 @@ public final class Log: Sendable {
         var dropped = 0
     }
 
-    private static let processLevel = Atomic<UInt8>(Level.warning.rawValue)
+    private static let processLevel = Atomic<UInt8>(Level.warning.rank)
     private static let processName = Mutex("apus")
 
     private let component: String
@@ -64,12 +73,12 @@ public final class Log: Sendable {
     /// program's entry calls it once.
     public static func configure(program: String, level: Level) {
         processName.withLock { $0 = program }
-        processLevel.store(level.rawValue, ordering: .relaxed)
+        processLevel.store(level.rank, ordering: .relaxed)
     }
 
     /// Whether messages of `level` are shown.
     public func shows(_ level: Level) -> Bool {
-        level.rawValue <= (fixedLevel?.rawValue ?? Log.processLevel.load(ordering: .relaxed))
+        level.rank <= (fixedLevel?.rank ?? Log.processLevel.load(ordering: .relaxed))
     }
 
     /// Shows a message, one sentence without a full stop.

@@ -53,6 +53,13 @@ public struct AnyOptionKey: Sendable {
     let defaultValue: (any AnyObject & Sendable)?
     let isRequired: Bool
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
+
+    /// The same key for a schema in which it may be left out; then it has no value.
+    public var optional: AnyOptionKey {
+        AnyOptionKey(
+            name: name, placeholder: placeholder, help: help, defaultText: defaultText,
+            defaultValue: defaultValue, isRequired: false, parse: parse)
+    }
 }
 
 /// An option set: what can be said of one configurable thing, declared once.
@@ -72,18 +79,19 @@ public struct OptionSchema: Sendable {
     /// Reads `key=value,key=value`. Keys left out have their defaults.
     public func parse(_ text: String) throws(OptionError) -> OptionValues {
         var values: [String: any AnyObject & Sendable] = [:]
+        var given: [(key: String, text: String)] = []
         for (index, item) in try OptionSyntax.split(text).enumerated() {
             let (key, value) = try assignment(item, isFirst: index == 0)
             guard values[key.name] == nil else {
                 throw OptionError("key '\(key.name)' is given twice")
             }
+            given.append((key.name, value))
             do {
                 values[key.name] = try key.parse(try OptionSyntax.unquote(value))
             } catch {
                 throw error.inside(key.name)
             }
         }
-        let given = Set(values.keys)
         for key in keys where values[key.name] == nil {
             if key.isRequired { throw OptionError("key '\(key.name)' is missing") }
             values[key.name] = key.defaultValue
@@ -139,7 +147,8 @@ public struct OptionSchema: Sendable {
 public struct OptionValues: Sendable {
     let schema: String
     let values: [String: any AnyObject & Sendable]
-    let given: Set<String>
+    /// As the user wrote it, quotes included.
+    let given: [(key: String, text: String)]
 
     /// The value of a key of the schema that made these values.
     public subscript<Value>(_ key: OptionKey<Value>) -> Value {
@@ -150,5 +159,19 @@ public struct OptionValues: Sendable {
     }
 
     /// Whether the user gave the key, rather than leaving it at its default.
-    public func isGiven<Value>(_ key: OptionKey<Value>) -> Bool { given.contains(key.name) }
+    public func isGiven<Value>(_ key: OptionKey<Value>) -> Bool {
+        given.contains { $0.key == key.name }
+    }
+
+    /// How many keys the user gave.
+    public var givenCount: Int { given.count }
+
+    /// What the user gave, in a form that the same schema reads; for handing it to another program.
+    public var text: String { given.map { "\($0.key)=\($0.text)" }.joined(separator: ",") }
+
+    /// What the user gave for a key, without its quotes.
+    public func text(of key: String) -> String? {
+        guard let text = given.first(where: { $0.key == key })?.text else { return nil }
+        return try? OptionSyntax.unquote(text)
+    }
 }

@@ -1,4 +1,11 @@
+internal import Glibc
+internal import VMM
+
+/// The executable: its name, or its first argument, chooses what it is.
 @main
 enum Main {
-    static func main() {}
+    static func main() {
+        let arguments = CommandLine.arguments
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskKeys: []))
+    }
 }

@@ -104,6 +104,17 @@ struct OptionsTests {
         #expect(file[Serial.file] == "/x")
     }
 
+    @Test("what was given can be handed on")
+    func handedOn() throws {
+        let values = try Disk.schema.parse(#"path="a,""b",readonly,tags=["x,y",z]"#)
+        let again = try Disk.schema.parse(values.text)
+        #expect(again[Disk.path] == #"a,"b"#)
+        #expect(again[Disk.readOnly])
+        #expect(again[Disk.tags] == ["x,y", "z"])
+        #expect(again.text(of: "path") == #"a,"b"#)
+        #expect(again.givenCount == 3)
+    }
+
     @Test("help names every key, its form and its default")
     func help() {
         let lines = Disk.schema.help.map { "\($0.term): \($0.text)" }

@@ -1,0 +1,165 @@
+internal import Accelerator
+internal import Core
+internal import Devices
+internal import Synchronization
+internal import TCG
+
+/// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
+///
+/// It belongs to the control thread, on which it is made and run; vCPU threads reach it through the
+/// buses and by posting to the loop.
+// SAFETY: everything mutable is used on the control thread only.
+final class Machine: @unchecked Sendable {
+    static let log = Log("machine")
+
+    private enum Port {
+        static let serial: UInt64 = 0x3f8
+        static let postCode: UInt64 = 0x80
+        static let sleep: UInt64 = 0x600
+        static let panic: UInt64 = 0x505
+        static let pciConfig: UInt64 = 0xcf8
+    }
+    private static let serialPin = 4
+
+    let options: MachineOptions
+    let timeline: BootTimeline
+    let control: ControlThread
+    let map: MemoryMap
+    let memory: GuestMemory
+    let virtualMachine: any VirtualMachine
+    let ioapic: IOAPIC
+    let pci: PCIBus
+    let configPorts: PCIConfigPorts
+    let serial: Serial?
+    let console: SerialConsole
+    private let buses = MachineBuses()
+    private let acpi: ACPITables
+    /// Set when the machine is complete.
+    var cpus: [VCPUThread] = []
+    var run: RunState
+
+    /// - Parameter loop: of the calling thread.
+    init(
+        _ options: MachineOptions, loop: EventLoop, timeline: BootTimeline, run: RunState
+    ) throws(BootError) {
+        self.options = options
+        self.timeline = timeline
+        self.run = run
+        control = ControlThread(loop)
+        map = MemoryMap(memorySize: options.memory.size)
+        memory = try GuestRAM.make(options.memory, map)
+        timeline.mark(.memoryReady)
+        virtualMachine = try Self.makeVirtualMachine(options.accelerator, memory, buses)
+        ioapic = IOAPIC(machine: virtualMachine)
+        buses.connect(ioapic)
+        pci = PCIBus(
+            memory: buses.memory,
+            windows: [PCIWindow(map.pci64), PCIWindow(MemoryMap.pci32)])
+        configPorts = PCIConfigPorts(pci)
+        console = try SerialConsole(options.serial, loop: loop, timeline: timeline) { event in
+            run.consoleEvent(event)
+        }
+        serial =
+            options.serial == .off
+            ? nil
+            : Serial(
+                line: InterruptLine(ioapic, pin: Self.serialPin),
+                events: .init(outputReady: console.outputReady, inputReady: console.inputReady))
+        acpi = ACPITables(Self.acpiConfiguration(options, map), address: MemoryMap.acpi.start)
+        try attachDevices()
+    }
+
+    private static func makeVirtualMachine(
+        _ accelerator: AcceleratorOptions, _ memory: GuestMemory, _ buses: MachineBuses
+    ) throws(BootError) -> any VirtualMachine {
+        do {
+            switch accelerator {
+            case .tcg(let options):
+                return try TCGAccelerator(options: options).makeVirtualMachine(
+                    memory: memory, surface: buses)
+            }
+        } catch {
+            throw BootError(error.description)
+        }
+    }
+
+    private static func acpiConfiguration(
+        _ options: MachineOptions, _ map: MemoryMap
+    ) -> ACPIConfiguration {
+        var configuration = ACPIConfiguration(cpuCount: options.cpuCount)
+        configuration.ecamAddress = MemoryMap.ecam.start
+        configuration.pciWindow32 = PCIWindow(MemoryMap.pci32)
+        configuration.pciWindow64 = PCIWindow(map.pci64)
+        configuration.sleepPort = UInt16(Port.sleep)
+        configuration.panicPort = UInt16(Port.panic)
+        if options.serial == .off { configuration.serial = nil }
+        return configuration
+    }
+
+    private func attachDevices() throws(BootError) {
+        let places: [(any BusDevice, Bus, start: UInt64, length: UInt64)] = [
+            (ioapic, buses.memory, MemoryMap.ioapic.start, IOAPIC.size),
+            (PCIECAM(pci), buses.memory, MemoryMap.ecam.start, MemoryMap.ecam.size),
+            (configPorts, buses.ports, Port.pciConfig, PCIConfigPorts.size),
+            (SleepRegisters(), buses.ports, Port.sleep, SleepRegisters.size),
+            (PanicNotifier(), buses.ports, Port.panic, PanicNotifier.size),
+            (PortSink(), buses.ports, Port.postCode, 1),
+        ]
+        for (device, bus, start, length) in places {
+            guard bus.attach(device, start: start, length: length) != nil else {
+                throw BootError("two devices of the machine share the address \(start)")
+            }
+        }
+        if let serial {
+            _ = buses.ports.attach(serial, start: Port.serial, length: Serial.size)
+        }
+    }
+
+    /// Makes the CPUs, whose threads wait for their first order.
+    func makeCPUs() throws(BootError) {
+        do {
+            for index in 0..<options.cpuCount {
+                let cpu = VCPUThread(
+                    index: index, cpu: try virtualMachine.makeVCPU(index: index),
+                    willRun: { [timeline] in timeline.mark(.firstInstruction) },
+                    report: { [control, run] index, exit in
+                        control.loop.post { run.stopped(index, exit) }
+                    })
+                try cpu.launch()
+                cpus.append(cpu)
+            }
+        } catch {
+            throw BootError("the CPUs cannot be made: \(error)")
+        }
+    }
+
+    /// Puts the kernel and the tables into memory.
+    /// - Returns: what the first CPU starts with.
+    func load() throws(BootError) -> InitialCPUState {
+        let loader = BootLoader(memory: memory, map: map, rsdp: acpi.rootPointer)
+        let result = try loader.load(options.boot)
+        do {
+            try memory.write(GuestAddress(acpi.address), acpi.bytes)
+        } catch {
+            throw BootError("the ACPI tables do not fit: \(error)")
+        }
+        virtualMachine.memoryChangedOutside()
+        Self.log(.info, "the kernel is loaded (\(result.format))")
+        timeline.mark(.kernelLoaded)
+        return result.state
+    }
+
+    /// Resets everything but the CPUs and the memory. No CPU runs.
+    func resetDevices() {
+        pci.reset()
+        configPorts.reset()
+        serial?.reset()
+        ioapic.reset()
+    }
+}
+
+extension PCIWindow {
+    fileprivate init(_ range: MemoryMap.Range) {
+        self.init(start: range.start, size: range.size)
+    }
+}

@@ -1,0 +1,42 @@
+package import TCG
+
+/// Everything that a machine is made from.
+package struct MachineOptions: Sendable {
+    package var boot: BootSource
+    package var cpuCount: Int
+    package var memory: MemoryOptions
+    package var accelerator: AcceleratorOptions
+    package var serial: SerialBackend
+    package var disks: [DiskOptions]
+    package var policies: EndPolicies
+    /// Whether to report when the stages of the start were reached.
+    package var showsBootTiming: Bool
+}
+
+/// The guest's memory.
+package struct MemoryOptions: Equatable, Sendable {
+    package var size: UInt64
+    /// Whether it consists of huge pages, and their size as a power of two.
+    package var hugePageShift: UInt32
+}
+
+/// Who runs the guest's code.
+package enum AcceleratorOptions: Equatable, Sendable {
+    case tcg(TCGOptions)
+}
+
+/// Who serves a disk.
+package enum DiskOptions: Equatable, Sendable {
+    /// A backend process of our own, with its options in the form of `--disk`.
+    case child(name: String, options: String)
+    /// A process that listens on a Unix socket.
+    case socket(path: String)
+}
+
+/// What happens when a guest comes to an end of some kind.
+package struct EndPolicies: Equatable, Sendable {
+    package var reboot = EndPolicy.restart
+    package var shutdown = EndPolicy.exit
+    package var panic = EndPolicy.exit
+    package var tripleFault = EndPolicy.exit
+}

@@ -1,0 +1,250 @@
+package import Core
+internal import TCG
+
+/// The command line of the VMM: every flag and key is declared here once.
+package struct VMMCommand: Sendable {
+    package static let release = "0.1.0"
+
+    /// In front of what the user gives. The panic notifier reports a panic before the reboot that
+    /// `panic=-1` makes of it.
+    package static let defaultCommandLine = "console=ttyS0 panic=-1"
+
+    // MARK: Boot
+
+    static let kernel = Flag.one(
+        "kernel", .path, help: "The guest's kernel: a bzImage or an ELF file (vmlinux, PVH)")
+    static let initramfs = Flag.one(
+        "initramfs", .path, help: "The kernel's first root file system (cpio, packed or not)")
+    static let cmdline = Flag.one(
+        "cmdline", .string, default: "",
+        help: "The kernel's command line; follows the default one, \"\(defaultCommandLine)\"")
+    static let defaultCmdline = Flag.one(
+        "default-cmdline", .bool, default: true, help: "Use the default command line as well")
+
+    // MARK: Machine
+
+    enum CPUs {
+        static let boot = OptionKey(
+            "boot", .integer(1...64), default: 1, help: "CPUs that the machine starts with")
+        static let schema = OptionSchema("cpus", keys: [boot.any])
+    }
+    static let cpus = Flag.one("cpus", CPUs.schema, help: "Virtual CPUs")
+
+    enum Memory {
+        static let size = OptionKey(
+            "size", .size, default: 512 << 20, help: "A multiple of 1M; at least 16M")
+        static let hugePages = OptionKey(
+            "hugepages", .bool, default: false, help: "Use the host's huge pages")
+        static let hugePageSize = OptionKey(
+            "hugepage_size", .size, default: 2 << 20, help: "2M or 1G")
+        static let schema = OptionSchema(
+            "memory", leadingKey: "size", keys: [size.any, hugePages.any, hugePageSize.any])
+    }
+    static let memory = Flag.one("memory", Memory.schema, help: "The guest's memory")
+
+    enum Accel {
+        enum Provider: String, CaseIterable { case tcg }
+        static let provider = OptionKey(
+            "provider", .choice(Provider.self), default: .tcg, help: "tcg: Apus's own CPU")
+        static let clock = OptionKey(
+            "clock", .choice(TCGOptions.ClockSource.self), default: .host,
+            help: "Guest time: the host's clock, or counted instructions (repeatable runs)")
+        static let schema = OptionSchema(
+            "accel", leadingKey: "provider", keys: [provider.any, clock.any])
+    }
+    static let accel = Flag.one("accel", Accel.schema, help: "Who runs the guest's code")
+
+    // MARK: Devices
+
+    enum SerialPort {
+        enum Mode: String, CaseIterable { case tty, null, off }
+        static let mode = OptionKey<Mode?>(
+            "mode", .choice(Mode.self),
+            help: "tty: standard input and output; null: nowhere; off: no serial port")
+        static let file = OptionKey<String?>("file", .path, help: "Write the output to a file")
+        static let schema = OptionSchema("serial", leadingKey: "mode", keys: [mode.any, file.any])
+    }
+    static let serial = Flag.one(
+        "serial", SerialPort.schema, help: "The serial port, ttyS0 in the guest (default tty)")
+
+    static let diskSocket = OptionKey<String?>(
+        "socket", .path, help: "Served by a vhost-user backend that listens here")
+
+    // MARK: Ends
+
+    static let onReboot = Flag.one(
+        "on-reboot", .choice(EndPolicy.self), default: .restart, help: "When the guest reboots")
+    static let onShutdown = Flag.one(
+        "on-shutdown", .choice(EndPolicy.self), default: .exit, help: "When it powers off")
+    static let onPanic = Flag.one(
+        "on-panic", .choice(EndPolicy.self), default: .exit, help: "When it reports a panic")
+    static let onTripleFault = Flag.one(
+        "on-triple-fault", .choice(EndPolicy.self), default: .exit,
+        help: "When its CPU stops with a triple fault")
+
+    // MARK: Program
+
+    static let bootTiming = Flag.present(
+        "boot-timing", help: "Print when the stages of the start were reached")
+    static let logLevel = Flag.one(
+        "log-level", .choice(Log.Level.self), default: .warning,
+        help: "The least important messages that are shown")
+    static let version = Flag.present("version", help: "Print the version")
+    static let help = Flag.present("help", help: "Print this help")
+
+    // MARK: The whole
+
+    private let diskSchema: OptionSchema
+    private let disk: Flag<[OptionValues]>
+    package let schema: CommandSchema
+
+    /// - Parameter diskKeys: what the block backend understands. It has a key `path`.
+    package init(diskKeys: [AnyOptionKey]) {
+        diskSchema = OptionSchema("disk", keys: diskKeys.map(\.optional) + [Self.diskSocket.any])
+        disk = Flag.many(
+            "disk", diskSchema,
+            help: "A virtio disk, served by a process of its own; path or socket is needed")
+        schema = CommandSchema(
+            "apus", summary: "Apus \(Self.release) runs a virtual machine.",
+            groups: [
+                .init(
+                    "Boot",
+                    [
+                        Self.kernel.any, Self.initramfs.any, Self.cmdline.any,
+                        Self.defaultCmdline.any,
+                    ]),
+                .init("Machine", [Self.cpus.any, Self.memory.any, Self.accel.any]),
+                .init("Devices", [disk.any, Self.serial.any]),
+                .init(
+                    "Ends",
+                    [
+                        Self.onReboot.any, Self.onShutdown.any, Self.onPanic.any,
+                        Self.onTripleFault.any,
+                    ]),
+                .init(
+                    "Program",
+                    [Self.bootTiming.any, Self.logLevel.any, Self.version.any, Self.help.any]),
+            ],
+            chapters: [
+                ("Values", Self.grammar), ("Example", Self.example),
+                ("Keys", Self.keys), ("Exit codes", Self.exitCodes),
+                ("Other programs", Self.others),
+            ])
+    }
+
+    private static let grammar = """
+          SIZE takes K, M, G or T (powers of 1024). Lists are [a,b]. A value with commas or brackets
+          is quoted: path="a,b"; a quote inside quotes is doubled.
+        """
+    private static let example = """
+          apus --kernel vmlinuz --initramfs initrd.img --cmdline "root=/dev/vda ro" \\
+               --memory size=512M --disk path=root.img
+        """
+    private static let keys = """
+          Ctrl-A x ends the machine, Ctrl-A h shows help, Ctrl-A a sends Ctrl-A.
+        """
+    private static var exitCodes: String {
+        Outcome.allCases.map { "  \($0.rawValue)  \($0.meaning)" }.joined(separator: "\n")
+    }
+    private static let others = """
+          apus block ARGUMENT...   the block backend on its own (apus block --help)
+        """
+
+    /// What the command line asks for.
+    package enum Request: Sendable {
+        case help
+        case version
+        case run(MachineOptions)
+    }
+
+    /// Reads the arguments that follow the program's name.
+    package func parse(
+        _ arguments: [String]
+    ) throws(OptionError) -> (request: Request, level: Log.Level) {
+        let values = try schema.parse(arguments)
+        let level = values[Self.logLevel]
+        if values[Self.help] { return (.help, level) }
+        if values[Self.version] { return (.version, level) }
+        return (.run(try machineOptions(values)), level)
+    }
+
+    private func machineOptions(_ values: CommandValues) throws(OptionError) -> MachineOptions {
+        guard let kernel = values[Self.kernel] else {
+            throw OptionError("--kernel is missing; --help shows how to start")
+        }
+        let serial = try Self.serialBackend(values[Self.serial])
+        let cpuCount = Int(values[Self.cpus].map { $0[CPUs.boot] } ?? 1)
+        var line = values[Self.defaultCmdline] && serial != .off ? Self.defaultCommandLine : ""
+        let extra = values[Self.cmdline]
+        if !line.isEmpty, !extra.isEmpty { line += " " }
+        let clock = values[Self.accel].map { $0[Accel.clock] } ?? .host
+        return MachineOptions(
+            boot: BootSource(
+                kernel: kernel, initramfs: values[Self.initramfs], commandLine: line + extra),
+            cpuCount: cpuCount,
+            memory: try Self.memoryOptions(values[Self.memory]),
+            accelerator: .tcg(TCGOptions(clock: clock, cpuCount: cpuCount)),
+            serial: serial,
+            disks: try diskOptions(values[disk]),
+            policies: EndPolicies(
+                reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
+                panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
+            showsBootTiming: values[Self.bootTiming])
+    }
+
+    private static func memoryOptions(
+        _ values: OptionValues?
+    ) throws(OptionError) -> MemoryOptions {
+        guard let values else { return MemoryOptions(size: 512 << 20, hugePageShift: 0) }
+        let size = values[Memory.size]
+        guard MemoryMap.sizes.contains(size), size % (1 << 20) == 0 else {
+            throw OptionError("--memory: size is a multiple of 1M, at least 16M and at most 8T")
+        }
+        guard values[Memory.hugePages] else {
+            guard !values.isGiven(Memory.hugePageSize) else {
+                throw OptionError("--memory: hugepage_size needs hugepages=on")
+            }
+            return MemoryOptions(size: size, hugePageShift: 0)
+        }
+        let page = values[Memory.hugePageSize]
+        guard page == 2 << 20 || page == 1 << 30 else {
+            throw OptionError("--memory: hugepage_size is 2M or 1G")
+        }
+        guard size % page == 0 else {
+            throw OptionError("--memory: size is a multiple of the huge pages' size")
+        }
+        return MemoryOptions(size: size, hugePageShift: UInt32(page.trailingZeroBitCount))
+    }
+
+    private static func serialBackend(
+        _ values: OptionValues?
+    ) throws(OptionError) -> SerialBackend {
+        guard let values else { return .terminal }
+        switch (values[SerialPort.mode], values[SerialPort.file]) {
+        case (nil, let path?): return .file(path)
+        case (.tty, nil): return .terminal
+        case (.null, nil): return .null
+        case (.off, nil): return .off
+        case (nil, nil), (_?, _?):
+            throw OptionError("--serial: one of tty, null, off and file=PATH is needed")
+        }
+    }
+
+    private func diskOptions(_ disks: [OptionValues]) throws(OptionError) -> [DiskOptions] {
+        var result: [DiskOptions] = []
+        for values in disks {
+            if let socket = values[Self.diskSocket] {
+                guard values.givenCount == 1 else {
+                    throw OptionError("--disk: socket stands alone; its backend has the options")
+                }
+                result.append(.socket(path: socket))
+            } else {
+                guard let path = values.text(of: "path") else {
+                    throw OptionError("--disk: path or socket is missing")
+                }
+                result.append(.child(name: path, options: values.text))
+            }
+        }
+        return result
+    }
+}

@@ -1,0 +1,128 @@
+internal import Accelerator
+internal import Core
+
+/// What becomes of a running machine: it follows the CPUs' reports, and restarts or ends the
+/// machine when the guest or the user asks for it. Lives on the control thread.
+// SAFETY: everything mutable is used on the control thread only.
+final class RunState: @unchecked Sendable {
+    /// What happens as soon as no CPU runs.
+    private enum Action {
+        case restart
+        case end(Outcome)
+    }
+
+    private static let log = Log("machine")
+
+    private let policies: EndPolicies
+    private let loop: EventLoop
+    private weak var machine: Machine?
+    /// CPUs that wait for an order.
+    private var parked: Set<Int> = []
+    private var action: Action?
+    private(set) var outcome: Outcome?
+
+    init(policies: EndPolicies, loop: EventLoop) {
+        self.policies = policies
+        self.loop = loop
+    }
+
+    /// Starts the first CPU, and lets the others wait for it.
+    func begin(_ machine: Machine, _ state: InitialCPUState) {
+        self.machine = machine
+        start(machine, state)
+    }
+
+    private func start(_ machine: Machine, _ state: InitialCPUState) {
+        parked = []
+        for cpu in machine.cpus { cpu.give(.start(cpu.index == 0 ? state : .reset)) }
+    }
+
+    // MARK: What comes in
+
+    /// A CPU has stopped, for the given reason.
+    func stopped(_ index: Int, _ exit: VCPUExit) {
+        parked.insert(index)
+        switch exit {
+        case .kicked: break
+        case .effect(let effect): take(effect, from: index)
+        case .tripleFault: take(.tripleFault, policies.tripleFault)
+        case .internalError(let reason):
+            Self.log(.error, "CPU \(index) cannot go on: \(reason)")
+            request(.end(.error))
+        }
+        proceed()
+    }
+
+    private func take(_ effect: MachineEffect, from index: Int) {
+        switch effect {
+        case .reset: take(.reboot, policies.reboot)
+        case .powerOff: take(.powerOff, policies.shutdown)
+        case .panicked: take(.panic, policies.panic)
+        case .none, .crashLoaded:
+            guard action == nil, let cpu = machine?.cpus[index] else { return }
+            parked.remove(index)
+            cpu.give(.resume)
+        }
+    }
+
+    private func take(_ outcome: Outcome, _ policy: EndPolicy) {
+        Self.log(.info, outcome.meaning)
+        request(policy == .restart ? .restart : .end(outcome))
+    }
+
+    func consoleEvent(_ event: SerialConsole.Event) {
+        switch event {
+        case .leave: end(.ended)
+        case .firstUserLine: machine?.reachedUserSpace()
+        }
+    }
+
+    /// The process is in the foreground again.
+    func continued() { machine?.console.continued() }
+
+    /// Ends the machine, whatever the guest is doing.
+    func end(_ outcome: Outcome) {
+        request(.end(outcome))
+        proceed()
+    }
+
+    // MARK: What is done
+
+    /// The first request counts, except that an end overrules a restart.
+    private func request(_ new: Action) {
+        switch action {
+        case nil, .restart: action = new
+        case .end: return
+        }
+        for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
+    }
+
+    private func proceed() {
+        guard let action, let machine, parked.count == machine.cpus.count else { return }
+        switch action {
+        case .restart: restart(machine)
+        case .end(let outcome): finish(machine, outcome)
+        }
+    }
+
+    private func restart(_ machine: Machine) {
+        machine.resetDevices()
+        do {
+            let state = try machine.load()
+            action = nil
+            start(machine, state)
+        } catch {
+            Self.log(.error, "\(error)")
+            action = .end(.error)
+            finish(machine, .error)
+        }
+    }
+
+    private func finish(_ machine: Machine, _ outcome: Outcome) {
+        guard self.outcome == nil else { return }
+        self.outcome = outcome
+        for cpu in machine.cpus { cpu.give(.end) }
+        for cpu in machine.cpus { cpu.join() }
+        loop.quit()
+    }
+}

@@ -1,0 +1,94 @@
+internal import Accelerator
+internal import Core
+internal import Synchronization
+
+/// The thread of one virtual CPU. It waits for an order, runs the CPU until something happens,
+/// reports that, and waits for the next order. Orders come from the control thread.
+final class VCPUThread: Sendable {
+    enum Order: Sendable {
+        /// Go on where the CPU stopped.
+        case resume
+        /// Start from these registers.
+        case start(InitialCPUState)
+        /// Leave the thread.
+        case end
+    }
+
+    private struct Shared {
+        var order: Order?
+        var mustPause = false
+    }
+
+    let index: Int
+    private let cpu: any VirtualCPU
+    private let shared = Mutex(Shared())
+    private let orderGiven = Semaphore()
+    private let report: @Sendable (Int, VCPUExit) -> Void
+    private let willRun: @Sendable () -> Void
+    private let thread = Mutex<Thread?>(nil)
+    private let instructions = Atomic<UInt64>(0)
+
+    /// - Parameters:
+    ///   - willRun: called on the thread before the CPU runs.
+    ///   - report: called on the thread when the CPU has stopped; `kicked` after `pause` only.
+    init(
+        index: Int, cpu: any VirtualCPU, willRun: @escaping @Sendable () -> Void,
+        report: @escaping @Sendable (Int, VCPUExit) -> Void
+    ) {
+        self.index = index
+        self.cpu = cpu
+        self.willRun = willRun
+        self.report = report
+    }
+
+    /// Starts the thread, which waits for its first order.
+    func launch() throws(SystemError) {
+        let new = try Thread(name: "vcpu\(index)", stackSize: 1 << 20) { [self] in serve() }
+        thread.withLock { $0 = new }
+    }
+
+    /// Gives the next order to a CPU that has reported, or has not had any.
+    func give(_ order: Order) {
+        shared.withLock {
+            $0.order = order
+            $0.mustPause = false
+        }
+        orderGiven.signal()
+    }
+
+    /// Makes a running CPU report `kicked` soon, unless it reports something else first.
+    func pause() {
+        shared.withLock { $0.mustPause = true }
+        cpu.kick()
+    }
+
+    /// Waits for the thread's end, after `end`.
+    func join() { thread.withLock { $0.take() }?.join() }
+
+    /// Instructions retired when the CPU last stopped.
+    var retiredInstructions: UInt64 { instructions.load(ordering: .relaxed) }
+
+    private func serve() {
+        while true {
+            orderGiven.wait()
+            switch shared.withLock({ $0.order.take() }) {
+            case .start(let state): cpu.setInitialState(state)
+            case .resume, nil: break
+            case .end: return
+            }
+            willRun()
+            let exit = runUntilStopped()
+            instructions.store(cpu.retiredInstructions, ordering: .relaxed)
+            report(index, exit)
+        }
+    }
+
+    private func runUntilStopped() -> VCPUExit {
+        while true {
+            let exit = cpu.run()
+            guard case .kicked = exit else { return exit }
+            // A kick that a pause did not cause is nobody's business.
+            if shared.withLock({ $0.mustPause }) { return exit }
+        }
+    }
+}
