@@ -26,13 +26,26 @@ enum KnownDifference {
     }
 
     /// XOP and 3DNow! are only measured: Apus does not check whether the opcode exists. And
-    /// outside 64-bit mode W is ignored where FP16 is converted to an integer register (SDM,
-    /// VCVTSH2SI), which Zydis 4.0 rejects.
+    /// outside 64-bit mode W is ignored where a scalar is converted from or to an integer (SDM,
+    /// VCVTSH2SI), which Zydis 4.0 rejects for FP16 and for VCVT(U)SI2SD with a rounding mode.
     static func onlyApusAccepts(_ instruction: Instruction) -> Bool {
         if instruction.encoding == .other { return true }
-        return instruction.encoding == .evex && instruction.map == 5
-            && instruction.mode != .bits64 && instruction.vectorW
-            && instruction.operands[0].kind == .general
+        guard instruction.encoding == .evex, instruction.vectorW,
+            instruction.mode != .bits64
+        else { return false }
+        if instruction.map == 1 {
+            return [0x2A, 0x7B].contains(instruction.opcode)
+                && instruction.mandatoryPrefix == 0xF2
+        }
+        return instruction.map == 5
+            && [0x2A, 0x2C, 0x2D, 0x78, 0x79, 0x7B].contains(instruction.opcode)
+    }
+
+    /// Before an indirect near branch Zydis takes 3E for NOTRACK and no longer for DS. Without
+    /// CET's indirect branch tracking, which Apus does not offer, it remains a segment override.
+    static func isNoTrack(_ instruction: Instruction) -> Bool {
+        guard instruction.map == 0, instruction.opcode == 0xFF else { return false }
+        return instruction.mode != .bits64 && instruction.prefixes.contains(.segment)
     }
 
     /// Memory operands without a size: Zydis gives the address size or the size of a structure.

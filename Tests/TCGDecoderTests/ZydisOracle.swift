@@ -139,7 +139,7 @@ final class ZydisOracle {
             if ours.size != 0 || bytes <= 255 && !KnownDifference.hasNoSize(instruction) {
                 if Int(ours.size) != bytes { return "\(ours), Zydis: memory size \(bytes)" }
             }
-            return compare(instruction.memory, instruction.addressSize, theirs.mem)
+            return compare(instruction, theirs.mem)
         case ZYDIS_OPERAND_TYPE_IMMEDIATE:
             let value = unsafe theirs.imm.value.s
             let kind: OperandKind = theirs.imm.is_relative != 0 ? .relative : .immediate
@@ -163,14 +163,14 @@ final class ZydisOracle {
         return nil
     }
 
-    private func compare(
-        _ ours: MemoryOperand, _ addressSize: UInt8, _ theirs: ZydisDecodedOperandMem
-    ) -> String? {
+    private func compare(_ ours: Instruction, _ theirs: ZydisDecodedOperandMem) -> String? {
+        let memory = ours.memory
         var expected = MemoryOperand()
         // No segment matters where memory is not accessed: Zydis ignores the override there.
+        let comparesSegment =
+            theirs.type != ZYDIS_MEMOP_TYPE_AGEN && !KnownDifference.isNoTrack(ours)
         expected.segment =
-            theirs.type == ZYDIS_MEMOP_TYPE_AGEN
-            ? ours.segment : ZydisNames.register(theirs.segment).register
+            comparesSegment ? ZydisNames.register(theirs.segment).register : memory.segment
         if theirs.base == ZYDIS_REGISTER_RIP || theirs.base == ZYDIS_REGISTER_EIP {
             expected.base = MemoryOperand.instructionPointer
         } else if theirs.base != ZYDIS_REGISTER_NONE {
@@ -182,7 +182,9 @@ final class ZydisOracle {
         }
         expected.hasVectorIndex = theirs.type == ZYDIS_MEMOP_TYPE_VSIB
         expected.displacement = theirs.disp.value
-        if KnownDifference.hasWrongBase(ours, expected, addressSize: addressSize) { return nil }
-        return ours == expected ? nil : "\(ours), Zydis: \(expected)"
+        if KnownDifference.hasWrongBase(memory, expected, addressSize: ours.addressSize) {
+            return nil
+        }
+        return memory == expected ? nil : "\(memory), Zydis: \(expected)"
     }
 }

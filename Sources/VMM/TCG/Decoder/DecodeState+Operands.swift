@@ -152,6 +152,7 @@ extension DecodeState {
         case .fixedEAX: append(.general, 4, 0)
         case .fixedECX: append(.general, 4, 1)
         case .fixedEDX: append(.general, 4, 2)
+        case .fixedRAX: append(.general, 8, 0)
         case .fixedRCX: append(.general, 8, 1)
         case .fixedRDX: append(.general, 8, 2)
         case .aAX: append(.general, instruction.addressSize, 0)

@@ -215,10 +215,10 @@ private func group7Register(_ modRM: UInt8, _ context: EntryContext) -> TableEnt
     case 0x2FA: return row(.mcommit, .amd)
     case 0x0FB: return row(.mwaitx, .amd)
     case 0x0FE: return row(.invlpgb, .svm, .aAX, .fixedEDX, .fixedECX)
-    case 0x2FE: return row(.rmpadjust, .svm, .aAX, .fixedRCX, .fixedRDX, flags: .only64)
-    case 0x3FE: return row(.rmpupdate, .svm, .aAX, .fixedRCX, flags: .only64)
+    case 0x2FE: return row(.rmpadjust, .svm, .fixedRAX, .fixedRCX, .fixedRDX, flags: .only64)
+    case 0x3FE: return row(.rmpupdate, .svm, .fixedRAX, .fixedRCX, flags: .only64)
     case 0x0FF: return row(.tlbsync, .svm)
-    case 0x2FF: return row(.psmash, .svm, .aAX, flags: .only64)
+    case 0x2FF: return row(.psmash, .svm, .fixedRAX, flags: .only64)
     case 0x3FF: return row(.pvalidate, .svm, .aAX, .fixedECX, .fixedEDX)
     default: return .undefined
     }

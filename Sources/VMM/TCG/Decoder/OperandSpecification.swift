@@ -64,7 +64,8 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     // Registers by the opcode's low three bits.
     case Zb, Zv
     // Fixed registers and the constant one.
-    case AL, CL, DX, fixedAX, fixedEAX, fixedECX, fixedEDX, fixedRCX, fixedRDX, rAX, eAX, const1
+    case AL, CL, DX, fixedAX, fixedEAX, fixedECX, fixedEDX, fixedRAX, fixedRCX, fixedRDX, rAX, eAX,
+        const1
     /// The accumulator in the address size (AMD's system instructions).
     case aAX
     case segES, segCS, segSS, segDS, segFS, segGS

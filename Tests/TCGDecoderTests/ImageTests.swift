@@ -1,0 +1,66 @@
+import Glibc
+import TCGDecoder
+import Testing
+
+/// The decoder and Zydis agree on all code of real programs: lengths, names and operands.
+@Suite("Decoder: images")
+struct ImageTests {
+    static let libc = "/lib/x86_64-linux-gnu/libc.so.6"
+
+    /// Debian's kernel, unpacked from its bzImage; `nil` if the environment names none.
+    static var vmlinux: String? {
+        // SAFETY: nothing in the test process changes the environment.
+        guard let value = unsafe getenv("APUS_TEST_VMLINUX") else { return nil }
+        return unsafe String(cString: value)
+    }
+
+    @Test("every instruction of libc")
+    func libc() throws {
+        let outcome = try compare(path: Self.libc)
+        #expect(outcome.differences.isEmpty)
+        #expect(outcome.count > 300_000)
+    }
+
+    @Test("every instruction of the kernel", .enabled(if: vmlinux != nil))
+    func kernel() throws {
+        let outcome = try compare(path: #require(Self.vmlinux))
+        #expect(outcome.differences.isEmpty)
+        #expect(outcome.count > 1_000_000)
+        print("kernel: \(outcome.count) instructions, \(outcome.undecodable) bytes skipped")
+    }
+
+    private struct Outcome {
+        var count = 0
+        /// Bytes at which both decoders find no instruction: data between functions.
+        var undecodable = 0
+        /// The first few differences, with the offset in the file.
+        var differences: [String] = []
+    }
+
+    /// Sweeps all executable sections from their start, by Zydis's lengths.
+    private func compare(path: String) throws -> Outcome {
+        let image = try ExecutableImage(path: path)
+        let oracle = ZydisOracle(mode: .bits64)
+        var outcome = Outcome()
+        for section in image.sections {
+            var position = section.range.lowerBound
+            while position < section.range.upperBound {
+                let end = min(position + 15, section.range.upperBound)
+                var length = 0
+                let difference = oracle.difference(
+                    image.bytes.span.extracting(position..<end), length: &length)
+                if let difference, outcome.differences.count < 20 {
+                    outcome.differences.append(
+                        "\(section.name) at 0x\(String(position, radix: 16)): \(difference)")
+                }
+                if length == 0 {
+                    outcome.undecodable += 1
+                } else {
+                    outcome.count += 1
+                }
+                position += max(length, 1)
+            }
+        }
+        return outcome
+    }
+}
