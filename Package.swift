@@ -101,7 +101,7 @@ let package = Package(
             "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
             settings: cpuSettings),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
-        tests("VMM", uses: ["VMM", "Devices", "Accelerator", "Core", "TestSupport"]),
+        tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         tests("System", uses: ["TestSupport", "Core", "CLinux"]),
     ]
 )

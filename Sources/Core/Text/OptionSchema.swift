@@ -55,7 +55,7 @@ public struct AnyOptionKey: Sendable {
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
 
     /// The same key for a schema in which it may be left out; then it has no value.
-    public var optional: AnyOptionKey {
+    var optional: AnyOptionKey {
         AnyOptionKey(
             name: name, placeholder: placeholder, help: help, defaultText: defaultText,
             defaultValue: defaultValue, isRequired: false, parse: parse)
@@ -74,6 +74,11 @@ public struct OptionSchema: Sendable {
         self.name = name
         self.keys = keys
         self.leadingKey = leadingKey
+    }
+
+    /// This set with more keys, where none must be given: for who adds another way to say it.
+    public func extended(with more: [AnyOptionKey]) -> OptionSchema {
+        OptionSchema(name, leadingKey: leadingKey, keys: keys.map(\.optional) + more)
     }
 
     /// Reads `key=value,key=value`. Keys left out have their defaults.

@@ -7,11 +7,11 @@ package enum VMMProgram {
 
     /// - Parameters:
     ///   - arguments: those that follow the program's name.
-    ///   - diskKeys: what the block backend understands.
+    ///   - diskSchema: what the block backend understands.
     /// - Returns: the exit code, see `Outcome`.
-    package static func run(arguments: [String], diskKeys: [AnyOptionKey]) -> Int32 {
+    package static func run(arguments: [String], diskSchema: OptionSchema) -> Int32 {
         let timeline = BootTimeline()
-        let command = VMMCommand(diskKeys: diskKeys)
+        let command = VMMCommand(diskSchema: diskSchema)
         Log.configure(program: "apus", level: .warning)
         do {
             let (request, level) = try command.parse(arguments)

@@ -1,3 +1,4 @@
+internal import BlockBackend
 internal import Glibc
 internal import VMM
 
@@ -6,6 +7,6 @@ internal import VMM
 enum Main {
     static func main() {
         let arguments = CommandLine.arguments
-        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskKeys: []))
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskSchema: BlockOptions.schema))
     }
 }

@@ -94,15 +94,13 @@ package struct VMMCommand: Sendable {
 
     // MARK: The whole
 
-    private let diskSchema: OptionSchema
     private let disk: Flag<[OptionValues]>
     package let schema: CommandSchema
 
-    /// - Parameter diskKeys: what the block backend understands. It has a key `path`.
-    package init(diskKeys: [AnyOptionKey]) {
-        diskSchema = OptionSchema("disk", keys: diskKeys.map(\.optional) + [Self.diskSocket.any])
+    /// - Parameter diskSchema: what the block backend understands. It has a key `path`.
+    package init(diskSchema: OptionSchema) {
         disk = Flag.many(
-            "disk", diskSchema,
+            "disk", diskSchema.extended(with: [Self.diskSocket.any]),
             help: "A virtio disk, served by a process of its own; path or socket is needed")
         schema = CommandSchema(
             "apus", summary: "Apus \(Self.release) runs a virtual machine.",

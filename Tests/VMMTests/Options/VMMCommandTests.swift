@@ -1,0 +1,107 @@
+import Core
+import TCG
+import Testing
+
+@testable import VMM
+
+@Suite("VMM command line")
+struct VMMCommandTests {
+    static let path = OptionKey.required("path", .path, help: "The image")
+    static let readOnly = OptionKey("readonly", .bool, default: false, help: "Refuse writes")
+    let command = VMMCommand(
+        diskSchema: OptionSchema(
+            "disk", leadingKey: "path", keys: [path.any, readOnly.any]))
+
+    func options(_ text: String) throws -> MachineOptions {
+        let (request, _) = try command.parse(text.split(separator: " ").map(String.init))
+        guard case .run(let options) = request else {
+            throw OptionError("no machine was asked for")
+        }
+        return options
+    }
+
+    @Test("a kernel is all that is needed")
+    func defaults() throws {
+        let options = try options("--kernel k")
+        #expect(
+            options.boot
+                == BootSource(
+                    kernel: "k", initramfs: nil, commandLine: "console=ttyS0 panic=-1"))
+        #expect(options.cpuCount == 1)
+        #expect(options.memory == MemoryOptions(size: 512 << 20, hugePageShift: 0))
+        #expect(options.accelerator == .tcg(TCGOptions()))
+        #expect(options.serial == .terminal)
+        #expect(options.disks.isEmpty)
+        #expect(options.policies == EndPolicies())
+    }
+
+    @Test("everything can be said")
+    func everything() throws {
+        let options = try options(
+            "--kernel k --initramfs i --cmdline quiet --cpus boot=2 --memory "
+                + "size=1G,hugepages=on --disk a.img,readonly=on --disk socket=/s --serial "
+                + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
+        #expect(options.boot.commandLine == "console=ttyS0 panic=-1 quiet")
+        #expect(options.memory == MemoryOptions(size: 1 << 30, hugePageShift: 21))
+        #expect(
+            options.disks == [
+                .child(name: "a.img", options: "path=a.img,readonly=on"), .socket(path: "/s"),
+            ])
+        #expect(options.serial == .file("/f"))
+        #expect(options.accelerator == .tcg(TCGOptions(clock: .counted, cpuCount: 2)))
+        #expect(options.policies.reboot == .exit)
+        #expect(options.policies.panic == .restart)
+    }
+
+    @Test("the default command line can be left out, and goes with the serial port")
+    func commandLine() throws {
+        #expect(
+            try options("--kernel k --default-cmdline off --cmdline x").boot.commandLine == "x")
+        #expect(try options("--kernel k --serial off --cmdline x").boot.commandLine == "x")
+    }
+
+    @Test(
+        "what is wrong is said",
+        arguments: [
+            ("--memory size=1G", "--kernel is missing; --help shows how to start"),
+            (
+                "--kernel k --memory size=1K",
+                "--memory: size is a multiple of 1M, at least 16M and at most 8T"
+            ),
+            ("--kernel k --memory hugepage_size=1G", "--memory: hugepage_size needs hugepages=on"),
+            (
+                "--kernel k --memory size=16M,hugepages=on,hugepage_size=4M",
+                "--memory: hugepage_size is 2M or 1G"
+            ),
+            (
+                "--kernel k --memory size=17M,hugepages=on",
+                "--memory: size is a multiple of the huge pages' size"
+            ),
+            ("--kernel k --cpus boot=0", "--cpus: boot: 0 is not between 1 and 64"),
+            ("--kernel k --accel kvm", "--accel: provider: 'kvm' is not one of tcg"),
+            (
+                "--kernel k --serial tty,file=x",
+                "--serial: one of tty, null, off and file=PATH is needed"
+            ),
+            ("--kernel k --disk readonly=on", "--disk: path or socket is missing"),
+            (
+                "--kernel k --disk socket=s,readonly=on",
+                "--disk: socket stands alone; its backend has the options"
+            ),
+            ("--kernel k --disk socet=s", "--disk: unknown key 'socet'; did you mean 'socket'?"),
+            (
+                "--kernel k --on-reboot stop",
+                "--on-reboot: 'stop' is not one of exit, restart"
+            ),
+        ])
+    func errors(text: String, message: String) {
+        #expect(throws: OptionError(message)) { try options(text) }
+    }
+
+    @Test("help lists every exit code")
+    func help() {
+        for outcome in Outcome.allCases {
+            #expect(command.schema.help.contains("  \(outcome.rawValue)  \(outcome.meaning)\n"))
+        }
+    }
+}
