@@ -12,6 +12,9 @@ final class MachineCore: Sendable {
     let start = Clock.monotonic()
     let timers: TimerThread
 
+    /// The time of day at the machine's start, in nanoseconds since 1970.
+    let wallClockAtStart: UInt64
+
     /// The interrupt controllers of all CPUs, by CPU index.
     private let apics = Mutex<[LocalAPIC]>([])
 
@@ -19,6 +22,7 @@ final class MachineCore: Sendable {
         self.options = options
         self.memory = memory
         ram = RAMTable(memory)
+        wallClockAtStart = options.startTime ?? Clock.realtime()
         self.surface = surface
         timers = TimerThread(start: start)
     }
@@ -26,7 +30,10 @@ final class MachineCore: Sendable {
     /// Nanoseconds since the machine's start, on the host's clock.
     func hostTime() -> UInt64 { Clock.monotonic() &- start }
 
-    func add(_ apic: LocalAPIC) { apics.withLock { $0.append(apic) } }
+    func add(_ apic: LocalAPIC) {
+        apics.withLock { $0.append(apic) }
+        timers.add(apic)
+    }
 
     var allAPICs: [LocalAPIC] { apics.withLock { $0 } }
 }

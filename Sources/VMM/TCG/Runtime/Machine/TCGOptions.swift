@@ -13,8 +13,13 @@ public struct TCGOptions: Sendable, Equatable {
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
-    public init(clock: ClockSource = .host, cpuCount: Int = 1) {
+    /// The guest's time of day at start, in nanoseconds since 1970; `nil` is the host's, or 2026
+    /// with a counted clock.
+    public var startTime: UInt64?
+
+    public init(clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil) {
         self.clock = clock
         self.cpuCount = cpuCount
+        self.startTime = startTime ?? (clock == .counted ? 1_767_225_600_000_000_000 : nil)
     }
 }

@@ -3,13 +3,19 @@ internal import Core
 internal import Synchronization
 
 /// One virtual CPU of Apus's own making.
-// SAFETY: `block` and everything else mutable belongs to the thread that runs the CPU; the atomics
-// and the APIC are for others.
-public final class TCGVCPU: VirtualCPU, @unchecked Sendable {
+// SAFETY: everything mutable belongs to the thread that runs the CPU; the atomics, the bell and
+// the APIC are for others.
+@safe public final class TCGVCPU: VirtualCPU, @unchecked Sendable {
     let core: MachineCore
     let index: Int
     let block: VCPUBlock
     let apic: LocalAPIC
+    let cpuid: CPUIDTable
+    var msrs = MSRStore()
+    /// Counted mode: time that passed while the CPU was halted.
+    var skippedTime: UInt64 = 0
+    /// After INIT, until a start-up IPI comes.
+    var isWaitingForStartUp = false
     private let isKicked = Atomic<Bool>(false)
 
     var cpu: CPU { block.cpu }
@@ -18,19 +24,59 @@ public final class TCGVCPU: VirtualCPU, @unchecked Sendable {
         self.core = core
         self.index = index
         block = try VCPUBlock(ram: core.ram)
-        apic = LocalAPIC(id: UInt32(index), block: block)
+        apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
+        cpuid = CPUIDTable(id: UInt32(index), cpuCount: core.options.cpuCount)
         core.add(apic)
         // SAFETY: unowned; this object outlives its block's use.
         unsafe block.state.pointee.owner = UnsafeRawPointer(
             Unmanaged.passUnretained(self).toOpaque())
+        reset()
     }
 
-    public func setInitialState(_ state: InitialCPUState) {}
+    public func setInitialState(_ state: InitialCPUState) { enter(state) }
 
     public func run() -> VCPUExit {
         while true {
             if isKicked.exchange(false, ordering: .acquiring) { return .kicked }
-            cpu.execute()
+            if cpu.fields.isShutDown {
+                cpu.fields.isShutDown = false
+                return .tripleFault
+            }
+            if let effect = takeEffect() { return .effect(effect) }
+            if isWaitingForStartUp || cpu.fields.isHalted {
+                rest()
+            } else {
+                cpu.execute()
+            }
+        }
+    }
+
+    /// Whether `execute` must return although the CPU could go on.
+    var mustReturn: Bool {
+        isKicked.load(ordering: .relaxed) || cpu.fields.isShutDown || cpu.fields.pendingEffect != 0
+    }
+
+    private func takeEffect() -> MachineEffect? {
+        guard let effect = MachineEffect(rawValue: cpu.fields.pendingEffect), effect != .none
+        else { return nil }
+        cpu.fields.pendingEffect = 0
+        return effect
+    }
+
+    /// A CPU that has nothing to run: waits until something comes.
+    private func rest() {
+        let isDone = cpu.serviceInterrupts()
+        guard isDone, isWaitingForStartUp || cpu.fields.isHalted, !mustReturn else { return }
+        let deadline = isWaitingForStartUp ? UInt64.max : apic.deadline.load(ordering: .relaxed)
+        if deadline == UInt64.max { return block.sleep(timeout: -1) }
+        let now = guestTime()
+        let left = deadline > now ? deadline - now : 0
+        switch core.options.clock {
+        case .host: if left > 0 { block.sleep(timeout: Int64(clamping: left)) }
+        case .counted:
+            // A moment for devices to answer, so that idle guests do not race ahead of them.
+            block.sleep(timeout: Int64(clamping: min(left, 1_000_000)))
+            if !cpu.hasExitRequest { skippedTime &+= left }
         }
     }
 
@@ -39,5 +85,10 @@ public final class TCGVCPU: VirtualCPU, @unchecked Sendable {
         block.ring()
     }
 
-    public var retiredInstructions: UInt64 { unsafe block.state.pointee.retired }
+    public var retiredInstructions: UInt64 { cpu.fields.retired }
+}
+
+extension CPU {
+    /// Whether something waits for `serviceInterrupts`.
+    var hasExitRequest: Bool { fields.exitRequest != 0 }
 }

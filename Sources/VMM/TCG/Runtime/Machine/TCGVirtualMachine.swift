@@ -25,12 +25,19 @@ public final class TCGVirtualMachine: VirtualMachine {
         }
     }
 
-    public func signalMSI(address: UInt64, data: UInt32) {}
+    public func signalMSI(address: UInt64, data: UInt32) {
+        core.signalMSI(address: address, data: data)
+    }
 
     public func bindInterrupt(_ event: EventFD, address: UInt64, data: UInt32) -> Bool { false }
     public func unbindInterrupt(_ event: EventFD) {}
     public func bindNotify(_ event: EventFD, address: GuestAddress) -> Bool { false }
     public func unbindNotify(_ event: EventFD, address: GuestAddress) {}
 
-    public func memoryChangedOutside() {}
+    public func memoryChangedOutside() {
+        for apic in core.allAPICs {
+            apic.codeMayHaveChanged.store(true, ordering: .releasing)
+            apic.block.ring()
+        }
+    }
 }

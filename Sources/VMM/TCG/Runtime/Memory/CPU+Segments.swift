@@ -14,7 +14,7 @@ extension CPU {
         return (segment.base &+ offset) & 0xFFFF_FFFF
     }
 
-    private func isAccessible(
+    func isAccessible(
         _ segment: Segment, offset: UInt64, size: Int, isWrite: Bool
     ) -> Bool {
         guard segment.isUsable else { return false }

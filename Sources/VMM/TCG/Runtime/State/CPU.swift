@@ -79,4 +79,8 @@ enum RFLAGS {
     static let id: UInt64 = 1 << 21
 
     static let arithmetic = cf | pf | af | zf | sf | of
+    /// All flags that exist.
+    static let defined: UInt64 = 0x3F_7FD7
+    /// What IRET may change at all: everything but VM.
+    static let returnable: UInt64 = defined & ~vm & ~2
 }

@@ -34,6 +34,11 @@ enum CR4 {
     static let osxsave: UInt64 = 1 << 18
     static let smep: UInt64 = 1 << 20
     static let smap: UInt64 = 1 << 21
+
+    /// What CPUID offers; everything else is reserved.
+    static let supported =
+        vme | pvi | tsd | de | pse | pae | pge | pce | osfxsr | osxmmexcpt | umip | fsgsbase
+        | pcide | smep | smap
 }
 
 /// Bits of EFER (SDM volume 3, section 2.2.1).
@@ -44,4 +49,8 @@ enum EFER {
     static let nxe: UInt64 = 1 << 11
     /// AMD's fast FXSAVE.
     static let ffxsr: UInt64 = 1 << 14
+    /// AMD's automatic IBRS: nothing to do here, but it spares the guest its retpolines.
+    static let automaticIBRS: UInt64 = 1 << 21
+
+    static let supported = sce | lme | lma | nxe | automaticIBRS
 }

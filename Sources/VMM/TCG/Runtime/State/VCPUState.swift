@@ -145,12 +145,15 @@ struct TableRegister: BitwiseCopyable {
 
     /// An interrupt waits that the local APIC would deliver if IF were set.
     var interruptPending = false
+    /// An NMI has been delivered and no IRET has followed yet; another one waits.
+    var isNMIBlocked = false
+    var isNMIPending = false
     /// TF was set when the current single step began.
     var stepArmed = false
+    /// RF was set when the current single step began: it holds for this instruction only.
+    var clearsResume = false
     /// DR6 bits of debug traps that wait for the end of the instruction.
     var pendingDebug: UInt64 = 0
-    /// The vector whose delivery is under way (for double faults), or `noVector`.
-    var deliveringVector: UInt16 = 0xFFFF
 
     /// The object that owns this state, for slow paths.
     // SAFETY: unowned; the TCGVCPU outlives its state.

@@ -1,5 +1,20 @@
 // Breakpoints of the debug registers (SDM volume 3, section 18.2), and single steps.
 
+/// Bits of DR6 (section 18.2.3).
+enum DR6 {
+    static let bd: UInt64 = 1 << 13
+    static let bs: UInt64 = 1 << 14
+    static let bt: UInt64 = 1 << 15
+    /// Bits that always read as one.
+    static let fixed: UInt64 = 0xFFFF_0FF0
+}
+
+/// Bits of DR7 (section 18.2.4).
+enum DR7 {
+    static let gd: UInt64 = 1 << 13
+    static let fixed: UInt64 = 1 << 10
+}
+
 extension CPU {
     /// Whether an enabled data breakpoint lies in the page.
     func isWatched(page: UInt64) -> Bool {
@@ -34,7 +49,7 @@ extension CPU {
         (fields.debugRegisters[7] >> UInt64(16 + 4 * number)) & 3
     }
 
-    private func breakpointRange(_ number: Int) -> (UInt64, UInt64) {
+    func breakpointRange(_ number: Int) -> (UInt64, UInt64) {
         let code = (fields.debugRegisters[7] >> UInt64(18 + 4 * number)) & 3
         // LEN: 1, 2, 8, 4 bytes.
         let size: UInt64 = code == 2 ? 8 : code + 1
