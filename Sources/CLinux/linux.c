@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/futex.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -16,6 +17,7 @@
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -96,6 +98,24 @@ ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds,
         }
     }
     return received;
+}
+
+int clinux_file_shape(int fd, uint64_t *alignment, int64_t *size)
+{
+    struct stat status;
+    struct statfs system;
+    if (fstat(fd, &status) < 0 || fstatfs(fd, &system) < 0)
+        return -errno;
+    *alignment = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (system.f_type == HUGETLBFS_MAGIC && (uint64_t)system.f_bsize > *alignment)
+        *alignment = (uint64_t)system.f_bsize;
+    *size = S_ISREG(status.st_mode) ? status.st_size : -1;
+    return 0;
+}
+
+int clinux_replace_fd(int source, int target)
+{
+    return dup3(source, target, O_CLOEXEC) < 0 ? -errno : 0;
 }
 
 static int unix_address(const char *path, struct sockaddr_un *address)

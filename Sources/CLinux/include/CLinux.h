@@ -35,6 +35,13 @@ ssize_t clinux_send_with_fds(int socket, const void *data, size_t length,
 ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds, size_t *count,
                                 int *truncated, int flags);
 
+// What mappings of the file must be aligned to (the page size, or that of huge pages), and the
+// file's size; -1 as size where that says nothing (devices).
+int clinux_file_shape(int fd, uint64_t *alignment, int64_t *size);
+
+// Makes the descriptor `target` refer to what `source` does, at once and close-on-exec.
+int clinux_replace_fd(int source, int target);
+
 // Binds and connects Unix sockets by path. -ENAMETOOLONG where the path does not fit.
 int clinux_unix_connect(int socket, const char *path);
 int clinux_unix_bind(int socket, const char *path);

@@ -12,9 +12,19 @@ public final class EventFD: Sendable {
             })
     }
 
-    /// Takes a descriptor that a peer sent. It may be blocking; it is treated as non-blocking by
-    /// polling before each read.
-    public init(adopting fd: SharedFD) { self.fd = fd }
+    /// Takes a descriptor that a peer sent, and makes it non-blocking: a peer that fills the counter
+    /// or empties it first must not be able to stop us.
+    public init(adopting fd: SharedFD) {
+        _ = clinux_set_nonblocking(fd.rawValue)
+        self.fd = fd
+    }
+
+    /// Goes on as another event: whoever signals this object signals `other` from now on. Nothing
+    /// may be waiting for this one.
+    package func become(_ other: SharedFD) throws(SystemError) {
+        _ = clinux_set_nonblocking(other.rawValue)
+        _ = try checking("dup3", clinux_replace_fd(other.rawValue, fd.rawValue))
+    }
 
     public var rawValue: Int32 { fd.rawValue }
 

@@ -35,6 +35,29 @@ internal import Glibc
         try unsafe self.init(address, size)
     }
 
+    /// A part of a file in memory, at any offset: where the kernel wants mappings aligned, more is
+    /// mapped.
+    /// - Returns: the mapping and where in it the part begins.
+    /// - Throws: `EOVERFLOW` where the file is not that long; touching the rest would be fatal.
+    package static func part(
+        of fd: Int32, offset: UInt64, size: UInt64
+    ) throws(SystemError) -> (mapping: MemoryMapping, offset: UInt64) {
+        var alignment: UInt64 = 0
+        var fileSize: Int64 = 0
+        // SAFETY: both results live for the call.
+        _ = try checking("fstat", unsafe clinux_file_shape(fd, &alignment, &fileSize))
+        let (end, overflow) = offset.addingReportingOverflow(size)
+        guard !overflow, end <= UInt64(Int64.max) - alignment else {
+            throw SystemError("mmap", errno: EOVERFLOW)
+        }
+        if fileSize >= 0, end > UInt64(fileSize) { throw SystemError("mmap", errno: EOVERFLOW) }
+        let before = offset % alignment
+        let length = (before + size + alignment - 1) / alignment * alignment
+        let mapping = try MemoryMapping(
+            sharing: fd, offset: offset - before, size: Int(truncatingIfNeeded: length))
+        return (mapping, before)
+    }
+
     private convenience init(_ address: UnsafeMutableRawPointer?, _ size: Int) throws(SystemError) {
         guard let address = unsafe address, unsafe address != MAP_FAILED else {
             throw SystemError("mmap", errno: errno)
