@@ -7,13 +7,32 @@ public final class DirtyLog: Sendable {
     public static let pageShift: UInt64 = 12
 
     @usableFromInline let mapping: MemoryMapping
+    /// Where the bitmap begins in the mapping.
+    @usableFromInline let offset: Int
     /// Pages that the bitmap covers.
     @usableFromInline let pageCount: UInt64
 
     /// Uses all of `mapping` as bitmap.
     public init(_ mapping: MemoryMapping) {
         self.mapping = mapping
+        offset = 0
         pageCount = UInt64(mapping.size) * 8
+    }
+
+    /// Uses `size` bytes from `offset` of `mapping` as bitmap.
+    /// - Returns: `nil` where the mapping is not that large.
+    public init?(_ mapping: MemoryMapping, offset: Int, size: Int) {
+        guard offset >= 0, size >= 0, offset <= mapping.size, size <= mapping.size - offset
+        else { return nil }
+        self.mapping = mapping
+        self.offset = offset
+        pageCount = UInt64(size) * 8
+    }
+
+    /// Whether the bitmap has a bit for every page of `count` bytes (at least one) from `address`.
+    public func covers(_ address: GuestAddress, count: UInt64) -> Bool {
+        guard let last = address.advanced(by: count - 1) else { return false }
+        return last.rawValue >> Self.pageShift < pageCount
     }
 
     /// Whether the bitmap has a bit for every page of `memory`.
@@ -33,7 +52,7 @@ public final class DirtyLog: Sendable {
         for page in first...last {
             // SAFETY: page < pageCount, so the byte lies in the mapping, and an Atomic<UInt8> is
             // one byte.
-            let byte = unsafe (mapping.base + Int(page >> 3)).assumingMemoryBound(
+            let byte = unsafe (mapping.base + offset + Int(page >> 3)).assumingMemoryBound(
                 to: Atomic<UInt8>.self)
             unsafe byte.pointee.bitwiseOr(1 << UInt8(page & 7), ordering: .relaxed)
         }
@@ -43,7 +62,7 @@ public final class DirtyLog: Sendable {
     public func isMarked(page: UInt64) -> Bool {
         guard page < pageCount else { return false }
         // SAFETY: as in `mark`.
-        let byte = unsafe (mapping.base + Int(page >> 3)).assumingMemoryBound(
+        let byte = unsafe (mapping.base + offset + Int(page >> 3)).assumingMemoryBound(
             to: Atomic<UInt8>.self)
         return unsafe byte.pointee.load(ordering: .relaxed) & (1 << UInt8(page & 7)) != 0
     }

@@ -43,6 +43,9 @@ internal import Synchronization
         self.isPacked = isPacked
     }
 
+    /// Whether a queue has noted something here before.
+    public var hasHistory: Bool { load16(8) != 0 }
+
     /// Forgets everything: the queue starts afresh.
     public func clear() { store16(8, 0) }
 

@@ -1,0 +1,292 @@
+internal import Core
+
+extension BackendSession {
+    // MARK: What the front end says
+
+    private func queue(_ index: UInt32, message: String) throws(ProtocolError) -> BackendQueue {
+        guard let position = Int(exactly: index), position < queues.count else {
+            throw ProtocolError(message, "index", "there is no queue \(index)")
+        }
+        return queues[position]
+    }
+
+    /// Takes apart the payload of a message that carries an event or says that there is none.
+    func queueAndEvent(
+        _ value: UInt64, _ fds: [SharedFD], message: String
+    ) throws(ProtocolError) -> (BackendQueue, SharedFD?) {
+        let queue = try queue(UInt32(value & 0xff), message: message)
+        let hasNone = value & 0x100 != 0
+        guard hasNone == fds.isEmpty else {
+            throw ProtocolError(
+                message, "descriptors",
+                hasNone ? "there is one although bit 8 is set" : "there is none")
+        }
+        return (queue, fds.first)
+    }
+
+    func setSize(_ state: VringState) throws(ProtocolError) {
+        let queue = try queue(state.index, message: "SET_VRING_NUM")
+        let maximum = device.maximumQueueSize(queue.index)
+        guard let size = UInt16(exactly: state.value), size > 0, size <= maximum else {
+            throw ProtocolError("SET_VRING_NUM", "num", "\(state.value) is not 1 to \(maximum)")
+        }
+        stopDevice(queue)
+        queue.size = size
+        update(queue)
+    }
+
+    func setAddress(_ address: VringAddress) throws(ProtocolError) {
+        let queue = try queue(address.index, message: "SET_VRING_ADDR")
+        guard address.flags & ~VringAddress.logFlag == 0 else {
+            throw ProtocolError(
+                "SET_VRING_ADDR", "flags", "0x\(String(address.flags, radix: 16)) has no meaning")
+        }
+        if memoryTable.memory != nil, queue.size > 0 {
+            _ = try layout(address, size: queue.size, message: "SET_VRING_ADDR")
+        }
+        stopDevice(queue)
+        queue.address = address
+        queue.isBroken = false
+        update(queue)
+    }
+
+    func setBase(_ state: VringState) throws(ProtocolError) {
+        let queue = try queue(state.index, message: "SET_VRING_BASE")
+        guard isPacked || state.value <= UInt32(UInt16.max) else {
+            throw ProtocolError("SET_VRING_BASE", "num", "\(state.value) is more than 65535")
+        }
+        stopDevice(queue)
+        queue.base = QueueState(
+            nextAvailable: UInt16(truncatingIfNeeded: state.value),
+            nextUsed: UInt16(truncatingIfNeeded: state.value >> 16))
+        queue.isBroken = false
+        update(queue)
+    }
+
+    /// Stops a ring and says how far it got.
+    func takeBase(_ state: VringState) throws(ProtocolError) -> VringState {
+        let queue = try queue(state.index, message: "GET_VRING_BASE")
+        stopDevice(queue)
+        queue.stop()
+        let base = queue.base ?? freshState
+        let value =
+            isPacked
+            ? UInt32(base.nextAvailable) | UInt32(base.nextUsed) << 16
+            : UInt32(base.nextAvailable)
+        return VringState(index: state.index, value: value)
+    }
+
+    func setKick(_ value: UInt64, _ fds: [SharedFD]) throws(ProtocolError) {
+        let (queue, fd) = try queueAndEvent(value, fds, message: "SET_VRING_KICK")
+        stopDevice(queue)
+        queue.isBroken = false
+        queue.setKick(fd, on: loop) { [unowned self, unowned queue] in update(queue) }
+        // What another back end left unfinished has been kicked already.
+        if inflight?.region(queue: queue.index, isPacked: isPacked)?.hasHistory == true {
+            queue.start()
+        }
+        update(queue)
+    }
+
+    func setCall(_ value: UInt64, _ fds: [SharedFD]) throws(ProtocolError) {
+        let (queue, fd) = try queueAndEvent(value, fds, message: "SET_VRING_CALL")
+        do {
+            if try queue.setCall(fd) { restart(queue) }
+        } catch {
+            throw ProtocolError("SET_VRING_CALL", "descriptors", "\(error)")
+        }
+    }
+
+    func enable(_ state: VringState) throws(ProtocolError) {
+        let queue = try queue(state.index, message: "SET_VRING_ENABLE")
+        guard state.value <= 1 else {
+            throw ProtocolError("SET_VRING_ENABLE", "num", "\(state.value) is not 0 or 1")
+        }
+        queue.isEnabled = state.value == 1
+        update(queue)
+    }
+
+    // MARK: Memory, log, in-flight area
+
+    /// Queues that run go on in the new memory.
+    func changeMemory(_ table: MemoryTable) {
+        let running = queues.filter { $0.isRunning }
+        for queue in running { stopDevice(queue) }
+        memoryTable = table
+        for queue in queues {
+            queue.isBroken = false
+            update(queue)
+        }
+    }
+
+    func setLog(_ description: LogDescription, _ fd: SharedFD) throws(ProtocolError) {
+        let name = "SET_LOG_BASE"
+        guard description.size > 0 else { throw ProtocolError(name, "log size", "it is zero") }
+        let log: DirtyLog?
+        do {
+            let part = try MemoryMapping.part(
+                of: fd.rawValue, offset: description.offset, size: description.size)
+            log = DirtyLog(
+                part.mapping, offset: Int(truncatingIfNeeded: part.offset),
+                size: Int(truncatingIfNeeded: description.size))
+        } catch {
+            throw ProtocolError(name, "log size", "the log cannot be mapped: \(error.reason)")
+        }
+        guard let log else { throw ProtocolError(name, "log size", "the log cannot be mapped") }
+        if let memory = memoryTable.memory, !log.covers(memory) {
+            throw ProtocolError(name, "log size", "\(description.size) bytes do not cover memory")
+        }
+        dirtyLog = log
+        if features.map({ $0 & VhostFeature.logAll != 0 }) == true {
+            for queue in queues { restart(queue) }
+        }
+    }
+
+    func makeInflight(_ wanted: InflightDescription) throws(ProtocolError) -> Reply {
+        let name = "GET_INFLIGHT_FD"
+        try InflightArea.check(wanted, message: name)
+        do {
+            let (area, fd) = try InflightArea.make(
+                queueCount: wanted.queueCount, queueSize: wanted.queueSize)
+            changeInflight(area)
+            return Reply(payload: .inflight(area.description), fds: [fd])
+        } catch {
+            BackendServer.log(.warning, "no memory for what is in flight: \(error)")
+            // A size of zero says that there is none.
+            var none = wanted
+            none.mmapSize = 0
+            none.mmapOffset = 0
+            return Reply(payload: .inflight(none))
+        }
+    }
+
+    func setInflight(_ description: InflightDescription, _ fd: SharedFD) throws(ProtocolError) {
+        changeInflight(
+            try InflightArea(description, fd, isPacked: isPacked, message: "SET_INFLIGHT_FD"))
+    }
+
+    private func changeInflight(_ area: InflightArea) {
+        let running = queues.filter { $0.isRunning }
+        for queue in running { stopDevice(queue) }
+        inflight = area
+        for queue in running { update(queue) }
+    }
+
+    // MARK: Driving the device
+
+    /// Makes the device serve the ring, or leave it, as all that is known about it says. A disabled
+    /// ring is left alone: for the devices served here, processing a request has side effects.
+    func update(_ queue: BackendQueue) {
+        let wanted =
+            queue.isStarted && queue.isEnabled && queue.isConfigured && features != nil
+            && memoryTable.memory != nil && !queue.isBroken && !isClosed
+        if wanted == queue.isRunning { return }
+        guard wanted else { return stopDevice(queue) }
+        do {
+            try startDevice(queue)
+        } catch {
+            BackendServer.log.guest("queue \(queue.index) cannot be served: \(error)")
+            queue.isBroken = true
+            queue.error?.signal()
+        }
+    }
+
+    /// Lets a ring that runs go on with new settings.
+    func restart(_ queue: BackendQueue) {
+        guard queue.isRunning else { return }
+        stopDevice(queue)
+        update(queue)
+    }
+
+    func stopDevice(_ queue: BackendQueue) {
+        guard queue.isRunning else { return }
+        queue.isRunning = false
+        queue.base = device.stopQueue(queue.index)
+    }
+
+    private var freshState: QueueState { isPacked ? .freshPacked : .freshSplit }
+
+    private func startDevice(_ queue: BackendQueue) throws {
+        guard let address = queue.address, let memory = memoryTable.memory, let features else {
+            return
+        }
+        let layout = try layout(address, size: queue.size, message: "queue \(queue.index)")
+        let region = inflight?.region(queue: queue.index, isPacked: isPacked)
+        var state = queue.base ?? freshState
+        if !isPacked {
+            // The used ring itself is the truth.
+            state.nextUsed = try memory.read(
+                GuestAddress(layout.device.rawValue &+ 2), as: UInt16.self)
+        }
+        var setup = QueueSetup(
+            layout: layout, features: features & ~VhostFeature.all, memory: memory, state: state,
+            kick: queue.kick, call: queue.call)
+        setup.error = queue.error
+        setup.inflight = region
+        if features & VhostFeature.logAll != 0, let dirtyLog {
+            try checkLog(dirtyLog, address, size: queue.size)
+            setup.dirtyLog = dirtyLog
+            if address.flags & VringAddress.logFlag != 0 {
+                setup.usedLogAddress = GuestAddress(address.log)
+            }
+        }
+        let isContinued =
+            region?.hasHistory == true || state != freshState
+        try device.startQueue(queue.index, setup)
+        queue.isRunning = true
+        // Whoever served the ring before, we or a process that was killed, may have taken a kick
+        // without acting on it, or used a buffer without saying so. One too many does no harm.
+        if isContinued {
+            queue.kick?.signal()
+            queue.call?.signal()
+        }
+    }
+
+    private func checkLog(
+        _ log: DirtyLog, _ address: VringAddress, size: UInt16
+    ) throws(ProtocolError) {
+        let count = sizes(size).device
+        if let memory = memoryTable.memory, !log.covers(memory) {
+            throw ProtocolError("SET_LOG_BASE", "log size", "the log does not cover memory")
+        }
+        guard
+            address.flags & VringAddress.logFlag == 0
+                || log.covers(GuestAddress(address.log), count: count)
+        else {
+            throw ProtocolError("SET_VRING_ADDR", "log", "the used ring is outside the log")
+        }
+    }
+
+    /// The bytes that the three parts of a ring take up (VIRTIO 1.3, sections 2.7 and 2.8).
+    private func sizes(
+        _ size: UInt16
+    ) -> (descriptors: UInt64, driver: UInt64, device: UInt64) {
+        let count = UInt64(size)
+        if isPacked { return (16 * count, 4, 4) }
+        let event: UInt64 = (features ?? 0) & VirtioFeature.eventIndex != 0 ? 2 : 0
+        return (16 * count, 4 + 2 * count + event, 4 + 8 * count + event)
+    }
+
+    /// The ring's parts by guest address; each must be in one region as a whole.
+    private func layout(
+        _ address: VringAddress, size: UInt16, message: String
+    ) throws(ProtocolError) -> QueueLayout {
+        let sizes = sizes(size)
+        func translate(
+            _ field: String, _ userAddress: UInt64, _ count: UInt64
+        ) throws(ProtocolError) -> GuestAddress {
+            guard let result = memoryTable.translate(userAddress, count: count) else {
+                throw ProtocolError(
+                    message, field,
+                    "\(count) bytes at user address 0x\(String(userAddress, radix: 16)) are not "
+                        + "in one memory region")
+            }
+            return result
+        }
+        return QueueLayout(
+            size: size,
+            descriptors: try translate("descriptor", address.descriptors, sizes.descriptors),
+            driver: try translate("available", address.available, sizes.driver),
+            device: try translate("used", address.used, sizes.device))
+    }
+}

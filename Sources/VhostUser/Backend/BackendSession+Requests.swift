@@ -1,0 +1,159 @@
+internal import Core
+
+extension BackendSession {
+    /// A request's own reply.
+    struct Reply {
+        var payload: Payload
+        var fds: [SharedFD] = []
+    }
+
+    /// Does what a request asks for.
+    /// - Returns: its reply, if it is of a kind that has one.
+    func perform(
+        _ request: FrontendRequest, _ payload: Payload, _ fds: [SharedFD]
+    ) throws(ProtocolError) -> Reply? {
+        switch (request, payload) {
+        case (.getFeatures, _): return Reply(payload: .u64(offeredFeatures))
+        case (.setFeatures, .u64(let value)): try setFeatures(value)
+        case (.getProtocolFeatures, _): return Reply(payload: .u64(offeredProtocol.rawValue))
+        case (.setProtocolFeatures, .u64(let value)): try setProtocolFeatures(value)
+        // Ownership means nothing here. RESET_OWNER is obsolete and best ignored.
+        case (.setOwner, _), (.resetOwner, _): break
+        case (.getQueueNum, _): return Reply(payload: .u64(UInt64(queues.count)))
+        case (.setMemTable, .memoryTable(let regions)):
+            try changeMemory(MemoryTable(regions, fds, message: request.rule.name))
+        case (.getMaxMemSlots, _): return Reply(payload: .u64(UInt64(MemoryTable.maximumSlots)))
+        case (.addMemReg, .memoryRegion(let region)):
+            var table = memoryTable
+            for fd in fds { try table.append(region, fd, message: request.rule.name) }
+            changeMemory(table)
+        case (.remMemReg, .memoryRegion(let region)):
+            var table = memoryTable
+            try table.remove(region, message: request.rule.name)
+            changeMemory(table)
+        case (.setLogBase, .log(let log)):
+            for fd in fds { try setLog(log, fd) }
+            return Reply(payload: .u64(0))
+        case (.setLogFD, _): logEvent = fds.first
+        case (.setVringNum, .vringState(let state)): try setSize(state)
+        case (.setVringAddr, .vringAddress(let address)): try setAddress(address)
+        case (.setVringBase, .vringState(let state)): try setBase(state)
+        case (.getVringBase, .vringState(let state)):
+            return Reply(payload: .vringState(try takeBase(state)))
+        case (.setVringKick, .u64(let value)): try setKick(value, fds)
+        case (.setVringCall, .u64(let value)): try setCall(value, fds)
+        case (.setVringErr, .u64(let value)):
+            let (queue, fd) = try queueAndEvent(value, fds, message: request.rule.name)
+            queue.setError(fd)
+            restart(queue)
+        case (.setVringEnable, .vringState(let state)): try enable(state)
+        case (.setBackendReqFD, _): for fd in fds { try setChannel(fd) }
+        case (.getConfig, .config(let access)): return readConfig(access)
+        case (.setConfig, .config(let access)): try writeConfig(access)
+        case (.getInflightFD, .inflight(let description)): return try makeInflight(description)
+        case (.setInflightFD, .inflight(let description)):
+            for fd in fds { try setInflight(description, fd) }
+        case (.resetDevice, _): resetDevice()
+        case (.setStatus, .u64(let value)): try setStatus(value)
+        case (.getStatus, _): return Reply(payload: .u64(status))
+        default:
+            throw ProtocolError(request.rule.name, "request", "it is not implemented")
+        }
+        return nil
+    }
+
+    // MARK: Features
+
+    private func setFeatures(_ value: UInt64) throws(ProtocolError) {
+        guard value & ~offeredFeatures == 0 else {
+            throw ProtocolError(
+                "SET_FEATURES", "u64",
+                "0x\(String(value & ~offeredFeatures, radix: 16)) were not offered")
+        }
+        guard value != features else { return }
+        let deviceBits = value & ~VhostFeature.all
+        let changesDevice = features.map { $0 & ~VhostFeature.all != deviceBits } ?? true
+        let running = queues.filter { $0.isRunning }
+        for queue in running { stopDevice(queue) }
+        if changesDevice {
+            do {
+                try device.setFeatures(deviceBits)
+            } catch {
+                throw ProtocolError("SET_FEATURES", "u64", "\(error)")
+            }
+        }
+        features = value
+        if value & VhostFeature.protocolFeatures == 0 {
+            for queue in queues { queue.isEnabled = true }
+        }
+        for queue in queues { update(queue) }
+    }
+
+    private func setProtocolFeatures(_ value: UInt64) throws(ProtocolError) {
+        let wanted = ProtocolFeatures(rawValue: value)
+        guard offeredProtocol.isSuperset(of: wanted) else {
+            let unknown = wanted.subtracting(offeredProtocol).rawValue
+            throw ProtocolError(
+                "SET_PROTOCOL_FEATURES", "u64",
+                "0x\(String(unknown, radix: 16)) were not offered")
+        }
+        acknowledgedProtocol = wanted
+    }
+
+    // MARK: Configuration space
+
+    private func readConfig(_ access: ConfigAccess) -> Reply {
+        let count = access.contents.count
+        let offset = Int(exactly: access.offset) ?? Int.max
+        var bytes = device.readConfig(offset: offset, count: count)
+        // Nothing at all is an error, which is said with an empty payload. A front end may know a
+        // longer configuration space than the device has; the rest is zero.
+        if bytes.isEmpty && count > 0 || bytes.count > count { return Reply(payload: .none) }
+        bytes += [UInt8](repeating: 0, count: count - bytes.count)
+        return Reply(
+            payload: .config(
+                ConfigAccess(offset: access.offset, flags: access.flags, contents: bytes)))
+    }
+
+    private func writeConfig(_ access: ConfigAccess) throws(ProtocolError) {
+        guard access.flags <= ConfigAccess.migrationFlag else {
+            throw ProtocolError("SET_CONFIG", "config flags", "\(access.flags) is not 0 or 1")
+        }
+        device.writeConfig(
+            offset: Int(exactly: access.offset) ?? Int.max, access.contents)
+    }
+
+    // MARK: Status and reset
+
+    private func setStatus(_ value: UInt64) throws(ProtocolError) {
+        guard value <= 0xff else {
+            throw ProtocolError("SET_STATUS", "u64", "0x\(String(value, radix: 16)) has no meaning")
+        }
+        status = value
+        guard value == 0 else { return }
+        // The driver has gone. Front ends send this when they stop a device as well, so what the
+        // driver has configured is kept for them.
+        for queue in queues {
+            forgetInflight(queue)
+            queue.stop()
+        }
+    }
+
+    private func resetDevice() {
+        for queue in queues {
+            forgetInflight(queue)
+            queue.stop()
+            queue.isEnabled = false
+            queue.base = nil
+        }
+        device.reset()
+        status = 0
+    }
+
+    /// A queue that starts after a reset has no history.
+    private func forgetInflight(_ queue: BackendQueue) {
+        guard queue.isRunning else { return }
+        stopDevice(queue)
+        inflight?.region(queue: queue.index, isPacked: isPacked)?.clear()
+    }
+}

@@ -1,0 +1,172 @@
+internal import Core
+
+/// One front end's connection. Messages are handled as they come; what they change in the queues
+/// takes effect at the end of each.
+final class BackendSession {
+    /// What this back end implements.
+    static let implemented: ProtocolFeatures = [
+        .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
+        .resetDevice, .memorySlots, .status,
+    ]
+
+    let device: any VirtioDevice
+    let loop: EventLoop
+    private let connection: Connection
+    private var watch: EventRegistration?
+    private let onEnd: () -> Void
+    private(set) var isClosed = false
+
+    let offeredProtocol: ProtocolFeatures
+    var acknowledgedProtocol: ProtocolFeatures = []
+    /// What the front end has set, with the bits of vhost; `nil` before.
+    var features: UInt64?
+    var status: UInt64 = 0
+    let queues: [BackendQueue]
+    var memoryTable = MemoryTable()
+    var inflight: InflightArea?
+    var dirtyLog: DirtyLog?
+    /// To be told of changes of the log; nothing needs that.
+    var logEvent: SharedFD?
+    private var channel: UnixSocket?
+
+    /// - Parameter onEnd: called once, when the connection has ended and everything is released.
+    init(
+        _ device: any VirtioDevice, _ socket: UnixSocket, on loop: EventLoop,
+        options: BackendServer.Options, onEnd: @escaping () -> Void
+    ) {
+        self.device = device
+        self.loop = loop
+        self.onEnd = onEnd
+        connection = Connection(socket, nameOf: Connection.frontendNames)
+        offeredProtocol = Self.implemented.subtracting(options.hidden)
+        // The message format has eight bits for the number of a queue.
+        queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
+        watch = loop.watch(socket.fd.rawValue, for: .readable) { [unowned self] _ in receive() }
+    }
+
+    var offeredFeatures: UInt64 { device.features | VhostFeature.all }
+
+    var isPacked: Bool { (features ?? 0) & VirtioFeature.packedRing != 0 }
+
+    // MARK: Connection
+
+    private func receive() {
+        do {
+            while !isClosed, let message = try connection.receive() {
+                try handle(message)
+            }
+        } catch {
+            end(error)
+        }
+    }
+
+    /// - Throws: what ends the connection.
+    private func handle(_ message: Message) throws(ConnectionError) {
+        let header = message.header
+        let wantsAck = header.needsReply && acknowledgedProtocol.contains(.replyAck)
+        guard let request = FrontendRequest(rawValue: header.request) else {
+            let error = ProtocolError(
+                Connection.frontendNames(header.request), "request", "it is not known")
+            return try refuse(error, request: header.request, wantsAck: wantsAck)
+        }
+        let rule = request.rule
+        let payload: Payload
+        do {
+            payload = try message.payload(of: rule)
+        } catch {
+            throw .protocolError(error)
+        }
+        do {
+            try checkLegal(request)
+            let reply = try perform(request, payload, message.fds)
+            if let reply {
+                try answer(header.request, reply.payload, fds: reply.fds)
+            } else if wantsAck {
+                try answer(header.request, .u64(0))
+            }
+        } catch let error as ProtocolError {
+            try refuse(error, request: header.request, wantsAck: wantsAck && rule.reply == nil)
+        } catch let error as ConnectionError {
+            throw error
+        } catch {
+            throw .protocolError(ProtocolError(rule.name, "request", "\(error)"))
+        }
+    }
+
+    /// A request that cannot be met is answered so if the front end waits for an answer; otherwise
+    /// it can only learn of it by losing the connection.
+    private func refuse(
+        _ error: ProtocolError, request: UInt32, wantsAck: Bool
+    ) throws(ConnectionError) {
+        guard wantsAck else { throw .protocolError(error) }
+        BackendServer.log.guest("\(error)")
+        try answer(request, .u64(1))
+    }
+
+    private func answer(
+        _ request: UInt32, _ payload: Payload, fds: [SharedFD] = []
+    ) throws(ConnectionError) {
+        try connection.send(
+            Message(
+                request: request, flags: Header.version | Header.replyFlag,
+                payload: payload.bytes, fds: fds))
+    }
+
+    private func checkLegal(_ request: FrontendRequest) throws(ProtocolError) {
+        // Some front ends ask for the number of queues before they acknowledge anything.
+        let negotiated = request == .getQueueNum ? offeredProtocol : acknowledgedProtocol
+        guard negotiated.isSuperset(of: request.rule.needs) else {
+            throw ProtocolError(
+                request.rule.name, "request", "the feature it needs was not negotiated")
+        }
+    }
+
+    private func end(_ error: ConnectionError) {
+        guard !isClosed else { return }
+        switch error {
+        case .closed: BackendServer.log(.info, "the front end has gone")
+        case .protocolError(let error):
+            BackendServer.log.guest("\(error); the connection is closed")
+        default: BackendServer.log(.warning, "\(error); the connection is closed")
+        }
+        close()
+        onEnd()
+    }
+
+    /// Stops the device and releases everything that belongs to the connection.
+    func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        watch = nil
+        for queue in queues {
+            stopDevice(queue)
+            queue.stop()
+        }
+        device.reset()
+        memoryTable = MemoryTable()
+        inflight = nil
+        dirtyLog = nil
+        channel = nil
+    }
+
+    // MARK: Back-end channel
+
+    func setChannel(_ fd: SharedFD) throws(ProtocolError) {
+        do {
+            channel = try UnixSocket(adopting: fd)
+        } catch {
+            throw ProtocolError("SET_BACKEND_REQ_FD", "descriptors", "\(error)")
+        }
+    }
+
+    func configurationChanged() {
+        guard let channel, acknowledgedProtocol.contains(.config) else { return }
+        let message = Message(request: BackendRequest.configChangeMsg.rawValue)
+        do {
+            try channel.send(message.bytes, timeoutMilliseconds: 1000)
+        } catch {
+            BackendServer.log(.warning, "the front end's channel is broken: \(error)")
+            self.channel = nil
+        }
+    }
+}

@@ -1,0 +1,72 @@
+internal import Core
+
+/// The memory in which all queues note what is in flight, as a front end keeps it.
+struct InflightArea {
+    let description: InflightDescription
+    private let mapping: MemoryMapping
+    private let offset: Int
+
+    /// Makes a new one.
+    /// - Returns: it, and the file to be given to the front end.
+    static func make(
+        queueCount: UInt16, queueSize: UInt16
+    ) throws(SystemError) -> (area: InflightArea, fd: SharedFD) {
+        // Whether the rings will be packed may not be known yet; those need more.
+        let size = Int(queueCount) * InflightRegion.byteCount(entries: queueSize, isPacked: true)
+        let file = try MemFD(name: "vhost-inflight", size: UInt64(size))
+        let fd = SharedFD(try file.fd.duplicate())
+        let mapping = try MemoryMapping(sharing: fd.rawValue, size: size)
+        let description = InflightDescription(
+            mmapSize: UInt64(size), mmapOffset: 0, queueCount: queueCount, queueSize: queueSize)
+        return (InflightArea(description, mapping, offset: 0), fd)
+    }
+
+    /// Maps one that a front end has kept.
+    init(
+        _ description: InflightDescription, _ fd: SharedFD, isPacked: Bool, message: String
+    ) throws(ProtocolError) {
+        try Self.check(description, message: message)
+        let entry = InflightRegion.byteCount(entries: description.queueSize, isPacked: isPacked)
+        let needed = UInt64(description.queueCount) * UInt64(entry)
+        guard description.mmapSize >= needed else {
+            throw ProtocolError(
+                message, "mmap size", "\(description.mmapSize) is less than \(needed)")
+        }
+        guard description.mmapOffset % 8 == 0 else {
+            throw ProtocolError(message, "mmap offset", "it is not a multiple of 8")
+        }
+        do {
+            let part = try MemoryMapping.part(
+                of: fd.rawValue, offset: description.mmapOffset, size: description.mmapSize)
+            self.init(description, part.mapping, offset: Int(truncatingIfNeeded: part.offset))
+        } catch {
+            throw ProtocolError(message, "mmap size", "it cannot be mapped: \(error.reason)")
+        }
+    }
+
+    private init(_ description: InflightDescription, _ mapping: MemoryMapping, offset: Int) {
+        self.description = description
+        self.mapping = mapping
+        self.offset = offset
+    }
+
+    /// Checks what does not depend on the memory.
+    static func check(_ description: InflightDescription, message: String) throws(ProtocolError) {
+        guard description.queueCount > 0, description.queueCount <= 256 else {
+            throw ProtocolError(message, "num queues", "\(description.queueCount) is not 1 to 256")
+        }
+        guard description.queueSize > 0, description.queueSize <= 32768 else {
+            throw ProtocolError(
+                message, "queue size", "\(description.queueSize) is not 1 to 32768")
+        }
+    }
+
+    /// The part that belongs to a queue; `nil` where it has none.
+    func region(queue: Int, isPacked: Bool) -> InflightRegion? {
+        guard queue >= 0, queue < Int(description.queueCount) else { return nil }
+        let size = InflightRegion.byteCount(entries: description.queueSize, isPacked: isPacked)
+        return InflightRegion(
+            mapping, offset: offset + queue * size, entries: description.queueSize,
+            isPacked: isPacked)
+    }
+}

@@ -1,0 +1,129 @@
+internal import Core
+
+/// The guest memory that a front end has shared, and the user addresses that it names it by.
+struct MemoryTable {
+    /// How many regions there may be once slots have been negotiated.
+    static let maximumSlots = 64
+
+    private struct Entry {
+        let description: MemoryRegionDescription
+        let region: GuestRegion
+    }
+
+    private var entries: [Entry] = []
+    /// The regions by guest address.
+    private(set) var memory: GuestMemory?
+
+    init() {}
+
+    /// Maps all of a table.
+    init(
+        _ regions: [MemoryRegionDescription], _ fds: [SharedFD], message: String
+    ) throws(ProtocolError) {
+        guard regions.count == fds.count else {
+            throw ProtocolError(
+                message, "descriptors", "there are \(fds.count) for \(regions.count) regions")
+        }
+        for (description, fd) in zip(regions, fds) {
+            try append(description, fd, message: message)
+        }
+    }
+
+    /// Maps one more region.
+    mutating func append(
+        _ description: MemoryRegionDescription, _ fd: SharedFD, message: String
+    ) throws(ProtocolError) {
+        guard entries.count < Self.maximumSlots else {
+            throw ProtocolError(
+                message, "num regions", "there are \(Self.maximumSlots) regions already")
+        }
+        let entry = try Self.map(description, fd, message: message)
+        for other in entries where Self.overlap(other.description, description) {
+            throw ProtocolError(message, "user address", "the region overlaps another one")
+        }
+        let memory = try Self.makeMemory((entries + [entry]).map { $0.region }, message: message)
+        entries.append(entry)
+        self.memory = memory
+    }
+
+    /// Removes the region with these addresses and this size.
+    mutating func remove(
+        _ description: MemoryRegionDescription, message: String
+    ) throws(ProtocolError) {
+        let position = entries.firstIndex {
+            $0.description.guestAddress == description.guestAddress
+                && $0.description.userAddress == description.userAddress
+                && $0.description.size == description.size
+        }
+        guard let position else {
+            throw ProtocolError(message, "guest address", "there is no such region")
+        }
+        entries.remove(at: position)
+        memory =
+            entries.isEmpty
+            ? nil : try Self.makeMemory(entries.map { $0.region }, message: message)
+    }
+
+    /// The guest address of `count` bytes at a user address, if one region holds them all.
+    func translate(_ userAddress: UInt64, count: UInt64) -> GuestAddress? {
+        for entry in entries {
+            let description = entry.description
+            guard userAddress >= description.userAddress else { continue }
+            let offset = userAddress - description.userAddress
+            guard offset < description.size, count <= description.size - offset else { continue }
+            return GuestAddress(description.guestAddress &+ offset)
+        }
+        return nil
+    }
+
+    private static func map(
+        _ description: MemoryRegionDescription, _ fd: SharedFD, message: String
+    ) throws(ProtocolError) -> Entry {
+        guard description.size > 0 else {
+            throw ProtocolError(message, "region size", "it is zero")
+        }
+        for (name, start) in [
+            ("guest address", description.guestAddress), ("user address", description.userAddress),
+        ] where start.addingReportingOverflow(description.size - 1).overflow {
+            throw ProtocolError(message, name, "the region wraps around")
+        }
+        do {
+            let part = try MemoryMapping.part(
+                of: fd.rawValue, offset: description.mmapOffset, size: description.size)
+            let region = GuestRegion(
+                start: GuestAddress(description.guestAddress), size: description.size,
+                mapping: part.mapping, mappingOffset: part.offset)
+            guard let region else {
+                throw ProtocolError(message, "region size", "it cannot be mapped")
+            }
+            return Entry(description: description, region: region)
+        } catch let error as SystemError {
+            throw ProtocolError(
+                message, "mmap offset",
+                "\(description.size) bytes at offset \(description.mmapOffset) cannot be mapped: "
+                    + error.reason)
+        } catch let error as ProtocolError {
+            throw error
+        } catch {
+            throw ProtocolError(message, "mmap offset", "\(error)")
+        }
+    }
+
+    private static func overlap(
+        _ a: MemoryRegionDescription, _ b: MemoryRegionDescription
+    ) -> Bool {
+        // Neither region wraps around.
+        a.userAddress <= b.userAddress &+ (b.size &- 1)
+            && b.userAddress <= a.userAddress &+ (a.size &- 1)
+    }
+
+    private static func makeMemory(
+        _ regions: [GuestRegion], message: String
+    ) throws(ProtocolError) -> GuestMemory {
+        do {
+            return try GuestMemory(regions)
+        } catch {
+            throw ProtocolError(message, "guest address", "\(error)")
+        }
+    }
+}
