@@ -29,7 +29,8 @@ public struct BlockLoad: Sendable {
     /// Runs against the back end that listens at `path`.
     public func run(path: String) throws -> Result {
         let client = try VhostUserClient(path: path)
-        try client.negotiate(ringFeatures | VirtioFeature.version1)
+        // With FLUSH, writes may stay in the cache.
+        try client.negotiate(ringFeatures | VirtioFeature.version1 | 1 << 9)
         let config = try client.config(offset: 0, count: 36)
         let capacity = VhostUserClient.value(config, 0, UInt64.self)
         let result = try run(features: client.features, capacity: capacity) {
