@@ -40,7 +40,7 @@ extension VirtioPCI {
     private func acceptFeatures() -> Bool {
         let (accepted, offered) = registers.withLock { ($0.accepted, $0.offered) }
         guard accepted & ~offered == 0, accepted & VirtioFeature.version1 != 0 else {
-            Self.log.guest("the driver accepted features that were not offered")
+            Self.log.guest("\(name): the driver accepted features that were not offered")
             return false
         }
         do throws(VirtioDeviceError) {
@@ -48,7 +48,7 @@ extension VirtioPCI {
             try unsafe device.setFeatures(accepted)
             return true
         } catch {
-            Self.log.guest("the device refused its features: \(error)")
+            Self.log.guest("\(name) refused its features: \(error)")
             return false
         }
     }
@@ -125,7 +125,7 @@ extension VirtioPCI {
     /// The device cannot go on: its driver must reset it (section 2.1.2). Call it on the control
     /// thread.
     package func deviceFailed(_ reason: String) {
-        Self.log.guest("a device needs a reset: \(reason)")
+        Self.log.guest("\(name) needs a reset: \(reason)")
         let isLive = registers.withLock { registers in
             registers.status |= VirtioStatus.needsReset
             return registers.status & VirtioStatus.driverOK != 0

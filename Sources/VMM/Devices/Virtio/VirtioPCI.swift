@@ -55,6 +55,7 @@ internal import Synchronization
     // SAFETY: used on the control thread only.
     nonisolated(unsafe) let device: any VirtioDevice
     nonisolated(unsafe) var controlState: ControlState
+    let name: String
     let memory: GuestMemory
     let machine: any VirtualMachine
     let control: any ControlPlane
@@ -71,11 +72,13 @@ internal import Synchronization
     private let notifyBase = Mutex<UInt64?>(nil)
 
     /// Wraps `device`. Called on the control thread (as all use of the device).
+    /// - Parameter name: what messages call the device.
     package init(
-        _ device: any VirtioDevice, memory: GuestMemory, machine: any VirtualMachine,
-        control: any ControlPlane
+        _ device: any VirtioDevice, name: String = "device", memory: GuestMemory,
+        machine: any VirtualMachine, control: any ControlPlane
     ) throws(SystemError) {
         unsafe self.device = device
+        self.name = name
         self.memory = memory
         self.machine = machine
         self.control = control
