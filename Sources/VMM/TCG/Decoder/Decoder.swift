@@ -110,6 +110,8 @@ extension DecodeState {
             extendIndex = (rex & 2) << 2
             extendBase = (rex & 1) << 3
         }
+        // String instructions and XLAT have no operand that it would be applied to.
+        if segment != 255 { instruction.memory.segment = segment }
         let has67 = instruction.prefixes.contains(.addressSize)
         switch instruction.mode {
         case .bits16:

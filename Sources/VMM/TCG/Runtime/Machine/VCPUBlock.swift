@@ -49,6 +49,8 @@ internal import Synchronization
         }
     }
 
+    deinit { cpu.releaseCodeCache() }
+
     /// Makes the CPU leave its loop at the next block border, or wakes it up. Any thread.
     func ring() {
         unsafe exitRequest.pointee.store(1, ordering: .sequentiallyConsistent)

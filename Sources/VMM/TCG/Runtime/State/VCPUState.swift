@@ -155,6 +155,19 @@ struct TableRegister: BitwiseCopyable {
     /// DR6 bits of debug traps that wait for the end of the instruction.
     var pendingDebug: UInt64 = 0
 
+    // What the interpreter keeps (see Interpreter/CodeCache.swift).
+
+    /// The CodeCache, retained.
+    // SAFETY: set by `makeCodeCache`, until `releaseCodeCache`.
+    var codeCache: UnsafeRawPointer?
+    /// Its jump cache.
+    // SAFETY: as above.
+    var jumpCache: UnsafeMutablePointer<JumpEntry>?
+    /// Changes whenever what is known about decoded code must be checked again. Never 0.
+    var codeGeneration: UInt32 = 1
+    /// No other CPU runs: LOCK has no effect. Blocks depend on it; see `invalidateAllCode`.
+    var isOnlyCPU = true
+
     /// The object that owns this state, for slow paths.
     // SAFETY: unowned; the TCGVCPU outlives its state.
     var owner: UnsafeRawPointer

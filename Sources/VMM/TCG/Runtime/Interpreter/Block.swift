@@ -1,0 +1,118 @@
+/// The head of a decoded block. Its operations follow, then a copy of the instruction bytes.
+struct BlockHeader: BitwiseCopyable {
+    /// RIP of the first instruction.
+    var rip: UInt64
+    /// RIP after the last instruction, and where its direct branch goes.
+    var nextRIP: UInt64
+    var takenRIP: UInt64
+    /// The blocks there, once known: addresses of headers or 0. Valid while `generation` is the
+    /// CPU's.
+    var nextBlock: UInt = 0
+    var takenBlock: UInt = 0
+    /// The CPU's `codeGeneration` when the block was last looked up (and its bytes compared).
+    var generation: UInt32 = 0
+    /// Instructions, operations (one more where the block ends without a branch), bytes.
+    var count: UInt16 = 0
+    var operationCount: UInt16 = 0
+    /// `ModeKey`, or `BlockHeader.dead`.
+    var key: UInt32
+    var byteCount: UInt16 = 0
+    /// The block may not be found again: its bytes are not in memory.
+    var isTransient = false
+    /// The linear address of the first byte, and its guest-physical address.
+    var linear: UInt64
+    var physical: UInt64
+    /// The guest-physical page of the part behind a page border, or all ones.
+    var secondPage: UInt64 = UInt64.max
+    /// Offsets of the next blocks in the same bucket of the hash table and in the same buckets of
+    /// the page table (for the first and for the second page), 0 at the end.
+    var nextInBucket: UInt32 = 0
+    var nextOnPage: UInt32 = 0
+    var nextOnSecondPage: UInt32 = 0
+
+    static let dead = UInt32.max
+}
+
+/// A decoded block.
+// SAFETY: headers lie in the code cache's arena, which lives as long as the CPU; a block is
+// overwritten only when the whole arena is flushed, which happens between blocks.
+@safe struct Block {
+    let header: UnsafeMutablePointer<BlockHeader>
+
+    @inline(__always)
+    init(_ header: UnsafeMutablePointer<BlockHeader>) { unsafe self.header = header }
+
+    @inline(__always)
+    init?(address: UInt) {
+        guard let header = unsafe UnsafeMutablePointer<BlockHeader>(bitPattern: address) else {
+            return nil
+        }
+        unsafe self.header = header
+    }
+
+    @inline(__always) var address: UInt { UInt(bitPattern: unsafe header) }
+    @inline(__always) var rip: UInt64 { unsafe header.pointee.rip }
+    @inline(__always) var count: UInt16 { unsafe header.pointee.count }
+    @inline(__always) var key: UInt32 { unsafe header.pointee.key }
+    var isTransient: Bool { unsafe header.pointee.isTransient }
+    @inline(__always) var generation: UInt32 { unsafe header.pointee.generation }
+
+    static let headerSize = (MemoryLayout<BlockHeader>.size + 31) & ~31
+
+    @inline(__always)
+    var operations: OperationPointer {
+        unsafe OperationPointer(
+            (UnsafeMutableRawPointer(header) + Self.headerSize)
+                .assumingMemoryBound(to: Operation.self))
+    }
+
+    /// The copy of the instruction bytes.
+    var bytes: UnsafeMutableRawPointer {
+        unsafe UnsafeMutableRawPointer(header) + Self.headerSize
+            + Int(header.pointee.operationCount) * MemoryLayout<Operation>.stride
+    }
+
+    /// RIP of the instruction after `op`, and of `op` itself.
+    @inline(__always)
+    func nextRIP(_ op: OperationPointer) -> UInt64 { wrapped(rip &+ UInt64(op.nextOffset)) }
+
+    @inline(__always)
+    func rip(of op: OperationPointer) -> UInt64 {
+        wrapped(rip &+ UInt64(op.nextOffset) &- UInt64(op.length))
+    }
+
+    @inline(__always)
+    private func wrapped(_ rip: UInt64) -> UInt64 {
+        key & ModeKey.codeSize == 8 ? rip : rip & 0xFFFF_FFFF
+    }
+
+    /// Makes every operation stop, so that a running block ends after its current instruction.
+    func kill() {
+        unsafe header.pointee.key = BlockHeader.dead
+        var op = unsafe operations.pointer
+        for _ in 0..<(unsafe header.pointee.operationCount) {
+            unsafe op.pointee.code = .stop
+            unsafe op += 1
+        }
+    }
+}
+
+/// One of the two ways out of a block, to be connected with the block that follows.
+struct BlockExit {
+    enum Edge { case next, taken }
+
+    var block: UInt
+    var edge: Edge
+
+    /// Nothing to connect.
+    static let none = BlockExit(block: 0, edge: .next)
+
+    @inline(__always)
+    func connect(to target: Block, generation: UInt32) {
+        guard let block = Block(address: block), block.generation == generation else { return }
+        switch edge {
+        case .next: unsafe block.header.pointee.nextBlock = target.address
+        case .taken: unsafe block.header.pointee.takenBlock = target.address
+        }
+    }
+}

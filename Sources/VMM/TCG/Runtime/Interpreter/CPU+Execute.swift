@@ -1,0 +1,141 @@
+internal import Synchronization
+
+// The interpreter's outer loop: finds blocks, and looks after whatever is waiting between them.
+
+extension CPU {
+    /// Another thread, or this one, wants the CPU out of its loop.
+    @inline(__always)
+    var hasExitRequest: Bool {
+        // SAFETY: an aligned word of the state, which other threads store to atomically.
+        unsafe withUnsafeMutablePointer(to: &state.pointee.exitRequest) {
+            unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: Atomic<UInt32>.self)
+                .pointee.load(ordering: .relaxed) != 0
+        }
+    }
+
+    /// Runs until the machine is needed (`serviceInterrupts` says so), the CPU halts or shuts
+    /// down.
+    func execute() {
+        guard let cache = makeCodeCache() else {
+            unsafe state.pointee.isShutDown = true
+            return
+        }
+        var exit = BlockExit.none
+        while true {
+            var single = false
+            if needsAttention {
+                exit = .none
+                switch attend() {
+                case .leave: return
+                case .goOn: break
+                case .single: single = true
+                }
+            }
+            exit = step(cache, after: exit, single: single)
+        }
+    }
+
+    /// Finds and runs a block, and those that it leads to.
+    private func step(_ cache: CodeCache, after exit: BlockExit, single: Bool) -> BlockExit {
+        let generation = unsafe state.pointee.codeGeneration
+        var single = single
+        let block: Block
+        do throws(Fault) {
+            var found = try findBlock(cache, single: single)
+            // The last instructions before the budget ends go one by one.
+            if !single, found.count > 1, Int64(found.count) > fields.budget {
+                single = true
+                found = try findBlock(cache, single: true)
+            }
+            block = found
+        } catch {
+            deliver(error)
+            return .none
+        }
+        let isStepping = fields.modeKey & ModeKey.singleStep != 0
+        if single || isStepping || block.isTransient {
+            runAlone(block)
+            return .none
+        }
+        if unsafe generation == state.pointee.codeGeneration {
+            exit.connect(to: block, generation: generation)
+        }
+        count(block)
+        return run(block)
+    }
+
+    /// Runs `count` instructions (fewer if the CPU stops). For tests.
+    func execute(count: Int) {
+        unsafe state.pointee.budget = 0
+        guard let cache = makeCodeCache() else { return }
+        for _ in 0..<count {
+            if fields.isHalted || fields.isShutDown { return }
+            do throws(Fault) {
+                runAlone(try findBlock(cache, single: true))
+            } catch {
+                deliver(error)
+            }
+        }
+    }
+
+    // MARK: Between blocks
+
+    private enum Attention {
+        case goOn
+        /// One instruction, then look again.
+        case single
+        case leave
+    }
+
+    @inline(__always)
+    private var needsAttention: Bool {
+        hasExitRequest || fields.budget <= 0 || fields.interruptShadow != 0 || fields.isHalted
+            || fields.isShutDown
+    }
+
+    private func attend() -> Attention {
+        if fields.isHalted || fields.isShutDown {
+            return serviceInterrupts() || fields.isHalted || fields.isShutDown ? .leave : .goOn
+        }
+        let isWaiting = hasExitRequest || fields.budget <= 0
+        if fields.interruptShadow != 0 {
+            // What waits has to wait for one more instruction.
+            fields.interruptShadow = 0
+            return isWaiting ? .single : .goOn
+        }
+        if isWaiting && serviceInterrupts() { return .leave }
+        return .goOn
+    }
+
+    @inline(__always)
+    private func count(_ block: Block) {
+        unsafe state.pointee.budget &-= Int64(block.count)
+        unsafe state.pointee.retired &+= UInt64(block.count)
+    }
+
+    /// Takes back the instructions of `block` from `op` on.
+    func uncount(_ block: Block, from op: OperationPointer) {
+        let rest = block.count &- UInt16(op.number)
+        unsafe state.pointee.budget &+= Int64(rest)
+        unsafe state.pointee.retired &-= UInt64(rest)
+    }
+
+    /// Runs a block of one instruction whose exits are not followed, with its debug traps.
+    private func runAlone(_ block: Block) {
+        let hasTrapFlag = fields.systemFlags & RFLAGS.tf != 0
+        if fields.modeKey & ModeKey.singleStep != 0 && isAtInstructionBreakpoint {
+            deliver(.debug)
+            return
+        }
+        fields.stepArmed = hasTrapFlag
+        fields.systemFlags &= ~RFLAGS.rf
+        count(block)
+        // Without budget nothing is followed.
+        let budget = fields.budget
+        fields.budget = min(budget, 0)
+        let before = fields.budget
+        _ = run(block)
+        fields.budget = budget &+ (fields.budget &- before)
+        deliverDebugTraps()
+    }
+}

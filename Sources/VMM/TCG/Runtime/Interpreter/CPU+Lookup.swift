@@ -1,0 +1,172 @@
+internal import Glibc
+
+// From RIP to a decoded block.
+
+extension CPU {
+    /// What an entry of the jump cache must have: the mode, and the generation.
+    @inline(__always)
+    var lookupKey: UInt64 {
+        unsafe UInt64(state.pointee.modeKey) | UInt64(state.pointee.codeGeneration) << 32
+    }
+
+    @inline(__always)
+    func jumpEntry(_ linear: UInt64) -> UnsafeMutablePointer<JumpEntry> {
+        // SAFETY: the table has `jumpEntries` entries, a power of two.
+        let index = (linear ^ (linear >> 12)) & UInt64(CodeCache.jumpEntries - 1)
+        return unsafe state.pointee.jumpCache.unsafelyUnwrapped + Int(index)
+    }
+
+    /// The block at `linear` if the jump cache knows it.
+    @inline(__always)
+    func cachedBlock(_ linear: UInt64) -> Block? {
+        let entry = unsafe jumpEntry(linear)
+        guard unsafe entry.pointee.linear == linear && entry.pointee.key == lookupKey else {
+            return nil
+        }
+        return unsafe Block(address: entry.pointee.block)
+    }
+
+    /// The block at RIP. `single`: one that holds a single instruction.
+    func findBlock(_ cache: CodeCache, single: Bool) throws(Fault) -> Block {
+        if is64Bit {
+            if !single, let block = cachedBlock(rip) { return block }
+            return try lookUpBlock(cache, rip, single: single)
+        }
+        let code = segment(SegmentRegister.cs)
+        if cache.codeSegmentChanged(code) { flushCodeLookups() }
+        let linear = (code.base &+ rip) & 0xFFFF_FFFF
+        if !single, let block = cachedBlock(linear), block.rip == rip { return block }
+        return try lookUpBlock(cache, linear, single: single)
+    }
+
+    private func lookUpBlock(
+        _ cache: CodeCache, _ linear: UInt64, single: Bool
+    ) throws(Fault) -> Block {
+        let page = try translateFetch(linear)
+        let physical = page.physical | (linear & 0xFFF)
+        let modeKey = unsafe state.pointee.modeKey
+        let key = single ? modeKey | ModeKey.singleStep : modeKey
+        var secondFault: Fault?
+        let found = cache.find(physical: physical, linear: linear, key: key) { block in
+            do throws(Fault) {
+                return try isCurrent(block, page, linear)
+            } catch {
+                // The part behind the page border cannot be fetched.
+                secondFault = error
+                return true
+            }
+        }
+        if let secondFault { throw secondFault }
+        let generation = unsafe state.pointee.codeGeneration
+        let block: Block
+        if let found {
+            block = found
+            if block.generation != generation {
+                unsafe block.header.pointee.nextBlock = 0
+                unsafe block.header.pointee.takenBlock = 0
+                unsafe block.header.pointee.generation = generation
+            }
+        } else {
+            block = try buildBlock(cache, page, linear, key: key)
+        }
+        if !single && !block.isTransient {
+            unsafe jumpEntry(linear).pointee = JumpEntry(
+                linear: linear, key: lookupKey, block: block.address)
+        }
+        return block
+    }
+
+    /// Whether a candidate's bytes are still what is in memory.
+    private func isCurrent(
+        _ block: Block, _ page: FetchPage, _ linear: UInt64
+    ) throws(Fault) -> Bool {
+        let header = unsafe block.header
+        guard unsafe header.pointee.rip == rip, let host = unsafe page.host else { return false }
+        let offset = Int(linear & 0xFFF)
+        let count = unsafe Int(header.pointee.byteCount)
+        if !is64Bit {
+            let limit = UInt64(segment(SegmentRegister.cs).limit)
+            if rip &+ UInt64(count) &- 1 > limit { return false }
+        }
+        let inPage = min(count, 4096 - offset)
+        guard unsafe memcmp(host + offset, block.bytes, inPage) == 0 else {
+            return discard(block)
+        }
+        if inPage < count {
+            let second = try translateFetch(linear &+ UInt64(inPage))
+            guard unsafe second.physical == header.pointee.secondPage,
+                let host = unsafe second.host
+            else { return false }
+            guard unsafe memcmp(host, block.bytes + inPage, count - inPage) == 0 else {
+                return discard(block)
+            }
+        }
+        return true
+    }
+
+    private func discard(_ block: Block) -> Bool {
+        block.kill()
+        return false
+    }
+
+    // MARK: Invalidation
+
+    /// Empties the jump cache and cuts the connections between blocks.
+    func flushCodeLookups() {
+        let generation = unsafe state.pointee.codeGeneration &+ 1
+        unsafe state.pointee.codeGeneration = generation
+        // When the count wraps, old blocks would look current.
+        if generation == 0 { invalidateAllCode() }
+    }
+
+    /// Bytes at a guest-physical address are about to change or have changed.
+    func invalidateCode(physical: UInt64, count: Int) {
+        guard let cache = codeCache, count > 0 else { return }
+        let last = physical &+ UInt64(count - 1)
+        var first = physical
+        while true {
+            let end = min(last, first | 0xFFF)
+            let (died, isEmpty) = cache.invalidate(first, end)
+            if died { flushCodeLookups() }
+            if isEmpty { unmarkCode(physical: first & ~0xFFF) }
+            if end == last { return }
+            first = end &+ 1
+        }
+    }
+
+    /// Forgets all blocks. Not while one is running.
+    func invalidateAllCode() {
+        guard let cache = codeCache else { return }
+        cache.forEachPage { unmarkCode(physical: $0) }
+        cache.removeAll()
+        unsafe state.pointee.codeGeneration = max(1, state.pointee.codeGeneration &+ 1)
+    }
+
+    // MARK: The cache
+
+    var codeCache: CodeCache? {
+        guard let pointer = unsafe state.pointee.codeCache else { return nil }
+        // SAFETY: retained by `makeCodeCache` until `releaseCodeCache`.
+        return unsafe Unmanaged<CodeCache>.fromOpaque(pointer).takeUnretainedValue()
+    }
+
+    /// The cache, made on first use; `nil` if there is no memory for it.
+    func makeCodeCache() -> CodeCache? {
+        if let cache = codeCache { return cache }
+        guard let cache = CodeCache() else { return nil }
+        unsafe state.pointee.jumpCache = cache.jumpCache
+        unsafe state.pointee.codeCache = UnsafeRawPointer(
+            Unmanaged.passRetained(cache).toOpaque())
+        // Zeroed entries must not look like matches.
+        unsafe state.pointee.codeGeneration = 1
+        return cache
+    }
+
+    /// Frees all blocks; the CPU does not run any more.
+    func releaseCodeCache() {
+        guard let pointer = unsafe state.pointee.codeCache else { return }
+        unsafe state.pointee.codeCache = nil
+        unsafe state.pointee.jumpCache = nil
+        unsafe Unmanaged<CodeCache>.fromOpaque(pointer).release()
+    }
+}

@@ -1,0 +1,232 @@
+internal import Glibc
+
+/// One entry of the jump cache: where the block for a linear address is.
+struct JumpEntry: BitwiseCopyable {
+    var linear: UInt64
+    /// The mode key and the generation, see `CPU.lookupKey`.
+    var key: UInt64
+    var block: UInt
+    var unused: UInt = 0
+}
+
+/// The decoded blocks of one CPU: an arena that is filled from the bottom and flushed as a whole,
+/// a hash table to find blocks by address and mode, and a second one to find them by
+/// guest-physical page. On top of it, in front of the hash table, is the jump cache.
+///
+/// Blocks in the hash table are only candidates: other processes write to guest memory, so the
+/// bytes are compared whenever a block is found there. What is reached through the jump cache and
+/// through the connections between blocks has been compared in the same *generation*. A change of
+/// the address space, a write to code and an outside change of memory begin a new generation,
+/// which empties the jump cache and cuts all connections at once.
+// SAFETY: one mapping with the tables and the arena at offsets computed from their sizes; block
+// offsets are made by `allocate` alone.
+@safe final class CodeCache {
+    static let jumpEntries = 4096
+    private static let buckets = 1 << 16
+    private static let pageBuckets = 1 << 14
+
+    private let mapping: UnsafeMutableRawPointer
+    private let mappingSize: Int
+    let jumpCache: UnsafeMutablePointer<JumpEntry>
+    private let table: UnsafeMutablePointer<UInt32>
+    private let pageTable: UnsafeMutablePointer<UInt32>
+    private let arena: UnsafeMutableRawPointer
+    private let arenaSize: Int
+    /// The first free byte of the arena. Offset 0 means "none".
+    private var used = 32
+    /// What CS was when blocks of 16- or 32-bit code were last looked up.
+    private var codeBase: UInt64 = 0
+    private var codeLimit: UInt32 = 0
+
+    /// Where instruction bytes are collected for decoding.
+    let scratch: UnsafeMutablePointer<UInt8>
+    static let scratchSize = 64 * 15 + 32
+
+    init?(arenaSize: Int = 32 << 20) {
+        let jumpSize = Self.jumpEntries * MemoryLayout<JumpEntry>.stride
+        let tableSize = Self.buckets * 4
+        let pageTableSize = Self.pageBuckets * 4
+        self.arenaSize = arenaSize
+        let scratchOffset = jumpSize + tableSize + pageTableSize
+        let arenaOffset = (scratchOffset + Self.scratchSize + 4095) & ~4095
+        mappingSize = arenaOffset + arenaSize
+        let base = unsafe mmap(
+            nil, mappingSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+            -1, 0)
+        guard let base = unsafe base, unsafe base != MAP_FAILED else { return nil }
+        unsafe mapping = base
+        unsafe jumpCache = base.assumingMemoryBound(to: JumpEntry.self)
+        unsafe table = (base + jumpSize).assumingMemoryBound(to: UInt32.self)
+        unsafe pageTable = (base + jumpSize + tableSize).assumingMemoryBound(to: UInt32.self)
+        unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
+        unsafe arena = base + arenaOffset
+    }
+
+    deinit { unsafe _ = munmap(mapping, mappingSize) }
+
+    // MARK: Arena
+
+    /// Bytes that are still free.
+    var free: Int { arenaSize - used }
+
+    /// Room for a block that is not in the tables yet. The caller has made sure that it fits.
+    func allocate(_ size: Int) -> Block {
+        let offset = used
+        used += (size + 31) & ~31
+        return unsafe Block((arena + offset).assumingMemoryBound(to: BlockHeader.self))
+    }
+
+    private func block(_ offset: UInt32) -> Block {
+        unsafe Block((arena + Int(offset)).assumingMemoryBound(to: BlockHeader.self))
+    }
+
+    private func offset(_ block: Block) -> UInt32 {
+        UInt32(truncatingIfNeeded: unsafe UnsafeMutableRawPointer(block.header) - arena)
+    }
+
+    /// Forgets all blocks.
+    func removeAll() {
+        unsafe memset(table, 0, Self.buckets * 4)
+        unsafe memset(pageTable, 0, Self.pageBuckets * 4)
+        unsafe memset(jumpCache, 0, Self.jumpEntries * MemoryLayout<JumpEntry>.stride)
+        used = 32
+    }
+
+    /// Calls `body` with every page that has blocks, some pages more than once.
+    func forEachPage(_ body: (UInt64) -> Void) {
+        for bucket in 0..<Self.pageBuckets {
+            var link = unsafe pageTable[bucket]
+            while link != 0 {
+                let header = unsafe block(link & ~1).header
+                let isSecond = link & 1 != 0
+                unsafe body(isSecond ? header.pointee.secondPage : header.pointee.physical & ~0xFFF)
+                link = unsafe isSecond ? header.pointee.nextOnSecondPage : header.pointee.nextOnPage
+            }
+        }
+    }
+
+    // MARK: By address
+
+    private func bucket(_ physical: UInt64, _ key: UInt32) -> Int {
+        let mixed = (physical ^ UInt64(key) << 20) &* 0x9E37_79B9_7F4A_7C15
+        return Int(mixed >> 48) & (Self.buckets - 1)
+    }
+
+    /// Calls `isRight` with candidates until it returns `true`.
+    func find(
+        physical: UInt64, linear: UInt64, key: UInt32, _ isRight: (Block) -> Bool
+    ) -> Block? {
+        let slot = unsafe table + bucket(physical, key)
+        var before: Block?
+        var link = unsafe slot.pointee
+        while link != 0 {
+            let candidate = block(link)
+            let header = unsafe candidate.header
+            let next = unsafe header.pointee.nextInBucket
+            if unsafe header.pointee.key == BlockHeader.dead {
+                // Blocks die in place; the chain is tidied by whoever comes along.
+                if let before {
+                    unsafe before.header.pointee.nextInBucket = next
+                } else {
+                    unsafe slot.pointee = next
+                }
+                link = next
+                continue
+            }
+            if unsafe header.pointee.linear == linear && header.pointee.physical == physical
+                && header.pointee.key == key, isRight(candidate)
+            {
+                return candidate
+            }
+            before = candidate
+            link = next
+        }
+        return nil
+    }
+
+    /// Puts a finished block into the tables.
+    func insert(_ block: Block) {
+        let header = unsafe block.header
+        let slot = unsafe table + bucket(header.pointee.physical, header.pointee.key)
+        unsafe header.pointee.nextInBucket = slot.pointee
+        unsafe slot.pointee = offset(block)
+        let page = unsafe pageTable + pageBucket(header.pointee.physical)
+        unsafe header.pointee.nextOnPage = page.pointee
+        unsafe page.pointee = offset(block)
+        if unsafe header.pointee.secondPage != UInt64.max {
+            let second = unsafe pageTable + pageBucket(header.pointee.secondPage)
+            unsafe header.pointee.nextOnSecondPage = second.pointee
+            unsafe second.pointee = offset(block) | 1
+        }
+    }
+
+    // MARK: By page
+
+    private func pageBucket(_ physical: UInt64) -> Int {
+        Int(((physical >> 12) &* 0x9E37_79B9_7F4A_7C15) >> 50) & (Self.pageBuckets - 1)
+    }
+
+    /// Kills the blocks with bytes in `first...last`, which lies in one page. Returns whether any
+    /// died, and whether other blocks of the page are left.
+    func invalidate(_ first: UInt64, _ last: UInt64) -> (died: Bool, isEmpty: Bool) {
+        let page = first & ~0xFFF
+        let slot = unsafe pageTable + pageBucket(page)
+        var link = unsafe slot.pointee
+        var died = false
+        var isEmpty = true
+        var place = unsafe slot
+        while link != 0 {
+            let candidate = block(link & ~1)
+            let header = unsafe candidate.header
+            let isSecond = link & 1 != 0
+            let next =
+                unsafe isSecond ? header.pointee.nextOnSecondPage : header.pointee.nextOnPage
+            let isHere =
+                unsafe isSecond
+                ? header.pointee.secondPage == page : header.pointee.physical & ~0xFFF == page
+            if isHere, overlaps(candidate, isSecond: isSecond, first, last) {
+                unsafe died = died || header.pointee.key != BlockHeader.dead
+                candidate.kill()
+                unsafe place.pointee = next
+            } else {
+                if isHere && candidate.key != BlockHeader.dead { isEmpty = false }
+                unsafe place = linkPlace(candidate, isSecond: isSecond)
+            }
+            link = next
+        }
+        return (died, isEmpty)
+    }
+
+    /// Where a block's link to the next one on the page is.
+    private func linkPlace(_ block: Block, isSecond: Bool) -> UnsafeMutablePointer<UInt32> {
+        let field: PartialKeyPath<BlockHeader> =
+            isSecond ? \.nextOnSecondPage : \.nextOnPage
+        let offset = MemoryLayout<BlockHeader>.offset(of: field) ?? 0
+        return unsafe (UnsafeMutableRawPointer(block.header) + offset)
+            .assumingMemoryBound(to: UInt32.self)
+    }
+
+    private func overlaps(
+        _ block: Block, isSecond: Bool, _ first: UInt64, _ last: UInt64
+    ) -> Bool {
+        let header = unsafe block.header
+        if unsafe header.pointee.key == BlockHeader.dead { return true }
+        let start = unsafe header.pointee.physical
+        let count = unsafe UInt64(header.pointee.byteCount)
+        let inFirst = 4096 - (start & 0xFFF)
+        if isSecond {
+            return unsafe first < header.pointee.secondPage + (count - inFirst)
+        }
+        return start <= last && first < start + min(count, inFirst)
+    }
+
+    // MARK: 16- and 32-bit code
+
+    /// Whether CS's base or limit is another than at the last call.
+    func codeSegmentChanged(_ segment: Segment) -> Bool {
+        if segment.base == codeBase && segment.limit == codeLimit { return false }
+        codeBase = segment.base
+        codeLimit = segment.limit
+        return true
+    }
+}

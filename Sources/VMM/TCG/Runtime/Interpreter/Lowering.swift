@@ -1,0 +1,167 @@
+internal import TCGDecoder
+
+/// How a block goes on after an operation.
+enum LoweredFlow {
+    case continues
+    case ends
+    /// Ends, with a direct branch to this RIP.
+    case branches(UInt64)
+}
+
+/// Turns decoded instructions into operations for one mode.
+///
+/// Where an instruction and its operands have an operation code of their own, that is used; the
+/// rest become `general`, `transfer` and `string` operations with the same fields.
+struct Lowering {
+    /// The block's `ModeKey`.
+    let key: UInt32
+    /// No other CPU runs: LOCK has no effect.
+    let isOnlyCPU: Bool
+
+    var is64: Bool { key & ModeKey.codeSize == 8 }
+    var isProtected: Bool { key & ModeKey.protected != 0 }
+
+    /// The operation for `instruction`, whose successor is at `nextRIP`.
+    func lower(
+        _ instruction: Instruction, nextRIP: UInt64
+    ) -> (operation: Operation, flow: LoweredFlow) {
+        var op = Operation(.undefined)
+        var flow = LoweredFlow.continues
+        op.length = instruction.length
+        op.size = instruction.operandSize
+        setAddress(&op, instruction, nextRIP: nextRIP)
+        let isKnown =
+            isAvailable(instruction)
+            && (lowerArithmetic(instruction, &op) || lowerMove(instruction, &op)
+                || lowerString(instruction, &op)
+                || lowerControl(instruction, &op, &flow, nextRIP: nextRIP)
+                || lowerSystem(instruction, &op, &flow) || lowerLeaf(instruction, &op))
+        if !isKnown { op.code = .undefined }
+        switch op.code {
+        case .undefined, .transfer: if case .continues = flow { flow = .ends }
+        default: break
+        }
+        return (op, flow)
+    }
+
+    private func isAvailable(_ instruction: Instruction) -> Bool {
+        guard instruction.encoding == .legacy else { return false }
+        switch instruction.mnemonic {
+        // Without their features these are BSF and BSR with a superfluous prefix. Hypercalls are
+        // advertised in their own way.
+        case .tzcnt, .lzcnt, .vmcall, .vmmcall: return true
+        case .prefetch: return true
+        default: return CPUModel.supports(instruction.feature)
+        }
+    }
+
+    // MARK: Operands
+
+    private func setAddress(
+        _ op: inout Operation, _ instruction: Instruction, nextRIP: UInt64
+    ) {
+        let memory = instruction.memory
+        op.segment = memory.segment
+        op.displacement = memory.displacement
+        op.index = memory.index & 31
+        op.scale = UInt8(truncatingIfNeeded: memory.scale.trailingZeroBitCount & 3)
+        if memory.base == MemoryOperand.instructionPointer {
+            op.base = Register.none
+            op.displacement = Int64(bitPattern: nextRIP) &+ memory.displacement
+        } else {
+            op.base = memory.base
+        }
+        if op.index > Register.none { op.index = Register.none }
+        let hasBase = memory.segment >= SegmentRegister.fs
+        switch instruction.addressSize {
+        case 8: op.addressKind = hasBase ? .segment64 : .flat64
+        case 4 where is64: op.addressKind = .address32In64
+        case 4:
+            op.addressKind = key & ModeKey.flat != 0 && !hasBase ? .flat32 : .checked32
+        default: op.addressKind = .checked16
+        }
+    }
+
+    /// The register number as operations have it.
+    func number(_ operand: Operand) -> UInt8 {
+        switch operand.kind {
+        case .generalHigh: operand.register &* 8 &+ 1
+        case .general where operand.size == 1: operand.register &* 8
+        default: operand.register
+        }
+    }
+
+    func isRegister(_ operand: Operand) -> Bool {
+        operand.kind == .general || operand.kind == .generalHigh
+    }
+
+    /// Where a code for the operand size is in a row of four or, from 32 bits on, of two.
+    func sizeIndex(_ size: UInt8) -> Int { size.trailingZeroBitCount & 3 }
+
+    /// A `general` operation with a destination (register or memory) and a source (also
+    /// immediate), as far as there are any.
+    func setOperands(
+        _ op: inout Operation, _ instruction: Instruction, _ operation: GeneralOperation
+    ) {
+        op.code = .general
+        op.detail = operation.rawValue
+        setOperands(&op, instruction)
+    }
+
+    func setOperands(_ op: inout Operation, _ instruction: Instruction) {
+        if instruction.operandCount > 0 {
+            let destination = instruction.operands[0]
+            if destination.kind == .memory {
+                op.form.insert(.memoryDestination)
+            } else {
+                op.destination = number(destination)
+            }
+        }
+        if instruction.operandCount > 1 { setSource(&op, instruction, instruction.operands[1]) }
+        let isLocked = instruction.prefixes.contains(.lock) || instruction.mnemonic == .xchg
+        if isLocked && !isOnlyCPU { op.form.insert(.locked) }
+    }
+
+    func setSource(_ op: inout Operation, _ instruction: Instruction, _ source: Operand) {
+        switch source.kind {
+        case .memory: op.form.insert(.memorySource)
+        case .immediate, .relative:
+            op.form.insert(.immediateSource)
+            op.immediate = instruction.immediate
+        default: op.source = number(source)
+        }
+    }
+
+    /// The only operand is a source (or both).
+    func setOnlySource(
+        _ op: inout Operation, _ instruction: Instruction, _ operation: GeneralOperation
+    ) {
+        op.code = .general
+        op.detail = operation.rawValue
+        setSource(&op, instruction, instruction.operands[0])
+    }
+
+    func general(_ op: inout Operation, _ operation: GeneralOperation) {
+        op.code = .general
+        op.detail = operation.rawValue
+    }
+
+    func transfer(_ op: inout Operation, _ operation: TransferOperation) {
+        op.code = .transfer
+        op.detail = operation.rawValue
+    }
+
+    private func lowerLeaf(_ instruction: Instruction, _ op: inout Operation) -> Bool {
+        guard let leaf = LeafLibrary.shared.lower(instruction) else { return false }
+        op.code = .leaf
+        op.destination = leaf.destination
+        op.source = leaf.source
+        op.immediate = Int64(UInt(bitPattern: unsafe leaf.descriptor))
+        for index in 0..<Int(instruction.operandCount)
+        where instruction.operands[index].kind == .memory {
+            op.form.insert(index == 0 ? .memoryDestination : .memorySource)
+            op.size = max(1, instruction.operands[index].size)
+        }
+        return true
+    }
+}
