@@ -87,8 +87,3 @@ internal import Synchronization
 
     public var retiredInstructions: UInt64 { cpu.fields.retired }
 }
-
-extension CPU {
-    /// Whether something waits for `serviceInterrupts`.
-    var hasExitRequest: Bool { fields.exitRequest != 0 }
-}
