@@ -8,6 +8,9 @@ public enum Clock {
     /// Time since 1970 (CLOCK_REALTIME).
     public static func realtime() -> UInt64 { read(CLOCK_REALTIME) }
 
+    /// Lets the calling thread rest.
+    package static func sleep(milliseconds: UInt32) { usleep(milliseconds &* 1000) }
+
     static func read(_ clock: clockid_t) -> UInt64 {
         var time = timespec()
         // SAFETY: `time` lives for the call.

@@ -175,3 +175,14 @@ extension SystemError {
     /// Whether the error means that the other end of a socket has gone.
     package var isConnectionReset: Bool { code == ECONNRESET || code == EPIPE }
 }
+
+extension UnixSocket {
+    /// Waits until there is something to read here or on `other`.
+    /// - Returns: whether it is on `other`.
+    package func waitReadable(orElse other: UnixSocket?, timeoutMilliseconds: UInt32) -> Bool {
+        let ready = clinux_poll_two(
+            fd.rawValue, Int16(POLLIN), other?.fd.rawValue ?? -1, Int16(POLLIN),
+            Int32(clamping: timeoutMilliseconds))
+        return ready > 0 && ready & 2 != 0
+    }
+}

@@ -46,6 +46,13 @@ internal import Synchronization
     /// Whether a queue has noted something here before.
     public var hasHistory: Bool { load16(8) != 0 }
 
+    /// Where a packed queue's next used descriptor goes, as far as the driver has seen: bits 0-14 the
+    /// position, bit 15 the wrap counter. `nil` where there is no history.
+    public var packedNextUsed: UInt16? {
+        guard isPacked, load16(8) == Self.version, load16(10) == entries else { return nil }
+        return load16(18) & 0x7fff | UInt16(load8(21) & 1) << 15
+    }
+
     /// Forgets everything: the queue starts afresh.
     public func clear() { store16(8, 0) }
 

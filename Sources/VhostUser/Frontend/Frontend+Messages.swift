@@ -1,0 +1,286 @@
+package import Core
+
+// What the front end tells a back end, in the order in which it must. Each piece can be sent again
+// to another back end.
+extension Frontend {
+    private enum Status {
+        static let accepted: UInt64 = 0x0b  // ACKNOWLEDGE, DRIVER, FEATURES_OK
+        static let running: UInt64 = 0x0f  // and DRIVER_OK
+    }
+
+    /// Learns what the back end is, and says who we are.
+    func negotiate(_ link: FrontendLink) throws(LinkError) {
+        link.offered = try link.queryNumber(.getFeatures)
+        if link.hasProtocolFeatures {
+            let offered = ProtocolFeatures(rawValue: try link.queryNumber(.getProtocolFeatures))
+            let wanted = FrontendLink.implemented.intersection(offered)
+                .subtracting(options.avoided)
+            try link.command(.setProtocolFeatures, .u64(wanted.rawValue))
+            link.protocolFeatures = wanted
+        }
+        try link.command(.setOwner)
+        link.queueCount = options.defaultQueueCount
+        if link.has(.multiQueue) {
+            link.queueCount = Int(clamping: min(try link.queryNumber(.getQueueNum), 256))
+        }
+        if let wanted = options.queueCount { link.queueCount = min(link.queueCount, wanted) }
+        link.memorySlots = Payload.maximumRegions
+        if link.has(.memorySlots) {
+            link.memorySlots = Int(clamping: try link.queryNumber(.getMaxMemSlots))
+        }
+        if link.has(.backendRequests) { try link.openChannel() }
+    }
+
+    func readWholeConfig(_ link: FrontendLink) throws(LinkError) {
+        guard link.has(.config), options.configSize > 0 else { return }
+        let empty = [UInt8](repeating: 0, count: options.configSize)
+        let reply = try link.query(.getConfig, .config(ConfigAccess(offset: 0, contents: empty)))
+        guard case .config(let access) = reply.payload, access.contents.count == empty.count
+        else {
+            throw .broken(
+                .protocolError(
+                    ProtocolError(
+                        "reply to GET_CONFIG", "config size", "it is not \(empty.count)")))
+        }
+        config = access.contents
+    }
+
+    func sendFeatures(_ link: FrontendLink) throws(LinkError) {
+        guard let accepted else { return }
+        var features = accepted | link.offered & VhostFeature.protocolFeatures
+        if logTarget != nil { features |= VhostFeature.logAll }
+        try link.command(.setFeatures, .u64(features))
+        if link.has(.status) { try link.command(.setStatus, .u64(Status.accepted)) }
+    }
+
+    func sendDriverOK(_ link: FrontendLink) throws(LinkError) {
+        if link.has(.status) { try link.command(.setStatus, .u64(Status.running)) }
+    }
+
+    // MARK: Memory
+
+    private static func describe(_ region: GuestRegion) -> MemoryRegionDescription {
+        MemoryRegionDescription(
+            guestAddress: region.start.rawValue, size: region.size,
+            userAddress: region.start.rawValue &+ userAddressBase, mmapOffset: region.fileOffset)
+    }
+
+    /// Gives the back end the guest's memory, or what has changed in it.
+    private func sendMemory(_ link: FrontendLink, _ memory: GuestMemory) throws(LinkError) {
+        if link.memory === memory { return }
+        // Memory without a file cannot be shared; rings there will be refused.
+        let regions = memory.regions.filter { $0.file != nil }
+        if regions.count <= Payload.maximumRegions {
+            try link.command(
+                .setMemTable, .memoryTable(regions.map(Self.describe)),
+                fds: regions.compactMap { $0.file })
+        } else {
+            guard link.has(.memorySlots), regions.count <= link.memorySlots else {
+                throw .refused("\(regions.count) memory regions")
+            }
+            try sendChanges(link, to: regions)
+        }
+        link.memory = memory
+    }
+
+    private func sendChanges(_ link: FrontendLink, to regions: [GuestRegion]) throws(LinkError) {
+        let old = (link.memory?.regions ?? []).filter { $0.file != nil }
+        let wanted = regions.map(Self.describe)
+        for region in old where !wanted.contains(Self.describe(region)) {
+            try link.command(.remMemReg, .memoryRegion(Self.describe(region)))
+        }
+        let present = old.map(Self.describe)
+        for region in regions where !present.contains(Self.describe(region)) {
+            guard let file = region.file else { continue }
+            try link.command(.addMemReg, .memoryRegion(Self.describe(region)), fds: [file])
+        }
+    }
+
+    /// The guest's memory has changed while queues run, for example because some was plugged in.
+    /// Rings stay where they are.
+    package func memoryChanged(_ memory: GuestMemory) throws(VirtioDeviceError) {
+        for index in queues.indices { queues[index]?.setup.memory = memory }
+        try withLink { link throws(LinkError) in
+            guard link.memory != nil else { return }
+            if link.has(.memorySlots) {
+                let regions = memory.regions.filter { $0.file != nil }
+                guard regions.count <= link.memorySlots else {
+                    throw .refused("\(regions.count) memory regions")
+                }
+                try sendChanges(link, to: regions)
+                link.memory = memory
+            } else {
+                try sendMemory(link, memory)
+            }
+        }
+    }
+
+    // MARK: Dirty log
+
+    /// Records in the file `fd`, one bit for each page, what the back end writes to guest memory.
+    package func startLogging(to fd: SharedFD, size: UInt64) throws(VirtioDeviceError) {
+        if let link, !link.has(.logSharedMemory) || link.offered & VhostFeature.logAll == 0 {
+            throw VirtioDeviceError("the back end cannot record what it writes")
+        }
+        let target = LogTarget(fd: fd, size: size)
+        logTarget = target
+        try withLink { link throws(LinkError) in
+            try sendLog(link, target)
+            try resendForLog(link)
+        }
+    }
+
+    package func stopLogging() throws(VirtioDeviceError) {
+        logTarget = nil
+        try withLink { link throws(LinkError) in try resendForLog(link) }
+    }
+
+    func sendLog(_ link: FrontendLink, _ target: LogTarget) throws(LinkError) {
+        let description = LogDescription(size: target.size, offset: 0)
+        _ = try link.query(.setLogBase, .log(description), fds: [target.fd])
+    }
+
+    private func resendForLog(_ link: FrontendLink) throws(LinkError) {
+        guard let accepted else { return }
+        let logAll = logTarget != nil ? VhostFeature.logAll : 0
+        try link.command(
+            .setFeatures,
+            .u64(accepted | link.offered & VhostFeature.protocolFeatures | logAll))
+        for (index, queue) in queues.enumerated() {
+            if let queue { try link.command(.setVringAddr, address(index, queue.setup.layout)) }
+        }
+    }
+
+    // MARK: In flight
+
+    /// Gives the back end the memory for what is in flight: the one that is kept, or a new one.
+    private func sendInflight(_ link: FrontendLink) throws(LinkError) {
+        guard link.has(.inflight), !link.hasInflight else { return }
+        if inflight == nil {
+            let wanted = InflightDescription(
+                mmapSize: 0, mmapOffset: 0, queueCount: UInt16(clamping: queueCount),
+                queueSize: options.maximumQueueSize)
+            let reply = try link.query(.getInflightFD, .inflight(wanted))
+            link.hasInflight = true
+            guard case .inflight(let description) = reply.payload, description.mmapSize > 0,
+                let fd = reply.fds.first
+            else { return }
+            inflight = KeptInflight(description: description, fd: fd)
+        }
+        guard let inflight else { return }
+        try link.command(.setInflightFD, .inflight(inflight.description), fds: [inflight.fd])
+        link.hasInflight = true
+    }
+
+    // MARK: Queues
+
+    private func address(_ index: Int, _ layout: QueueLayout) -> Payload {
+        .vringAddress(
+            VringAddress(
+                index: UInt32(truncatingIfNeeded: index),
+                flags: logTarget != nil ? VringAddress.logFlag : 0,
+                descriptors: layout.descriptors.rawValue &+ Self.userAddressBase,
+                used: layout.device.rawValue &+ Self.userAddressBase,
+                available: layout.driver.rawValue &+ Self.userAddressBase,
+                log: layout.device.rawValue))
+    }
+
+    /// Sets up and starts a queue from its state.
+    func sendQueue(_ link: FrontendLink, _ index: Int) throws(LinkError) {
+        guard let queue = queues[index] else { return }
+        let setup = queue.setup
+        try sendMemory(link, setup.memory)
+        try sendInflight(link)
+        let number = UInt32(truncatingIfNeeded: index)
+        func state(_ value: UInt32) -> Payload {
+            .vringState(VringState(index: number, value: value))
+        }
+        let base =
+            isPacked
+            ? UInt32(setup.state.nextAvailable) | UInt32(setup.state.nextUsed) << 16
+            : UInt32(setup.state.nextAvailable)
+        try link.command(.setVringNum, state(UInt32(setup.layout.size)))
+        try link.command(.setVringBase, state(base))
+        try link.command(.setVringAddr, address(index, setup.layout))
+        try sendEvent(link, .setVringErr, number, queue.error)
+        try sendEvent(link, .setVringCall, number, setup.call)
+        try sendEvent(link, .setVringKick, number, setup.kick)
+        if link.hasProtocolFeatures { try link.command(.setVringEnable, state(1)) }
+    }
+
+    private func sendEvent(
+        _ link: FrontendLink, _ request: FrontendRequest, _ queue: UInt32, _ event: EventFD?
+    ) throws(LinkError) {
+        let noEvent: UInt64 = event == nil ? 0x100 : 0
+        try link.command(request, .u64(UInt64(queue) | noEvent), fds: event.map { [$0.fd] } ?? [])
+    }
+
+    /// Stops a queue.
+    /// - Returns: how far the back end says it got.
+    func fetchState(_ link: FrontendLink, _ index: Int) throws(LinkError) -> QueueState {
+        let number = UInt32(truncatingIfNeeded: index)
+        let reply = try link.query(
+            .getVringBase, .vringState(VringState(index: number, value: 0)))
+        guard case .vringState(let state) = reply.payload, state.index == number else {
+            throw .broken(
+                .protocolError(
+                    ProtocolError("reply to GET_VRING_BASE", "index", "it is not \(index)")))
+        }
+        if link.hasProtocolFeatures {
+            try link.command(
+                .setVringEnable, .vringState(VringState(index: number, value: 0)))
+        }
+        let available = UInt16(truncatingIfNeeded: state.value)
+        return QueueState(
+            nextAvailable: available,
+            nextUsed: isPacked ? UInt16(truncatingIfNeeded: state.value >> 16) : available)
+    }
+
+    /// How far a queue got whose back end cannot be asked any more. What it had taken and not given
+    /// back counts as not taken; the memory for what is in flight tells another back end more.
+    func recoveredState(_ index: Int) -> QueueState {
+        guard let setup = queues[index]?.setup else { return freshState }
+        if isPacked {
+            guard let used = keptPackedPosition(index) else { return setup.state }
+            return QueueState(nextAvailable: used, nextUsed: used)
+        }
+        guard let place = setup.layout.device.advanced(by: 2) else { return setup.state }
+        do {
+            let used = try setup.memory.read(place, as: UInt16.self)
+            return QueueState(nextAvailable: used, nextUsed: used)
+        } catch {
+            return setup.state
+        }
+    }
+
+    private func keptPackedPosition(_ index: Int) -> UInt16? {
+        guard let inflight else { return nil }
+        let description = inflight.description
+        do {
+            let area = try InflightArea(
+                description, inflight.fd, isPacked: true, message: "GET_INFLIGHT_FD")
+            return area.region(queue: index, isPacked: true)?.packedNextUsed
+        } catch {
+            Self.log(.warning, "\(error)")
+            return nil
+        }
+    }
+
+    /// Checks that the rings lie in guest memory, so that a back end has no reason to object.
+    func checkLayout(_ setup: QueueSetup) throws(VirtioDeviceError) {
+        let size = UInt64(setup.layout.size)
+        guard size > 0, size <= UInt64(options.maximumQueueSize) else {
+            throw VirtioDeviceError("\(size) entries are not 1 to \(options.maximumQueueSize)")
+        }
+        let event: UInt64 = setup.features & VirtioFeature.eventIndex != 0 ? 2 : 0
+        let isPacked = setup.features & VirtioFeature.packedRing != 0
+        for (part, address, count) in [
+            (QueuePart.descriptors, setup.layout.descriptors, 16 * size),
+            (.driver, setup.layout.driver, isPacked ? 4 : 4 + 2 * size + event),
+            (.device, setup.layout.device, isPacked ? 4 : 4 + 8 * size + event),
+        ] where setup.memory.region(address, count: count) == nil {
+            throw VirtioDeviceError(
+                "\(QueueError.partOutsideMemory(part, address, count: count))")
+        }
+    }
+}

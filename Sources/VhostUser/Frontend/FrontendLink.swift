@@ -1,0 +1,233 @@
+internal import Core
+
+/// Why a request was not done.
+enum LinkError: Error, CustomStringConvertible {
+    /// The connection is of no more use.
+    case broken(ConnectionError)
+    /// The back end said no.
+    case refused(String)
+
+    var description: String {
+        switch self {
+        case .broken(let error): "\(error)"
+        case .refused(let request): "the back end refused \(request)"
+        }
+    }
+}
+
+/// One connection to a back end, from its first message to its end. Requests wait for their reply,
+/// but never for longer than the limits say; meanwhile the back end's own requests are served.
+final class FrontendLink {
+    /// What this front end makes use of.
+    static let implemented: ProtocolFeatures = [
+        .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
+        .resetDevice, .memorySlots, .status,
+    ]
+
+    private let connection: Connection
+    private let loop: EventLoop
+    private let timeout: UInt64
+    /// When the handshake must be over.
+    private var handshakeDeadline: UInt64?
+    private var watch: EventRegistration?
+    private var channel: Connection?
+    private var channelWatch: EventRegistration?
+
+    /// Called on the loop when the back end breaks the connection between requests.
+    var onBroken: ((ConnectionError) -> Void)?
+    /// Called when the back end says that the configuration space has changed, possibly in the midst
+    /// of a request.
+    var onConfigChange: (() -> Void)?
+
+    // What was agreed on and sent.
+    var offered: UInt64 = 0
+    var protocolFeatures: ProtocolFeatures = []
+    var queueCount = 0
+    var memorySlots = 0
+    var memory: GuestMemory?
+    var hasInflight = false
+
+    init(_ socket: UnixSocket, on loop: EventLoop, options: FrontendOptions) {
+        connection = Connection(socket, nameOf: Connection.frontendNames)
+        self.loop = loop
+        timeout = options.replyTimeoutMilliseconds &* 1_000_000
+        handshakeDeadline =
+            Clock.monotonic() &+ options.handshakeTimeoutMilliseconds &* 1_000_000
+    }
+
+    func has(_ feature: ProtocolFeatures) -> Bool { protocolFeatures.contains(feature) }
+
+    var hasProtocolFeatures: Bool { offered & VhostFeature.protocolFeatures != 0 }
+
+    /// The handshake is over: from now on the connection is watched for its end.
+    func becomeIdle() {
+        handshakeDeadline = nil
+        watch = loop.watch(connection.socket.fd.rawValue, for: .readable) { [unowned self] _ in
+            checkIdle()
+        }
+    }
+
+    private func checkIdle() {
+        do {
+            guard let message = try connection.receive() else { return }
+            onBroken?(
+                .protocolError(
+                    ProtocolError(
+                        Connection.frontendNames(message.header.request), "request",
+                        "a message came that was not asked for")))
+        } catch {
+            onBroken?(error)
+        }
+    }
+
+    // MARK: Requests
+
+    /// Sends a request that has no reply of its own, and waits for its acknowledgement if the back
+    /// end can give one.
+    func command(
+        _ request: FrontendRequest, _ payload: Payload = .none, fds: [SharedFD] = []
+    ) throws(LinkError) {
+        let wantsAck = has(.replyAck)
+        try send(request, payload, fds, flags: wantsAck ? Header.needReplyFlag : 0)
+        guard wantsAck else { return }
+        let message = try waitForReply(request)
+        guard case .u64(let result) = try decode(message, request, .u64), result == 0 else {
+            throw .refused(request.rule.name)
+        }
+    }
+
+    /// Sends a request that has a reply.
+    func query(
+        _ request: FrontendRequest, _ payload: Payload = .none, fds: [SharedFD] = []
+    ) throws(LinkError) -> (payload: Payload, fds: [SharedFD]) {
+        try send(request, payload, fds, flags: 0)
+        let message = try waitForReply(request)
+        // An empty reply is how a back end says that it cannot.
+        if message.payload.isEmpty, request == .getConfig { throw .refused(request.rule.name) }
+        let shape = request.rule.reply ?? .u64
+        return (try decode(message, request, shape), message.fds)
+    }
+
+    /// Asks for a number.
+    func queryNumber(_ request: FrontendRequest) throws(LinkError) -> UInt64 {
+        guard case .u64(let value) = try query(request).payload else { return 0 }
+        return value
+    }
+
+    private func decode(
+        _ message: Message, _ request: FrontendRequest, _ shape: PayloadShape
+    ) throws(LinkError) -> Payload {
+        do {
+            return try message.replyPayload(
+                of: request.rule, request: request.rawValue, shape: shape)
+        } catch {
+            throw .broken(.protocolError(error))
+        }
+    }
+
+    private func send(
+        _ request: FrontendRequest, _ payload: Payload, _ fds: [SharedFD], flags: UInt32
+    ) throws(LinkError) {
+        do {
+            try connection.send(
+                Message(
+                    request: request.rawValue, flags: Header.version | flags,
+                    payload: payload.bytes, fds: fds))
+        } catch {
+            throw .broken(error)
+        }
+    }
+
+    private func waitForReply(_ request: FrontendRequest) throws(LinkError) -> Message {
+        var deadline = Clock.monotonic() &+ timeout
+        if let handshakeDeadline { deadline = min(deadline, handshakeDeadline) }
+        while true {
+            do {
+                if let message = try connection.receive() { return message }
+                let now = Clock.monotonic()
+                guard now < deadline else { throw ConnectionError.timedOut(request.rule.name) }
+                let left = UInt32(clamping: (deadline - now) / 1_000_000 + 1)
+                let isChannelReady = connection.socket.waitReadable(
+                    orElse: channel?.socket, timeoutMilliseconds: left)
+                if isChannelReady { try serveChannel() }
+            } catch let error as ConnectionError {
+                throw .broken(error)
+            } catch {
+                throw .broken(.timedOut(request.rule.name))
+            }
+        }
+    }
+
+    // MARK: The back end's requests
+
+    /// Gives the back end a channel for requests of its own.
+    func openChannel() throws(LinkError) {
+        let near: UnixSocket
+        let far: UnixSocket
+        do {
+            (near, far) = try UnixSocket.pair()
+        } catch {
+            throw .broken(.system(error))
+        }
+        try command(.setBackendReqFD, fds: [far.fd])
+        channel = Connection(near, nameOf: Connection.backendNames)
+        channelWatch = loop.watch(near.fd.rawValue, for: .readable) { [unowned self] _ in
+            do throws(ConnectionError) {
+                try serveChannel()
+            } catch {
+                onBroken?(error)
+            }
+        }
+    }
+
+    private func closeChannel() {
+        channelWatch = nil
+        channel = nil
+    }
+
+    private func serveChannel() throws(ConnectionError) {
+        while let channel {
+            let message: Message?
+            do {
+                message = try channel.receive()
+            } catch .closed {
+                // A back end may do without.
+                return closeChannel()
+            }
+            guard let message else { return }
+            try serve(message, on: channel)
+        }
+    }
+
+    private func serve(_ message: Message, on channel: Connection) throws(ConnectionError) {
+        let header = message.header
+        // A reply to something that was never asked.
+        guard !header.isReply else {
+            throw .protocolError(
+                ProtocolError(
+                    Connection.backendNames(header.request), "flags",
+                    "a request has the reply flag"))
+        }
+        var result: UInt64 = 1
+        if let request = BackendRequest(rawValue: header.request) {
+            do {
+                _ = try message.payload(of: request.rule)
+            } catch {
+                throw .protocolError(error)
+            }
+            if request == .configChangeMsg {
+                onConfigChange?()
+                result = 0
+            }
+        }
+        if result != 0 {
+            Frontend.log.guest(
+                "\(Connection.backendNames(header.request)) is not supported")
+        }
+        guard header.needsReply, has(.replyAck) else { return }
+        try channel.send(
+            Message(
+                request: header.request, flags: Header.version | Header.replyFlag,
+                payload: Payload.u64(result).bytes))
+    }
+}

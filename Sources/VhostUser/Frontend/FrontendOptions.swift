@@ -1,0 +1,51 @@
+package import Core
+
+/// What a front end needs to know of its device, and how it comes to its back end.
+package struct FrontendOptions {
+    /// How the front end comes to its connections.
+    package enum Role {
+        /// The back end listens at a path.
+        case connect(path: String)
+        /// The back end connects to us.
+        case listen(UnixListener)
+        /// Somebody else brings a connected socket each time: `Frontend.attach`.
+        case supervised
+    }
+
+    package var role: Role
+    package var deviceID: VirtioDeviceID
+    /// How many queues are wanted; by default as many as the back end has.
+    package var queueCount: Int?
+    /// For back ends that do not say how many queues they have.
+    package var defaultQueueCount = 1
+    package var maximumQueueSize: UInt16 = 256
+    /// Bytes of the configuration space to ask for. Some back ends refuse to give more than they
+    /// know of.
+    package var configSize: Int
+    /// The configuration space of a device whose back end does not have one.
+    package var defaultConfig: [UInt8] = []
+    /// How long a reply may take, and how long a whole handshake.
+    package var replyTimeoutMilliseconds: UInt64 = 5_000
+    package var handshakeTimeoutMilliseconds: UInt64 = 10_000
+    /// Protocol features not to be used even if the back end offers them.
+    package var avoided: ProtocolFeatures = []
+
+    package init(_ role: Role, deviceID: VirtioDeviceID) {
+        self.role = role
+        self.deviceID = deviceID
+        switch deviceID {
+        case .block: configSize = 60  // up to and with write_zeroes_may_unmap and its padding
+        case .console: configSize = 12
+        case .fs: configSize = 40
+        case .net: configSize = 12
+        default: configSize = 0
+        }
+    }
+}
+
+/// Why a back end cannot be used; a sentence for the user.
+package struct FrontendError: Error, Equatable, Sendable, CustomStringConvertible {
+    package let description: String
+
+    package init(_ description: String) { self.description = description }
+}
