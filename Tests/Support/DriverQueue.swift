@@ -54,14 +54,18 @@ public enum DescriptorStyle: Sendable, CaseIterable {
 ///
 /// Nothing is allocated per request if buffers are passed as a span. One thread uses a queue.
 public final class DriverQueue {
-    private enum Ring {
-        case split(SplitDriver)
-        case packed(PackedDriver)
+    // SAFETY: the pointee belongs to the queue, which makes it in `init` and ends it in `deinit`. A
+    // pointer, because access to it costs neither reference counts nor exclusivity checks.
+    @safe private enum Ring {
+        case split(UnsafeMutablePointer<SplitDriver>)
+        case packed(UnsafeMutablePointer<PackedDriver>)
     }
 
     public let layout: QueueLayout
     public let features: UInt64
     private let ring: Ring
+    /// Keeps the ring mapped.
+    private let memory: GuestMemory
 
     /// Lays out a ring in `scratch` and starts at `state`.
     /// - Parameters:
@@ -79,17 +83,32 @@ public final class DriverQueue {
             driver: scratch.allocate(isPacked ? 4 : 6 + 2 * count, alignment: 4),
             device: scratch.allocate(isPacked ? 4 : 6 + 8 * count, alignment: 4))
         let tables = IndirectTables(scratch, count: count, size: tableSize)
-        let memory = scratch.memory
+        memory = scratch.memory
         if isPacked {
-            ring = .packed(
-                PackedDriver(
+            let place = UnsafeMutablePointer<PackedDriver>.allocate(capacity: 1)
+            unsafe place.initialize(
+                to: PackedDriver(
                     layout, memory, features: features, tables: tables,
                     start: (state ?? .freshPacked).nextAvailable))
+            ring = unsafe .packed(place)
         } else {
-            ring = .split(
-                SplitDriver(
+            let place = UnsafeMutablePointer<SplitDriver>.allocate(capacity: 1)
+            unsafe place.initialize(
+                to: SplitDriver(
                     layout, memory, features: features, tables: tables,
                     start: (state ?? .freshSplit).nextAvailable))
+            ring = unsafe .split(place)
+        }
+    }
+
+    deinit {
+        switch ring {
+        case .split(let driver):
+            unsafe driver.deinitialize(count: 1)
+            unsafe driver.deallocate()
+        case .packed(let driver):
+            unsafe driver.deinitialize(count: 1)
+            unsafe driver.deallocate()
         }
     }
 
@@ -105,16 +124,16 @@ public final class DriverQueue {
     /// Where the next available and used entries are.
     public var state: QueueState {
         switch ring {
-        case .split(let driver): driver.state
-        case .packed(let driver): driver.state
+        case .split(let driver): unsafe driver.pointee.state
+        case .packed(let driver): unsafe driver.pointee.state
         }
     }
 
     /// Descriptors of the ring that are free.
     public var freeCount: Int {
         switch ring {
-        case .split(let driver): driver.freeCount
-        case .packed(let driver): driver.freeCount
+        case .split(let driver): unsafe driver.pointee.freeCount
+        case .packed(let driver): unsafe driver.pointee.freeCount
         }
     }
 
@@ -136,9 +155,11 @@ public final class DriverQueue {
     ) -> Bool {
         switch ring {
         case .split(let driver):
-            driver.add(buffers, readableCount: readableCount, style: style, token: token)
+            unsafe driver.pointee.add(
+                buffers, readableCount: readableCount, style: style, token: token)
         case .packed(let driver):
-            driver.add(buffers, readableCount: readableCount, style: style, token: token)
+            unsafe driver.pointee.add(
+                buffers, readableCount: readableCount, style: style, token: token)
         }
     }
 
@@ -146,24 +167,24 @@ public final class DriverQueue {
     /// - Returns: whether the device wants a kick for it.
     public func publish() -> Bool {
         switch ring {
-        case .split(let driver): driver.publish()
-        case .packed(let driver): driver.publish()
+        case .split(let driver): unsafe driver.pointee.publish()
+        case .packed(let driver): unsafe driver.pointee.publish()
         }
     }
 
     /// Takes the next finished request.
     public func popUsed() throws(DriverQueueError) -> UsedRequest? {
         switch ring {
-        case .split(let driver): try driver.popUsed()
-        case .packed(let driver): try driver.popUsed()
+        case .split(let driver): try unsafe driver.pointee.popUsed()
+        case .packed(let driver): try unsafe driver.pointee.popUsed()
         }
     }
 
     /// Tells the device that the driver polls.
     public func disableCalls() {
         switch ring {
-        case .split(let driver): driver.disableCalls()
-        case .packed(let driver): driver.disableCalls()
+        case .split(let driver): unsafe driver.pointee.disableCalls()
+        case .packed(let driver): unsafe driver.pointee.disableCalls()
         }
     }
 
@@ -172,8 +193,8 @@ public final class DriverQueue {
     /// - Returns: whether some have been used in the meantime already.
     public func enableCalls(after count: UInt16 = 1) -> Bool {
         switch ring {
-        case .split(let driver): driver.enableCalls(after: count)
-        case .packed(let driver): driver.enableCalls(after: count)
+        case .split(let driver): unsafe driver.pointee.enableCalls(after: count)
+        case .packed(let driver): unsafe driver.pointee.enableCalls(after: count)
         }
     }
 }

@@ -1,7 +1,7 @@
 internal import Core
 
 /// The driver's side of a packed ring (VIRTIO 1.3, section 2.8.20 and following).
-final class PackedDriver {
+struct PackedDriver: ~Copyable {
     private let size: UInt16
     private let hasEventIndex: Bool
     private let ring: SharedCells
@@ -61,7 +61,7 @@ final class PackedDriver {
             nextUsed: used | (usedWrap ? 0x8000 : 0))
     }
 
-    func add(
+    mutating func add(
         _ buffers: Span<DriverBuffer>, readableCount: Int, style: DescriptorStyle, token: UInt64
     ) -> Bool {
         let needed = style == .direct ? buffers.count : 1
@@ -109,7 +109,7 @@ final class PackedDriver {
         }
     }
 
-    func publish() -> Bool {
+    mutating func publish() -> Bool {
         guard added > 0 else { return false }
         ring.store16(firstOffset + 14, firstFlags)
         SharedCells.fence()
@@ -126,7 +126,7 @@ final class PackedDriver {
         }
     }
 
-    func popUsed() throws(DriverQueueError) -> UsedRequest? {
+    mutating func popUsed() throws(DriverQueueError) -> UsedRequest? {
         let offset = 16 * Int(used)
         guard Self.isUsed(ring.load16(offset + 14), usedWrap) else { return nil }
         let written = ring.load32(offset + 8)

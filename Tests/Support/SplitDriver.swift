@@ -1,7 +1,7 @@
 internal import Core
 
 /// The driver's side of a split ring (VIRTIO 1.3, section 2.7.13 and following).
-final class SplitDriver {
+struct SplitDriver: ~Copyable {
     private let size: UInt16
     private let hasEventIndex: Bool
     private let descriptors: SharedCells
@@ -41,7 +41,7 @@ final class SplitDriver {
 
     var state: QueueState { QueueState(nextAvailable: published, nextUsed: nextUsed) }
 
-    func add(
+    mutating func add(
         _ buffers: Span<DriverBuffer>, readableCount: Int, style: DescriptorStyle, token: UInt64
     ) -> Bool {
         // How many buffers are in the ring itself, and how many in a table.
@@ -93,7 +93,7 @@ final class SplitDriver {
         }
     }
 
-    func publish() -> Bool {
+    mutating func publish() -> Bool {
         let old = published
         guard nextAvailable != old else { return false }
         published = nextAvailable
@@ -106,7 +106,7 @@ final class SplitDriver {
         return used.load16(0) & 1 == 0
     }
 
-    func popUsed() throws(DriverQueueError) -> UsedRequest? {
+    mutating func popUsed() throws(DriverQueueError) -> UsedRequest? {
         let index = used.load16(2)
         guard index != nextUsed else { return nil }
         guard index &- nextUsed <= size, index &- nextUsed <= published &- nextUsed else {
@@ -126,7 +126,7 @@ final class SplitDriver {
     }
 
     /// Puts a chain's descriptors back. They are still linked in the order they were taken.
-    private func release(_ head: UInt16, _ count: UInt16) {
+    private mutating func release(_ head: UInt16, _ count: UInt16) {
         var last = head
         for _ in 1..<count { last = nextFree[Int(last)] }
         nextFree[Int(last)] = firstFree

@@ -8,7 +8,7 @@ extension DescriptorChain {
     // SAFETY: for the caller: the buffer is the caller's own memory.
     @discardableResult
     public func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) -> Int {
-        unsafe copy(.toHost, 0, readableCount, offset, buffer)
+        unsafe copy(.toHost, 0, storage.pointee.readableCount, offset, buffer)
     }
 
     /// Copies bytes into the writable part, from `offset` of it.
@@ -17,7 +17,8 @@ extension DescriptorChain {
     public func write(at offset: UInt64, from buffer: UnsafeRawBufferPointer) -> Int {
         // SAFETY: `copy` to the guest only reads the buffer.
         unsafe copy(
-            .toGuest, readableCount, count, offset, UnsafeMutableRawBufferPointer(mutating: buffer))
+            .toGuest, storage.pointee.readableCount, storage.pointee.count, offset,
+            UnsafeMutableRawBufferPointer(mutating: buffer))
     }
 
     /// Copies an array into the writable part.
@@ -71,6 +72,7 @@ extension DescriptorChain {
         _ buffer: UnsafeMutableRawBufferPointer
     ) -> Int {
         guard let base = buffer.baseAddress else { return 0 }
+        let pieces = unsafe storage.pointee.pieces
         var skip = offset
         var done = 0
         for index in first..<end where done < buffer.count {

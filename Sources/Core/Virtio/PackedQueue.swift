@@ -9,7 +9,7 @@ internal import Synchronization
 /// One ring serves both directions. Each side keeps a position and a wrap counter that flips at the
 /// end of the ring; a descriptor is available if its AVAIL bit equals the counter and its USED bit
 /// does not, and used if both equal it.
-final class PackedQueue {
+struct PackedQueue: ~Copyable {
     /// Where in the ring somebody is.
     private struct Position {
         var index: UInt16
@@ -46,7 +46,6 @@ final class PackedQueue {
     private let size: UInt16
     private let features: UInt64
     private let deviceEventAddress: GuestAddress
-    private let log: QueueLog
     private var regions: RegionTable
     private let pieceLimit: Int
     private let inflight: PackedInflight?
@@ -70,54 +69,68 @@ final class PackedQueue {
     var nextAvailable: UInt16 { available.raw }
     var nextUsed: UInt16 { used.raw }
 
-    init(_ setup: QueueSetup, log: QueueLog) throws(QueueError) {
+    /// - Parameter log: where to record what has to be put right at once.
+    init(_ setup: QueueSetup, log: QueueLog?) throws(QueueError) {
+        // Everything that can fail comes first: a noncopyable value cannot be half made.
         let layout = setup.layout
-        size = layout.size
+        let size = layout.size
         guard size > 0, size <= 32768 else { throw .invalidSize(size) }
-        features = setup.features
         let memory = setup.memory
-        ring = try RingPart(
+        let ring = try RingPart(
             .descriptors, layout.descriptors, count: 16 * Int(size), alignment: 16, in: memory)
-        driverEvent = try RingPart(.driver, layout.driver, count: 4, alignment: 4, in: memory)
-        deviceEvent = try RingPart(.device, layout.device, count: 4, alignment: 4, in: memory)
-        deviceEventAddress = layout.device
-        available = Position(setup.state.nextAvailable)
-        used = Position(setup.state.nextUsed)
+        let driverEvent = try RingPart(.driver, layout.driver, count: 4, alignment: 4, in: memory)
+        let deviceEvent = try RingPart(.device, layout.device, count: 4, alignment: 4, in: memory)
+        var available = Position(setup.state.nextAvailable)
+        var used = Position(setup.state.nextUsed)
+        var inflight: PackedInflight?
         if let region = setup.inflight {
-            let ring = ring
-            let inflight = try PackedInflight(
+            let found = try PackedInflight(
                 region, size: size, nextUsed: setup.state.nextUsed,
                 flagsAt: { ring.loadRelaxed16(Int($0) * Descriptor.size + 14) })
-            used = Position(inflight.nextUsed)
+            used = Position(found.nextUsed)
             available = used
-            available.advance(inflight.pendingDescriptors, size: size)
-            self.inflight = inflight
-        } else {
-            inflight = nil
+            available.advance(found.pendingDescriptors, size: size)
+            inflight = found
         }
-        guard available.index < size, used.index < size else { throw .invalidState(setup.state) }
-        if available.wrap == used.wrap {
-            guard used.index <= available.index else { throw .invalidState(setup.state) }
-            outstanding = available.index &- used.index
-        } else {
-            guard available.index <= used.index else { throw .invalidState(setup.state) }
-            outstanding = size &- (used.index &- available.index)
+        guard let outstanding = Self.distance(used, available, size: size) else {
+            throw .invalidState(QueueState(nextAvailable: available.raw, nextUsed: used.raw))
         }
-        self.log = log
+
+        self.size = size
+        features = setup.features
+        self.ring = ring
+        self.driverEvent = driverEvent
+        self.deviceEvent = deviceEvent
+        deviceEventAddress = layout.device
+        self.available = available
+        self.used = used
+        self.outstanding = outstanding
+        self.inflight = inflight
         regions = RegionTable(memory)
-        pieceLimit = 2 * max(Int(size), DescriptorChain.descriptorLimit)
-        if let inflight { retractUnpublished(inflight.pendingDescriptors) }
+        pieceLimit = 2 * max(Int(size), ChainStorage.descriptorLimit)
+        if let inflight { retractUnpublished(inflight.pendingDescriptors, log) }
+    }
+
+    /// The descriptors from `used` to `available`; `nil` where these are not places of one ring.
+    private static func distance(
+        _ used: Position, _ available: Position, size: UInt16
+    ) -> UInt16? {
+        guard available.index < size, used.index < size else { return nil }
+        if available.wrap == used.wrap {
+            return used.index <= available.index ? available.index &- used.index : nil
+        }
+        return available.index <= used.index ? size &- (used.index &- available.index) : nil
     }
 
     /// A process that died in the middle of a batch may have left used descriptors behind the one
     /// whose turn it is, where the driver would believe them later. They become available ones again.
-    private func retractUnpublished(_ count: UInt16) {
+    private func retractUnpublished(_ count: UInt16, _ log: QueueLog?) {
         var place = used
         for _ in 0..<count {
             let offset = Int(place.index) * Descriptor.size + 14
             let others = ring.loadRelaxed16(offset) & 0x7f7f
             ring.storeReleasing16(offset, others | (place.wrap == 0 ? 0x8000 : 0x0080))
-            if log.isActive { log.markUsed(offset: offset, count: 2) }
+            if let log { log.markUsed(offset: offset, count: 2) }
             place.advance(1, size: size)
         }
     }
@@ -131,9 +144,9 @@ final class PackedQueue {
         return isAvail && flags & DescriptorFlag.used != available.wrap
     }
 
-    func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+    mutating func pop(into chain: inout ChainStorage) throws(QueueError) -> Bool {
         if let inflight, let pending = inflight.removeFirstPending() {
-            try resume(pending, chain)
+            try resume(pending, &chain)
             return true
         }
         let offset = Int(available.index) * Descriptor.size
@@ -144,17 +157,17 @@ final class PackedQueue {
         guard isAvailable(head.fourth) else { return false }
         chain.reset()
         chain.id = head.third
-        noted.removeAll(keepingCapacity: true)
+        if inflight != nil { noted.removeAll(keepingCapacity: true) }
         if head.fourth & DescriptorFlag.indirect != 0 {
             if inflight != nil { noted.append(head) }
             chain.descriptorCount = 1
-            try walkIndirect(head, chain)
+            try walkIndirect(head, &chain)
         } else {
-            try walk(head, chain)
+            try walk(head, &chain)
         }
         let count = chain.descriptorCount
         guard count <= size &- outstanding else { throw .tooManyOutstanding(size: size) }
-        try finish(chain)
+        try finish(&chain)
         if let inflight { chain.inflightEntry = inflight.taken(noted) }
         outstanding &+= count
         available.advance(count, size: size)
@@ -162,7 +175,7 @@ final class PackedQueue {
     }
 
     @inline(__always)
-    private func finish(_ chain: DescriptorChain) throws(QueueError) {
+    private func finish(_ chain: inout ChainStorage) throws(QueueError) {
         let total = chain.readableLength &+ chain.writableLength
         guard total <= 1 << 32 else { throw .chainTooLarge(head: chain.id, byteCount: total) }
         chain.finish()
@@ -170,8 +183,8 @@ final class PackedQueue {
 
     /// Takes over a request from the copies of its descriptors. It has its place between `used` and
     /// `available` already.
-    private func resume(
-        _ pending: PackedInflight.Pending, _ chain: DescriptorChain
+    private mutating func resume(
+        _ pending: PackedInflight.Pending, _ chain: inout ChainStorage
     ) throws(QueueError) {
         chain.reset()
         chain.inflightEntry = pending.entry
@@ -181,19 +194,19 @@ final class PackedQueue {
             chain.id = descriptor.third
             if flags & DescriptorFlag.indirect != 0 {
                 guard chain.descriptorCount == 1 else { throw .indirectInChain(head: chain.id) }
-                try walkIndirect(descriptor, chain)
+                try walkIndirect(descriptor, &chain)
             } else {
                 try chain.append(
                     descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
                     limit: pieceLimit)
             }
         }
-        try finish(chain)
+        try finish(&chain)
     }
 
     /// A list is in ring order; the id of its last descriptor counts.
     @inline(__always)
-    private func walk(_ head: Descriptor, _ chain: DescriptorChain) throws(QueueError) {
+    private mutating func walk(_ head: Descriptor, _ chain: inout ChainStorage) throws(QueueError) {
         var descriptor = head
         var place = available
         var count: UInt16 = 1
@@ -219,8 +232,8 @@ final class PackedQueue {
     }
 
     /// All descriptors of the table count, in its order; of their flags only WRITE does.
-    private func walkIndirect(
-        _ reference: Descriptor, _ chain: DescriptorChain
+    private mutating func walkIndirect(
+        _ reference: Descriptor, _ chain: inout ChainStorage
     ) throws(QueueError) {
         guard features & VirtioFeature.indirectDescriptors != 0 else {
             throw .indirectNotNegotiated(head: chain.id)
@@ -229,7 +242,7 @@ final class PackedQueue {
             throw .indirectInChain(head: chain.id)
         }
         let table = try IndirectTable(reference, regions: &regions)
-        let limit = max(Int(size), DescriptorChain.descriptorLimit)
+        let limit = max(Int(size), ChainStorage.descriptorLimit)
         guard table.count <= limit else { throw .chainTooLong(head: chain.id, limit: limit) }
         for index in 0..<table.count {
             let descriptor = try table.load(index, regions: regions)
@@ -245,7 +258,8 @@ final class PackedQueue {
 
     // MARK: Giving back
 
-    func push(_ chain: DescriptorChain, written: UInt32) {
+    /// The chain is not changed; `inout` because what is borrowed through a pointer is copied.
+    mutating func push(_ chain: inout ChainStorage, written: UInt32, log: QueueLog?) {
         // More than is outstanding can only come from a mistake of ours or a broken ring; the
         // positions stay inside the ring all the same.
         let count = chain.descriptorCount
@@ -258,7 +272,7 @@ final class PackedQueue {
             firstWord = word
         } else {
             ring.storeReleasing64(offset + 8, word)
-            if log.isActive { log.markUsed(offset: offset + 8, count: 8) }
+            if let log { log.markUsed(offset: offset + 8, count: 8) }
         }
         batched &+= count
         inflight?.completing(chain.inflightEntry)
@@ -266,13 +280,13 @@ final class PackedQueue {
         used.advance(count, size: size)
     }
 
-    func publish() -> Bool {
+    mutating func publish(log: QueueLog?) -> Bool {
         guard batched > 0 else { return false }
         inflight?.publishing(nextUsed: used.raw)
         // Release: whoever sees these flags sees the rest of the batch and the buffers.
         ring.storeReleasing64(firstOffset + 8, firstWord)
         inflight?.published()
-        if log.isActive { log.markUsed(offset: firstOffset + 8, count: 8) }
+        if let log { log.markUsed(offset: firstOffset + 8, count: 8) }
         let count = batched
         batched = 0
         // As for the split ring: descriptor out, then read the driver's wish.
@@ -297,25 +311,25 @@ final class PackedQueue {
 
     // MARK: Notifications
 
-    func disableNotifications() {
+    mutating func disableNotifications(log: QueueLog?) {
         guard !notificationsDisabled else { return }
         notificationsDisabled = true
-        storeEvent(EventFlag.disable << 16)
+        storeEvent(EventFlag.disable << 16, log)
     }
 
-    func enableNotifications() -> Bool {
+    mutating func enableNotifications(log: QueueLog?) -> Bool {
         notificationsDisabled = false
         storeEvent(
             hasEventIndex
-                ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16)
+                ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16, log)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
         let isPending = inflight.map { !$0.pending.isEmpty } ?? false
         return isAvailable(UInt16(truncatingIfNeeded: word >> 48)) || isPending
     }
 
-    private func storeEvent(_ value: UInt32) {
+    private func storeEvent(_ value: UInt32, _ log: QueueLog?) {
         deviceEvent.storeRelaxed32(0, value)
-        if log.isActive { log.markDeviceEvent(deviceEventAddress) }
+        if let log { log.markDeviceEvent(deviceEventAddress) }
     }
 }

@@ -30,12 +30,12 @@ final class QueueLog: @unchecked Sendable {
         generation.add(1, ordering: .releasing)
     }
 
-    /// Whether writes are to be recorded at all.
+    /// This, if writes are to be recorded at all.
     @inline(__always)
-    var isActive: Bool {
+    var active: QueueLog? {
         let now = generation.load(ordering: .acquiring)
         if now != seen { takeOver(now) }
-        return log != nil
+        return log != nil ? self : nil
     }
 
     @inline(never)
@@ -48,7 +48,7 @@ final class QueueLog: @unchecked Sendable {
 
     /// Records the first `written` bytes of a chain's writable buffers, after they were written.
     @inline(never)
-    func markBuffers(_ chain: DescriptorChain, written: UInt32) {
+    func markBuffers(_ chain: inout ChainStorage, written: UInt32) {
         guard let log else { return }
         atomicMemoryFence(ordering: .releasing)
         var left = UInt64(written)

@@ -7,13 +7,12 @@ internal import Synchronization
 ///     device area       flags u16, idx u16, { id u32, len u32 } * size, avail_event u16
 ///
 /// Both indices run freely and wrap at 65536, which every size divides.
-final class SplitQueue {
+struct SplitQueue: ~Copyable {
     private let descriptors: RingPart
     private let available: RingPart
     private let used: RingPart
     private let size: UInt16
     private let features: UInt64
-    private let log: QueueLog
     private var regions: RegionTable
     private let pieceLimit: Int
     private let inflight: SplitInflight?
@@ -33,67 +32,73 @@ final class SplitQueue {
     private var usedEventOffset: Int { 4 + 2 * Int(size) }
     private var availableEventOffset: Int { 4 + 8 * Int(size) }
 
-    init(_ setup: QueueSetup, log: QueueLog) throws(QueueError) {
+    init(_ setup: QueueSetup) throws(QueueError) {
+        // Everything that can fail comes first: a noncopyable value cannot be half made.
         let layout = setup.layout
-        size = layout.size
+        let size = layout.size
         guard size > 0, size <= 32768, size & (size &- 1) == 0 else { throw .invalidSize(size) }
-        features = setup.features
-        let event = features & VirtioFeature.eventIndex != 0 ? 2 : 0
+        let event = setup.features & VirtioFeature.eventIndex != 0 ? 2 : 0
         let memory = setup.memory
-        descriptors = try RingPart(
+        let descriptors = try RingPart(
             .descriptors, layout.descriptors, count: 16 * Int(size), alignment: 16, in: memory)
-        available = try RingPart(
+        let available = try RingPart(
             .driver, layout.driver, count: 4 + 2 * Int(size) + event, alignment: 2, in: memory)
-        used = try RingPart(
+        let used = try RingPart(
             .device, layout.device, count: 4 + 8 * Int(size) + event, alignment: 4, in: memory)
+        var state = setup.state
+        var inflight: SplitInflight?
         if let region = setup.inflight {
-            nextUsed = used.loadRelaxed16(2)
-            let inflight = try SplitInflight(region, size: size, usedIndex: nextUsed)
-            nextAvailable = nextUsed &+ UInt16(inflight.pendingHeads.count)
-            self.inflight = inflight
-        } else {
-            nextAvailable = setup.state.nextAvailable
-            nextUsed = setup.state.nextUsed
-            inflight = nil
+            state.nextUsed = used.loadRelaxed16(2)
+            let found = try SplitInflight(region, size: size, usedIndex: state.nextUsed)
+            state.nextAvailable = state.nextUsed &+ UInt16(found.pendingHeads.count)
+            inflight = found
         }
-        guard nextAvailable &- nextUsed <= size else { throw .invalidState(setup.state) }
-        availableIndex = nextAvailable
-        publishedUsed = nextUsed
-        self.log = log
+        guard state.nextAvailable &- state.nextUsed <= size else { throw .invalidState(state) }
+
+        self.size = size
+        features = setup.features
+        self.descriptors = descriptors
+        self.available = available
+        self.used = used
+        self.inflight = inflight
+        nextAvailable = state.nextAvailable
+        nextUsed = state.nextUsed
+        availableIndex = state.nextAvailable
+        publishedUsed = state.nextUsed
         regions = RegionTable(memory)
-        pieceLimit = 2 * max(Int(size), DescriptorChain.descriptorLimit)
+        pieceLimit = 2 * max(Int(size), ChainStorage.descriptorLimit)
     }
 
     // MARK: Taking
 
-    func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+    mutating func pop(into chain: inout ChainStorage) throws(QueueError) -> Bool {
         if let inflight, let head = inflight.removeFirstPending() {
-            try take(head, chain)
+            try take(head, &chain)
             return true
         }
         if availableIndex == nextAvailable, try !lookForMore() { return false }
         guard nextAvailable &- nextUsed < size else { throw .tooManyOutstanding(size: size) }
         let head = available.loadRelaxed16(4 + 2 * Int(nextAvailable & mask))
         guard head < size else { throw .headOutOfRange(head, size: size) }
-        try take(head, chain)
+        try take(head, &chain)
         inflight?.taken(head)
         nextAvailable &+= 1
         return true
     }
 
     @inline(__always)
-    private func take(_ head: UInt16, _ chain: DescriptorChain) throws(QueueError) {
+    private mutating func take(_ head: UInt16, _ chain: inout ChainStorage) throws(QueueError) {
         chain.reset()
         chain.id = head
         chain.descriptorCount = 1
-        try walk(head, chain)
+        try walk(head, &chain)
         let total = chain.readableLength &+ chain.writableLength
         guard total <= 1 << 32 else { throw .chainTooLarge(head: head, byteCount: total) }
         chain.finish()
     }
 
     /// Reads the driver's index again. Acquire: the entries below it are visible then.
-    private func lookForMore() throws(QueueError) -> Bool {
+    private mutating func lookForMore() throws(QueueError) -> Bool {
         availableIndex = available.loadAcquiring16(2)
         guard availableIndex &- nextAvailable <= size else {
             throw .availableIndexJumped(to: availableIndex, expected: nextAvailable)
@@ -102,7 +107,7 @@ final class SplitQueue {
     }
 
     @inline(__always)
-    private func walk(_ head: UInt16, _ chain: DescriptorChain) throws(QueueError) {
+    private mutating func walk(_ head: UInt16, _ chain: inout ChainStorage) throws(QueueError) {
         var index = head
         var count: UInt16 = 0
         while true {
@@ -114,7 +119,7 @@ final class SplitQueue {
             count += 1
             if flags & DescriptorFlag.indirect != 0 {
                 chain.descriptorCount = count
-                return try walkIndirect(descriptor, chain)
+                return try walkIndirect(descriptor, &chain)
             }
             try chain.append(
                 descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
@@ -128,8 +133,8 @@ final class SplitQueue {
     }
 
     /// The write flag of the descriptor that refers to the table is ignored, as it must be.
-    private func walkIndirect(
-        _ reference: Descriptor, _ chain: DescriptorChain
+    private mutating func walkIndirect(
+        _ reference: Descriptor, _ chain: inout ChainStorage
     ) throws(QueueError) {
         let head = chain.id
         guard features & VirtioFeature.indirectDescriptors != 0 else {
@@ -139,7 +144,7 @@ final class SplitQueue {
             throw .indirectInChain(head: head)
         }
         let table = try IndirectTable(reference, regions: &regions)
-        let limit = max(Int(size), DescriptorChain.descriptorLimit)
+        let limit = max(Int(size), ChainStorage.descriptorLimit)
         var index: UInt32 = 0
         var count = 0
         while true {
@@ -162,16 +167,17 @@ final class SplitQueue {
 
     // MARK: Giving back
 
-    func push(_ chain: DescriptorChain, written: UInt32) {
+    /// The chain is not changed; `inout` because what is borrowed through a pointer is copied.
+    mutating func push(_ chain: inout ChainStorage, written: UInt32, log: QueueLog?) {
         let offset = 4 + 8 * Int(nextUsed & mask)
         used.storeRelaxed32(offset, UInt32(chain.id))
         used.storeRelaxed32(offset + 4, written)
         nextUsed &+= 1
         inflight?.completing(chain.id)
-        if log.isActive { log.markUsed(offset: offset, count: 8) }
+        if let log { log.markUsed(offset: offset, count: 8) }
     }
 
-    func publish() -> Bool {
+    mutating func publish(log: QueueLog?) -> Bool {
         guard nextUsed != publishedUsed else { return false }
         let old = publishedUsed
         publishedUsed = nextUsed
@@ -179,7 +185,7 @@ final class SplitQueue {
         // Release: whoever sees the index sees the entries and the buffers.
         used.storeReleasing16(2, nextUsed)
         inflight?.published(usedIndex: nextUsed)
-        if log.isActive { log.markUsed(offset: 2, count: 2) }
+        if let log { log.markUsed(offset: 2, count: 2) }
         // The driver writes its wish, then reads our index; we write the index, then read the wish.
         // Without the fence both could miss the other's write.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
@@ -196,22 +202,22 @@ final class SplitQueue {
 
     // MARK: Notifications
 
-    func disableNotifications() {
+    mutating func disableNotifications(log: QueueLog?) {
         // With event indices the driver's index soon leaves the last wish behind.
         guard !hasEventIndex, !notificationsDisabled else { return }
         notificationsDisabled = true
         used.storeRelaxed16(0, 1)  // VIRTQ_USED_F_NO_NOTIFY
-        if log.isActive { log.markUsed(offset: 0, count: 2) }
+        if let log { log.markUsed(offset: 0, count: 2) }
     }
 
-    func enableNotifications() -> Bool {
+    mutating func enableNotifications(log: QueueLog?) -> Bool {
         if hasEventIndex {
             used.storeRelaxed16(availableEventOffset, nextAvailable)
-            if log.isActive { log.markUsed(offset: availableEventOffset, count: 2) }
+            if let log { log.markUsed(offset: availableEventOffset, count: 2) }
         } else {
             notificationsDisabled = false
             used.storeRelaxed16(0, 0)
-            if log.isActive { log.markUsed(offset: 0, count: 2) }
+            if let log { log.markUsed(offset: 0, count: 2) }
         }
         // As in `publish`: our wish must be out before the driver's index is read.
         atomicMemoryFence(ordering: .sequentiallyConsistent)

@@ -4,13 +4,13 @@
 /// The loop that serves a queue is always this:
 ///
 ///     repeat {
-///         queue.disableNotifications()
+///         unsafe queue.pointee.disableNotifications(log: log.active)
 ///         while try queue.pop(into: chain) {
 ///             ... work ...
 ///             queue.push(chain, written: count)
 ///         }
-///         if queue.publish() { setup.call?.signal() }
-///     } while queue.enableNotifications()
+///         if unsafe queue.pointee.publish(log: log.active) { setup.call?.signal() }
+///     } while unsafe queue.pointee.enableNotifications(log: log.active)
 ///
 /// Chains may be pushed in any order and much later than they were popped. Whatever the driver does,
 /// nothing here traps: a mistake is thrown once, and from then on the queue is broken, which means
@@ -25,17 +25,20 @@
 // hands it on synchronises. `setDirtyLog` may be called from any other thread, because `QueueLog`
 // is made for that and `log` and `setup` never change.
 public final class Virtqueue: @unchecked Sendable {
-    private enum Ring {
-        case split(SplitQueue)
-        case packed(PackedQueue)
+    /// The rings are structs behind pointers, for the reason that `ChainStorage` gives.
+    // SAFETY: the pointee belongs to the queue, which makes it in `init` and ends it in `deinit`.
+    @safe private enum Ring {
+        case split(UnsafeMutablePointer<SplitQueue>)
+        case packed(UnsafeMutablePointer<PackedQueue>)
     }
 
     public let setup: QueueSetup
     /// Entries.
     public let size: UInt16
     /// What broke the queue.
-    public private(set) var error: QueueError?
+    public var error: QueueError? { failure }
 
+    private var failure: QueueError?
     private let ring: Ring
     private let log: QueueLog
 
@@ -44,22 +47,43 @@ public final class Virtqueue: @unchecked Sendable {
         self.setup = setup
         size = setup.layout.size
         log = QueueLog(setup.dirtyLog, usedAddress: setup.usedLogAddress)
-        ring =
-            setup.features & VirtioFeature.packedRing != 0
-            ? .packed(try PackedQueue(setup, log: log)) : .split(try SplitQueue(setup, log: log))
+        if setup.features & VirtioFeature.packedRing != 0 {
+            let queue = try PackedQueue(setup, log: log.active)
+            let place = UnsafeMutablePointer<PackedQueue>.allocate(capacity: 1)
+            unsafe place.initialize(to: queue)
+            ring = unsafe .packed(place)
+        } else {
+            let queue = try SplitQueue(setup)
+            let place = UnsafeMutablePointer<SplitQueue>.allocate(capacity: 1)
+            unsafe place.initialize(to: queue)
+            ring = unsafe .split(place)
+        }
+    }
+
+    deinit {
+        switch ring {
+        case .split(let queue):
+            unsafe queue.deinitialize(count: 1)
+            unsafe queue.deallocate()
+        case .packed(let queue):
+            unsafe queue.deinitialize(count: 1)
+            unsafe queue.deallocate()
+        }
     }
 
     /// Whether the driver has made a mistake; the queue then yields nothing more.
-    public var isBroken: Bool { error != nil }
+    public var isBroken: Bool { failure != nil }
 
     /// How far the queue has got. Once all that was popped has been pushed and published, another
     /// queue can go on from here.
     public var state: QueueState {
         switch ring {
         case .split(let queue):
-            QueueState(nextAvailable: queue.nextAvailable, nextUsed: queue.nextUsed)
+            unsafe QueueState(
+                nextAvailable: queue.pointee.nextAvailable, nextUsed: queue.pointee.nextUsed)
         case .packed(let queue):
-            QueueState(nextAvailable: queue.nextAvailable, nextUsed: queue.nextUsed)
+            unsafe QueueState(
+                nextAvailable: queue.pointee.nextAvailable, nextUsed: queue.pointee.nextUsed)
         }
     }
 
@@ -68,14 +92,16 @@ public final class Virtqueue: @unchecked Sendable {
     /// - Throws: what the driver did wrong, once; the queue is broken from then on, and `chain` is
     ///   not to be used.
     public func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
-        guard error == nil else { return false }
+        guard failure == nil else { return false }
         do {
             switch ring {
-            case .split(let queue): return try queue.pop(into: chain)
-            case .packed(let queue): return try queue.pop(into: chain)
+            case .split(let queue):
+                return try unsafe queue.pointee.pop(into: &chain.storage.pointee)
+            case .packed(let queue):
+                return try unsafe queue.pointee.pop(into: &chain.storage.pointee)
             }
         } catch {
-            self.error = error
+            failure = error
             setup.error?.signal()
             throw error
         }
@@ -84,10 +110,13 @@ public final class Virtqueue: @unchecked Sendable {
     /// Gives a chain back. The driver sees it after the next `publish`.
     /// - Parameter written: bytes that the device wrote, from the start of the writable buffers.
     public func push(_ chain: DescriptorChain, written: UInt32) {
-        if log.isActive { log.markBuffers(chain, written: written) }
+        let log = log.active
+        if let log { unsafe log.markBuffers(&chain.storage.pointee, written: written) }
         switch ring {
-        case .split(let queue): queue.push(chain, written: written)
-        case .packed(let queue): queue.push(chain, written: written)
+        case .split(let queue):
+            unsafe queue.pointee.push(&chain.storage.pointee, written: written, log: log)
+        case .packed(let queue):
+            unsafe queue.pointee.push(&chain.storage.pointee, written: written, log: log)
         }
     }
 
@@ -95,8 +124,8 @@ public final class Virtqueue: @unchecked Sendable {
     /// - Returns: whether the driver wants to be told; the caller then signals `setup.call`.
     public func publish() -> Bool {
         switch ring {
-        case .split(let queue): queue.publish()
-        case .packed(let queue): queue.publish()
+        case .split(let queue): unsafe queue.pointee.publish(log: log.active)
+        case .packed(let queue): unsafe queue.pointee.publish(log: log.active)
         }
     }
 
@@ -104,8 +133,8 @@ public final class Virtqueue: @unchecked Sendable {
     /// kicks may come all the same.
     public func disableNotifications() {
         switch ring {
-        case .split(let queue): queue.disableNotifications()
-        case .packed(let queue): queue.disableNotifications()
+        case .split(let queue): unsafe queue.pointee.disableNotifications(log: log.active)
+        case .packed(let queue): unsafe queue.pointee.disableNotifications(log: log.active)
         }
     }
 
@@ -114,8 +143,8 @@ public final class Virtqueue: @unchecked Sendable {
     public func enableNotifications() -> Bool {
         let hasMore =
             switch ring {
-            case .split(let queue): queue.enableNotifications()
-            case .packed(let queue): queue.enableNotifications()
+            case .split(let queue): unsafe queue.pointee.enableNotifications(log: log.active)
+            case .packed(let queue): unsafe queue.pointee.enableNotifications(log: log.active)
             }
         return hasMore && !isBroken
     }
