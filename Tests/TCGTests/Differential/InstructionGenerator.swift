@@ -81,6 +81,11 @@ struct InstructionGenerator {
         guard instruction.encoding == .legacy, Self.features.contains(instruction.feature),
             !Self.excluded.contains(instruction.mnemonic), instruction.memory.segment < 4
         else { return false }
+        // A branch into its own bytes may loop for ever, natively as well.
+        for index in 0..<Int(instruction.operandCount)
+        where instruction.operands[index].kind == .relative {
+            if (-Int64(instruction.length)..<0).contains(instruction.immediate) { return false }
+        }
         let isFloating = (0xD8...0xDF).contains(instruction.opcode) && instruction.map == 0
         let usesVectors =
             Self.vectorFeatures.contains(instruction.feature)
