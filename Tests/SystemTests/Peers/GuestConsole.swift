@@ -1,0 +1,85 @@
+import Core
+import Glibc
+
+/// A guest's serial console behind a Unix socket: the lines it prints, and the shell behind it.
+final class GuestConsole {
+    struct Failure: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    private let socket: UnixSocket
+    /// All that the guest has printed, without carriage returns.
+    private var printed: [UInt8] = []
+    private var position = 0
+
+    /// Connects to the socket that the VMM has made or is about to make at `path`.
+    init(path: String) throws { socket = try connect(to: path) }
+
+    /// The last part of what the guest has printed.
+    var tail: String { String(decoding: printed.suffix(2000), as: UTF8.self) }
+
+    /// Waits until the guest prints `text`, and moves behind it.
+    /// - Returns: what came before.
+    @discardableResult
+    func wait(for text: String, seconds: UInt64 = 120) throws -> String {
+        let deadline = Clock.monotonic() + seconds * 1_000_000_000
+        while true {
+            if let found = printed[position...].firstRange(of: Array(text.utf8)) {
+                let before = String(decoding: printed[position..<found.lowerBound], as: UTF8.self)
+                position = found.upperBound
+                return before
+            }
+            guard Clock.monotonic() < deadline else {
+                throw Failure(description: "no '\(text)' from the guest:\n\(tail)")
+            }
+            try read()
+        }
+    }
+
+    private func read() throws {
+        guard socket.waitReadable(timeoutMilliseconds: 1000),
+            let received = try socket.receive(upTo: 65536)
+        else { return }
+        guard !received.bytes.isEmpty else {
+            throw Failure(description: "the guest has gone:\n\(tail)")
+        }
+        printed += received.bytes.filter { $0 != UInt8(ascii: "\r") }
+    }
+
+    /// Types a line.
+    func type(_ line: String) throws { try socket.send(Array("\(line)\n".utf8)) }
+
+    /// Starts a command in the guest's shell; `answer` gets what it prints.
+    func start(_ command: String) throws {
+        // What the shell echoes has the form $(...), which its answer does not.
+        try type("echo \"{{$(\(command))}}\"")
+    }
+
+    func answer(seconds: UInt64 = 120) throws -> String {
+        while true {
+            try wait(for: "{{", seconds: seconds)
+            let text = try wait(for: "}}", seconds: seconds)
+            if !text.hasPrefix("$(") { return text }
+        }
+    }
+
+    /// Runs a command in the guest's shell.
+    /// - Returns: what it prints.
+    func ask(_ command: String, seconds: UInt64 = 120) throws -> String {
+        try start(command)
+        return try answer(seconds: seconds)
+    }
+}
+
+/// Connects to a socket that another process makes, for which it has ten seconds.
+func connect(to path: String) throws -> UnixSocket {
+    let deadline = Clock.monotonic() + 10_000_000_000
+    while true {
+        do {
+            return try UnixSocket(connectingTo: path)
+        } catch {
+            guard Clock.monotonic() < deadline else { throw error }
+            usleep(20_000)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+import CLinux
+import Core
+import Glibc
+
+/// A virtual machine of QEMU under software emulation: two CPUs, Debian's kernel, a serial console
+/// and a monitor.
+final class QEMU {
+    private let process: ChildProcess
+    private let monitorPath: String
+    let console: GuestConsole
+
+    static var isThere: Bool { Means.program("qemu-system-x86_64") != nil }
+
+    /// - Parameter devices: further arguments, for example a disk.
+    init(_ name: String, in folder: ScratchFolder, guest: String, devices: [String]) throws {
+        monitorPath = folder.file("\(name).qmp")
+        let serial = folder.file("\(name).serial")
+        process = try Command.start(
+            "qemu-system-x86_64",
+            [
+                "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "256",
+                "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
+                "-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none",
+                "-no-reboot", "-kernel", "\(guest)/vmlinuz", "-initrd", "\(guest)/initramfs",
+                "-append", "console=ttyS0 quiet panic=-1 root=/dev/vda",
+                "-chardev", "socket,id=serial,path=\(serial),server=on,wait=off",
+                "-serial", "chardev:serial", "-qmp", "unix:\(monitorPath),server=on,wait=off",
+            ] + devices)
+        console = try GuestConsole(path: serial)
+    }
+
+    deinit {
+        process.signal(SIGKILL)
+        _ = Command.wait(for: process)
+    }
+
+    /// The arguments for a disk that a back end at `socket` serves.
+    static func disk(_ socket: String, options: String = "") -> [String] {
+        [
+            "-chardev", "socket,id=disk,path=\(socket)\(options)",
+            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2",
+        ]
+    }
+
+    /// Waits until the guest's shell is there.
+    func awaitShell() throws {
+        try console.wait(for: "apus-guest: ready")
+        // The shell wraps what it echoes at the terminal's width.
+        try console.type("stty cols 500")
+    }
+
+    /// Waits for QEMU to end, as it does when the guest powers off.
+    func awaitEnd(seconds: UInt64 = 60) -> ChildStatus {
+        Command.wait(for: process, seconds: seconds)
+    }
+
+    /// Talks to the monitor.
+    func monitor() throws -> QMP { try QMP(path: monitorPath) }
+}
+
+/// QEMU's monitor, as far as these tests need it: commands and answers are text.
+final class QMP {
+    private let socket: UnixSocket
+    private var rest: [UInt8] = []
+
+    init(path: String) throws {
+        socket = try connect(to: path)
+        _ = try line()
+        try execute(#"{"execute": "qmp_capabilities"}"#)
+    }
+
+    /// Runs a command.
+    /// - Returns: the line with its result.
+    @discardableResult
+    func execute(_ command: String) throws -> String {
+        try socket.send(Array("\(command)\n".utf8))
+        while true {
+            let answer = try line()
+            if answer.contains("\"error\"") { throw Command.Failure(description: answer) }
+            if answer.contains("\"return\"") { return answer }
+        }
+    }
+
+    private func line() throws -> String {
+        while true {
+            if let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
+                let line = String(decoding: rest[..<end], as: UTF8.self)
+                rest.removeSubrange(...end)
+                return line
+            }
+            guard socket.waitReadable(timeoutMilliseconds: 30_000),
+                let received = try socket.receive(upTo: 65536), !received.bytes.isEmpty
+            else { throw Command.Failure(description: "QEMU's monitor does not answer") }
+            rest += received.bytes
+        }
+    }
+}

@@ -1,0 +1,108 @@
+import CLinux
+import Core
+import Glibc
+import TestSupport
+import Testing
+
+/// What system tests need from outside: our executable, the guest that `./test` makes, and programs
+/// of others. A test whose means are missing is skipped, and says which.
+enum Means {
+    /// Our executable: as `./test` says, or the one that was built together with the tests.
+    static let apus: String? = {
+        if let path = environment("APUS_BINARY") { return path }
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        let count = unsafe buffer.withUnsafeMutableBytes {
+            unsafe readlink("/proc/self/exe", $0.baseAddress, $0.count)
+        }
+        let own = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
+        // The test runner may be the toolchain's; the tests' own bundle is then its argument.
+        let candidates = [own] + CommandLine.arguments
+        for candidate in candidates {
+            guard let slash = candidate.lastIndex(of: "/") else { continue }
+            let path = "\(candidate[..<slash])/apus"
+            if isExecutable(path) { return path }
+        }
+        return nil
+    }()
+
+    /// The folder with the kernel, the initramfs and the root disk's content.
+    static let guest: String? = {
+        let folder = environment("APUS_GUEST") ?? ".build/guest"
+        return exists("\(folder)/vmlinuz") && exists("\(folder)/initramfs") ? folder : nil
+    }()
+
+    static func environment(_ name: String) -> String? {
+        guard let value = unsafe getenv(name) else { return nil }
+        return unsafe String(cString: value)
+    }
+
+    static func exists(_ path: String) -> Bool { unsafe access(path, R_OK) == 0 }
+    static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }
+
+    /// A program of that name in the usual folders.
+    static func program(_ name: String) -> String? {
+        ["/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/"].map { $0 + name }.first(where: isExecutable)
+    }
+}
+
+/// A folder for one test, with all that is in it removed in the end.
+final class ScratchFolder {
+    let path: String
+
+    init() throws {
+        var template = Array("/tmp/apus-system-XXXXXX".utf8CString)
+        guard unsafe mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno: errno) }
+        path = String(decoding: template.dropLast().map(UInt8.init), as: UTF8.self)
+    }
+
+    deinit { _ = try? Command.run("rm", "-rf", path) }
+
+    func file(_ name: String) -> String { "\(path)/\(name)" }
+}
+
+/// Runs programs.
+enum Command {
+    struct Failure: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    /// Starts a program from the usual folders, or by its path.
+    static func start(_ program: String, _ arguments: [String]) throws -> ChildProcess {
+        guard let path = program.hasPrefix("/") ? program : Means.program(program) else {
+            throw Failure(description: "there is no program \(program)")
+        }
+        return try ChildProcess(
+            path: path, arguments: [program] + arguments,
+            environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"])
+    }
+
+    /// Runs a program to its end; a status other than 0 is an error.
+    static func run(_ program: String, _ arguments: String...) throws {
+        let status = try wait(for: start(program, arguments))
+        guard status == .exited(0) else {
+            throw Failure(description: "\(program) \(arguments) \(status)")
+        }
+    }
+
+    /// How a process ends; after `seconds` it is killed.
+    static func wait(for child: ChildProcess, seconds: UInt64 = 60) -> ChildStatus {
+        let deadline = Clock.monotonic() + seconds * 1_000_000_000
+        while true {
+            if let status = child.reap() { return status }
+            if Clock.monotonic() > deadline { child.signal(SIGKILL) }
+            _ = clinux_poll_two(child.fd.rawValue, Int16(POLLIN), -1, 0, 100)
+        }
+    }
+}
+
+/// All of a file's bytes.
+func readFile(_ path: String) throws -> [UInt8] {
+    let fd = OwnedFD(owning: try checking("open", unsafe clinux_open(path, O_RDONLY, 0)))
+    var bytes: [UInt8] = []
+    var piece = [UInt8](repeating: 0, count: 65536)
+    while true {
+        let count = try retrying("read") { unsafe read(fd.rawValue, &piece, piece.count) }
+        if count == 0 { return bytes }
+        bytes += piece[..<count]
+    }
+}
