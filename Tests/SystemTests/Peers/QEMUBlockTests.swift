@@ -85,7 +85,8 @@ struct QEMUBlockTests {
         }
         let sum = try console.answer()
         #expect(
-            try console.ask("cat /root/part? | sha256sum | cut -c 1-64; dmesg | grep -c 'I/O error'")
+            try console.ask(
+                "cat /root/part? | sha256sum | cut -c 1-64; dmesg | grep -c 'I/O error'")
                 == "\(sum)\n0")
         try console.type("exit")
         #expect(machine.awaitEnd() == .exited(0))
@@ -129,7 +130,8 @@ struct QEMUBlockTests {
         let sum = String(try #require(words.last))
         #expect(words.dropLast().last == "8")
         #expect(
-            try target.console.ask("sha256sum </root/data | cut -c 1-64; dmesg | grep -c 'I/O error'")
+            try target.console.ask(
+                "sha256sum </root/data | cut -c 1-64; dmesg | grep -c 'I/O error'")
                 == "\(sum)\n0")
         try target.console.type("exit")
         #expect(target.awaitEnd() == .exited(0))

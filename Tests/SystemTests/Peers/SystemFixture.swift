@@ -12,7 +12,7 @@ enum Means {
         if let path = environment("APUS_BINARY") { return path }
         var buffer = [UInt8](repeating: 0, count: 4096)
         let count = unsafe buffer.withUnsafeMutableBytes {
-            unsafe readlink("/proc/self/exe", $0.baseAddress, $0.count)
+            unsafe readlink("/proc/self/exe", $0.baseAddress.unsafelyUnwrapped, $0.count)
         }
         let own = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
         // The test runner may be the toolchain's; the tests' own bundle is then its argument.
