@@ -1,0 +1,111 @@
+import Core
+import Glibc
+
+/// A device whose queues give back the inverted bytes that they are sent. It lives on the loop's
+/// thread.
+final class EchoDevice: VirtioDevice {
+    private struct Running {
+        let queue: Virtqueue
+        let watch: EventRegistration?
+        var taken: [DescriptorChain] = []
+    }
+
+    private let loop: EventLoop
+    private var running: [Int: Running] = [:]
+
+    let deviceID = VirtioDeviceID(42)
+    var features: UInt64 =
+        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
+        | VirtioFeature.packedRing
+    let queueCount: Int
+    var config: [UInt8] = Array(0..<16)
+    /// Takes requests, but does not finish them.
+    var isHolding = false
+    /// Forgets what it has taken when a queue is stopped, as a killed process would.
+    var isDead = false
+    private(set) var acceptedFeatures: UInt64?
+    private(set) var starts = 0
+    private(set) var resets = 0
+    private(set) var setups: [Int: QueueSetup] = [:]
+    /// The requests in the order in which they were taken.
+    private(set) var log: [[UInt8]] = []
+
+    init(on loop: EventLoop, queueCount: Int = 2) {
+        self.loop = loop
+        self.queueCount = queueCount
+    }
+
+    var runningQueues: Set<Int> { Set(running.keys) }
+
+    func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
+
+    func readConfig(offset: Int, count: Int) -> [UInt8] {
+        guard offset < config.count else { return [] }
+        return Array(config[offset..<min(config.count, offset + count)])
+    }
+
+    func writeConfig(offset: Int, _ bytes: [UInt8]) {
+        for (index, byte) in bytes.enumerated() where offset + index < config.count {
+            config[offset + index] = byte
+        }
+    }
+
+    func setFeatures(_ features: UInt64) throws(VirtioDeviceError) { acceptedFeatures = features }
+
+    func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
+        guard running[queue] == nil else { throw VirtioDeviceError("queue \(queue) runs already") }
+        starts += 1
+        setups[queue] = setup
+        let virtqueue: Virtqueue
+        do {
+            virtqueue = try Virtqueue(setup)
+        } catch {
+            throw VirtioDeviceError("\(error)")
+        }
+        let watch = setup.kick.map { kick in
+            loop.watch(kick.rawValue, for: .readable) { [unowned self] _ in
+                kick.drain()
+                serve(queue)
+            }
+        }
+        running[queue] = Running(queue: virtqueue, watch: watch)
+    }
+
+    func stopQueue(_ queue: Int) -> QueueState {
+        guard let stopped = running[queue] else { return .freshSplit }
+        if !isDead { finish(queue) }
+        running[queue] = nil
+        return stopped.queue.state
+    }
+
+    func reset() {
+        for queue in running.keys { _ = stopQueue(queue) }
+        resets += 1
+    }
+
+    /// Takes all requests there are.
+    func serve(_ queue: Int) {
+        guard let virtqueue = running[queue]?.queue else { return }
+        repeat {
+            virtqueue.disableNotifications()
+            while true {
+                let chain = DescriptorChain()
+                guard (try? virtqueue.pop(into: chain)) == true else { break }
+                log.append(chain.readBytes(at: 0, count: 4096))
+                running[queue]?.taken.append(chain)
+            }
+        } while virtqueue.enableNotifications()
+        if !isHolding { finish(queue) }
+    }
+
+    /// Finishes what was taken.
+    func finish(_ queue: Int) {
+        guard let current = running[queue] else { return }
+        for chain in current.taken {
+            let reply = chain.readBytes(at: 0, count: 4096).map { ~$0 }
+            current.queue.push(chain, written: UInt32(chain.write(at: 0, reply)))
+        }
+        running[queue]?.taken = []
+        if current.queue.publish() { current.queue.setup.call?.signal() }
+    }
+}
