@@ -9,9 +9,7 @@ enum KnownDifference {
         case ZYDIS_ISA_EXT_XOP, ZYDIS_ISA_EXT_TBM, ZYDIS_ISA_EXT_AMD3DNOW,
             // Processors that no longer exist.
             ZYDIS_ISA_EXT_FMA4, ZYDIS_ISA_EXT_KNC, ZYDIS_ISA_EXT_KNCE, ZYDIS_ISA_EXT_KNCV,
-            ZYDIS_ISA_EXT_PADLOCK,
-            // Tiles need an XSAVE state that Apus will not have.
-            ZYDIS_ISA_EXT_AMX_BF16, ZYDIS_ISA_EXT_AMX_INT8, ZYDIS_ISA_EXT_AMX_TILE:
+            ZYDIS_ISA_EXT_PADLOCK:
             return true
         default: break
         }
@@ -89,7 +87,7 @@ enum KnownDifference {
 
     /// With MPX off, Zydis shows one operand of 0F1A and 0F1B, and 0F1E always with 32 bits.
     static func comparesOperands(_ instruction: Instruction) -> Bool {
-        if instruction.mnemonic == .nop { return instruction.opcode & 0xFA != 0x1A }
+        if instruction.mnemonic == .nop { return ![0x1A, 0x1B, 0x1E].contains(instruction.opcode) }
         // Zydis shows ST0 for this one comparison only.
         return instruction.mnemonic != .fucomp
     }

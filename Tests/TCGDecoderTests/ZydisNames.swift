@@ -47,6 +47,8 @@ enum ZydisNames {
             return Operand(kind: .debug, size: size, register: number(from: ZYDIS_REGISTER_DR0))
         case ZYDIS_REGCLASS_MASK:
             return Operand(kind: .mask, size: 8, register: number(from: ZYDIS_REGISTER_K0))
+        case ZYDIS_REGCLASS_TMM:
+            return Operand(kind: .tile, size: 0, register: number(from: ZYDIS_REGISTER_TMM0))
         default: return Operand(kind: .none)
         }
     }

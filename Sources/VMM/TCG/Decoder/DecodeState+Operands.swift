@@ -143,6 +143,20 @@ extension DecodeState {
         case .KrMd: try maskOrMemory(4)
         case .KrMq: try maskOrMemory(8)
 
+        case .Tg:
+            guard extendReg == 0 else { throw .undefined }
+            append(.tile, 0, instruction.modRMReg)
+        case .Tr:
+            guard isRegister, extendBase == 0 else { throw .undefined }
+            append(.tile, 0, instruction.modRM & 7)
+        case .Tv:
+            usesVvvv = true
+            guard vvvv < 8 else { throw .undefined }
+            append(.tile, 0, vvvv)
+        case .Mtile:
+            guard !isRegister, instruction.modRM & 7 == 4 else { throw .undefined }
+            append(.memory, 0, 0)
+
         case .Zb: generalByte(instruction.opcode & 7 | extendBase)
         case .Zv: append(.general, size, instruction.opcode & 7 | extendBase)
         case .AL: append(.general, 1, 0)

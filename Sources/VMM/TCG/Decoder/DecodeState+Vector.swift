@@ -113,6 +113,7 @@ extension DecodeState {
         instruction.feature = entry.feature
         let flags = entry.vector
         try checkW(flags)
+        if flags.contains(.only64) && !is64 { throw .undefined }
         if entry.usesModRM {
             if !instruction.hasModRM { try readModRM(bytes) }
             try resolveLength(flags)
@@ -160,8 +161,8 @@ extension DecodeState {
         instruction.vectorLength = vectorLength
     }
 
-    /// Gathers: destination, index and mask are three registers. Complex multiplications: the
-    /// destination is no source.
+    /// Gathers and tile products: all registers differ. Complex multiplications: the destination
+    /// is no source.
     private func checkDistinct(_ flags: VectorFlags) throws(DecodeFailure) {
         let destination = instruction.operands[0].register
         if flags.contains(.vectorIndex) {
@@ -170,8 +171,13 @@ extension DecodeState {
             let mask = instruction.operands[2].register
             if destination == mask || mask == instruction.memory.index { throw .undefined }
         } else {
-            for index in 1..<3 where instruction.operands[index].kind == .vector {
+            for index in 1..<3 where instruction.operands[index].kind != .memory {
                 if instruction.operands[index].register == destination { throw .undefined }
+            }
+            if instruction.operands[1] == instruction.operands[2]
+                && instruction.operands[1].kind == .tile
+            {
+                throw .undefined
             }
         }
     }

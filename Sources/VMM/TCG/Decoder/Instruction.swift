@@ -52,6 +52,8 @@ public enum OperandKind: UInt8, BitwiseCopyable, Sendable {
     case vector
     /// K0-K7.
     case mask
+    /// AMX's TMM0-TMM7; the size is 0.
+    case tile
     case memory
     case immediate
     /// A branch target relative to the next instruction; the displacement is `immediate`.
@@ -109,7 +111,8 @@ public struct Instruction: BitwiseCopyable, Sendable {
     /// 1-15.
     public var length: UInt8 = 0
     public var prefixes: Prefixes = []
-    /// Effective operand size in bytes: 2, 4 or 8 (1 for byte forms of the opcode).
+    /// Effective operand size in bytes: 2, 4 or 8 (1 for byte forms of the opcode). Where 66
+    /// selects the instruction (`mandatoryPrefix`) it does not count as operand size.
     public var operandSize: UInt8 = 4
     /// Effective address size in bytes: 2, 4 or 8.
     public var addressSize: UInt8 = 8

@@ -111,6 +111,10 @@ public enum Mnemonic: UInt16, BitwiseCopyable, Sendable {
 }
 
 /// What CPUID must offer for an instruction to be defined.
+///
+/// An encoding that a processor without the feature executes as something else is `base`, and
+/// whoever executes it asks CPUID: TZCNT is BSF without BMI1, LZCNT is BSR without LZCNT, RDSSP
+/// does nothing without CET.
 public enum Feature: UInt8, BitwiseCopyable, Sendable {
     /// The instruction exists on every 64-bit processor, or needs no CPUID bit.
     case base

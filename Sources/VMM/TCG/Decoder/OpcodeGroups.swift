@@ -13,6 +13,7 @@ enum OpcodeGroup: UInt8, BitwiseCopyable {
     case x87
     // VEX and EVEX.
     case vexGroup12, vexGroup13, vexGroup14, vexGroup15, vexGroup17
+    case vexTiles
     case vexMoveLow, vexMoveScalarSingle, vexMoveScalarDouble
     case evexGroup12, evexGroup13, evexGroup14, evexMoveLow
     case evexMoveScalarSingle, evexMoveScalarDouble, evexMoveScalarHalf
@@ -67,7 +68,7 @@ func groupEntry(
         return (isRegister ? group15Register(reg, context) : group15Memory(reg, context))
             .prefixed
     case .prefetchWrite:
-        return isRegister ? row(.nop, .Ev, .Gv) : row(.prefetch, .threeDNow, .Mb)
+        return isRegister ? row(.nop, .Ev, .Gv) : row(.prefetch, .Mb)
     case .hint: return hintEntry(opcode, modRM: modRM, context)
     case .moveLow:
         return isRegister ? row(.movhlps, .sse, .Vdq, .Udq) : row(.movlps, .sse, .Vdq, .Mq)
@@ -90,8 +91,7 @@ func groupEntry(
     case .hreset: return modRM == 0xC0 ? row(.hreset, .hreset, .Ib) : .undefined
     case .x87: return x87Entry(opcode, modRM: modRM)
     default:
-        return vectorGroupEntry(
-            group, opcode: opcode, reg, isRegister: isRegister, context)
+        return vectorGroupEntry(group, opcode: opcode, modRM: modRM, context)
     }
 }
 
@@ -327,7 +327,7 @@ private func hintEntry(_ opcode: UInt8, modRM: UInt8, _ context: EntryContext) -
     case 0x1E where context.prefix == 2 && modRM >= 0xC0:
         if modRM == 0xFA { return row(.endbr64) }
         if modRM == 0xFB { return row(.endbr32) }
-        return reg == 1 ? row(.rdssp, .cet, .Ry) : row(.nop, .Ev, .Gv)
+        return reg == 1 ? row(.rdssp, .Ry) : row(.nop, .Ev, .Gv)
     default: return row(.nop, .Ev, .Gv)
     }
 }

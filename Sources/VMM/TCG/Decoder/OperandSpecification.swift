@@ -61,6 +61,9 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     // Mask registers by ModRM.reg, VEX.vvvv and ModRM.rm; with memory of 1 to 8 bytes.
     case Kg, Kv, Kr, KrMb, KrMw, KrMd, KrMq
 
+    // Tiles by ModRM.reg, ModRM.rm and VEX.vvvv; rows of tiles in memory, which needs an SIB.
+    case Tg, Tr, Tv, Mtile
+
     // Registers by the opcode's low three bits.
     case Zb, Zv
     // Fixed registers and the constant one.
@@ -82,6 +85,6 @@ enum OperandSpecification: UInt8, BitwiseCopyable {
     /// The instruction has a ModRM byte if any of its operands comes from one.
     var usesModRM: Bool {
         rawValue >= OperandSpecification.Eb.rawValue
-            && rawValue <= OperandSpecification.KrMq.rawValue || self == .STi
+            && rawValue <= OperandSpecification.Mtile.rawValue || self == .STi
     }
 }

@@ -70,9 +70,9 @@ func twoByteEntry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
     case 0xBA: return group(.group8)
     case 0xBB: return row(.btc, .Ev, .Gv, flags: .lock)
     case 0xBC:
-        return context.prefix == 2 ? row(.tzcnt, .bmi1, .Gv, .Ev) : row(.bsf, .Gv, .Ev)
+        return context.prefix == 2 ? row(.tzcnt, .Gv, .Ev) : row(.bsf, .Gv, .Ev)
     case 0xBD:
-        return context.prefix == 2 ? row(.lzcnt, .lzcnt, .Gv, .Ev) : row(.bsr, .Gv, .Ev)
+        return context.prefix == 2 ? row(.lzcnt, .Gv, .Ev) : row(.bsr, .Gv, .Ev)
     case 0xBE: return row(.movsx, .Gv, .Eb)
     case 0xBF: return row(.movsx, .Gv, .Ew)
     case 0xC0: return row(.xadd, .Eb, .Gb, flags: .byteLock)

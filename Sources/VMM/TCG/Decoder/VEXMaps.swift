@@ -124,6 +124,13 @@ func vexMap2Entry(_ opcode: UInt8, _ context: EntryContext) -> TableEntry {
         return vex(.fma, .lig, .Vdq, .Hdq, context.w ? .Wq : .Wd)
     case 0x196...0x19E, 0x1A6...0x1AE, 0x1B6...0x1BE: return vex(.fma, [], .Vx, .Hx, .Wx)
 
+    // Tiles.
+    case 0x049, 0x149, 0x349: return group(.vexTiles)
+    case 0x14B, 0x34B: return vex(.amx, [.w0, .l128, .only64], .Tg, .Mtile)
+    case 0x24B: return vex(.amx, [.w0, .l128, .only64], .Mtile, .Tg)
+    case 0x25C, 0x05E, 0x15E, 0x25E, 0x35E:
+        return vex(.amx, [.w0, .l128, .only64, .distinct], .Tg, .Tr, .Tv)
+
     case 0x1CF: return vex(.gfni, .w0, .Vx, .Hx, .Wx)
     case 0x1DB: return vex(.aes, .l128, .Vdq, .Wdq)
     case 0x1DC...0x1DF: return vex(.vaes, [], .Vx, .Hx, .Wx)

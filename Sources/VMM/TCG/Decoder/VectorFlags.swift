@@ -36,6 +36,9 @@ struct VectorFlags: OptionSet, BitwiseCopyable {
     static let element = VectorFlags(rawValue: 1 << 16)
     static let smallElement = VectorFlags(rawValue: 1 << 17)
 
+    /// Undefined outside 64-bit mode.
+    static let only64 = VectorFlags(rawValue: 1 << 18)
+
     // What many rows share.
     static let l256up: VectorFlags = [.l256, .l512]
     static let mz: VectorFlags = [.mask, .zero]

@@ -1,7 +1,10 @@
 /// The groups of VEX and EVEX opcodes.
 func vectorGroupEntry(
-    _ group: OpcodeGroup, opcode: UInt8, _ reg: UInt8, isRegister: Bool, _ context: EntryContext
+    _ group: OpcodeGroup, opcode: UInt8, modRM: UInt8, _ context: EntryContext
 ) -> TableEntry {
+    let reg = (modRM >> 3) & 7
+    let rm = modRM & 7
+    let isRegister = modRM >= 0xC0
     switch group {
     case .vexGroup12, .vexGroup13, .vexGroup14:
         return isRegister && isShift(group, reg)
@@ -14,6 +17,15 @@ func vectorGroupEntry(
         case 1: return vex(.blsr, .bmi1, .By, .Ey)
         case 2: return vex(.blsmsk, .bmi1, .By, .Ey)
         case 3: return vex(.blsi, .bmi1, .By, .Ey)
+        default: return .undefined
+        }
+    case .vexTiles:
+        let flags: VectorFlags = [.w0, .l128, .only64]
+        switch (context.prefix, isRegister) {
+        case (0, true): return reg == 0 && rm == 0 ? vex(.amx, flags) : .undefined
+        case (0, false), (1, false): return reg == 0 ? vex(.amx, flags, .M64) : .undefined
+        // ModRM.rm is reserved.
+        case (3, true): return rm == 0 ? vex(.amx, flags, .Tg) : .undefined
         default: return .undefined
         }
     case .vexMoveLow:
