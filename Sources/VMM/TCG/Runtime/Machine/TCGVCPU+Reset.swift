@@ -20,7 +20,7 @@ extension TCGVCPU {
         cpu.fields.sysenterESP = 0
         cpu.fields.sysenterEIP = 0
         cpu.fields.pat = 0x0007_0406_0007_0406
-        resetFPU()
+        cpu.resetFXImage()
         isWaitingForStartUp = index != 0
         finishReset()
     }
@@ -91,20 +91,6 @@ extension TCGVCPU {
         cpu.fields.isHalted = false
         cpu.fields.isShutDown = false
         cpu.fields.pendingEffect = 0
-    }
-
-    /// x87 and SSE as after a reset, in FXSAVE's format.
-    private func resetFPU() {
-        // SAFETY: the image has 512 bytes.
-        let image = unsafe cpu.fxImage
-        for offset in stride(from: 0, to: VCPUState.fxImageSize, by: 8) {
-            unsafe image.storeBytes(of: 0, toByteOffset: offset, as: UInt64.self)
-        }
-        // FCW as FNINIT would leave it but for masked exceptions, all registers empty.
-        unsafe image.storeBytes(of: 0x0040, toByteOffset: 0, as: UInt16.self)
-        unsafe image.storeBytes(of: 0xFF, toByteOffset: 4, as: UInt8.self)
-        unsafe image.storeBytes(of: 0x1F80, toByteOffset: 24, as: UInt32.self)
-        unsafe image.storeBytes(of: 0xFFFF, toByteOffset: 28, as: UInt32.self)
     }
 
     // MARK: Boot protocols
