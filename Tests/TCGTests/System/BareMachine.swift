@@ -33,7 +33,7 @@ final class RecordingSurface: ExitSurface {
     func readMMIO(_ address: GuestAddress, size: Int) -> UInt64 {
         var value: UInt64 = 0
         for index in 0..<UInt64(size) {
-            value |= (address.rawValue + index & 0xFF) << (8 * index)
+            value |= ((address.rawValue + index) & 0xFF) << (8 * index)
         }
         let access = Access(address: address.rawValue, size: size, value: value)
         state.withLock { $0.reads.append(access) }

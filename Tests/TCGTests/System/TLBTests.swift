@@ -198,10 +198,11 @@ struct TLBTests {
         let machine = try machine()
         let cpu = machine.cpu
         machine.put(Self.entry + 8, UInt64(0x70_0003))
-        let image = unsafe UnsafeMutableRawPointer.allocate(byteCount: 1024, alignment: 1)
+        let image = UnsafeMutableRawPointer.allocate(byteCount: 1024, alignment: 1)
         defer { unsafe image.deallocate() }
         for index in 0..<512 {
-            unsafe image.storeBytes(of: UInt8(truncatingIfNeeded: index), toByteOffset: index, as: UInt8.self)
+            unsafe image.storeBytes(
+                of: UInt8(truncatingIfNeeded: index), toByteOffset: index, as: UInt8.self)
         }
         let place = Self.page + 0x1000 - 100
         unsafe try cpu.writeBytes(place, 512, from: image)

@@ -83,7 +83,6 @@ extension TCGVCPU {
         cpu.fields.hasDataBreakpoints = false
         cpu.fields.pendingDebug = 0
         cpu.fields.stepArmed = false
-        cpu.fields.clearsResume = false
         cpu.fields.interruptShadow = 0
         cpu.fields.interruptPending = false
         cpu.fields.isNMIBlocked = false

@@ -26,6 +26,7 @@ internal import Synchronization
         block = try VCPUBlock(ram: core.ram)
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
         cpuid = CPUIDTable(id: UInt32(index), cpuCount: core.options.cpuCount)
+        block.cpu.fields.isOnlyCPU = core.options.cpuCount <= 1 && index == 0
         core.add(apic)
         // SAFETY: unowned; this object outlives its block's use.
         unsafe block.state.pointee.owner = UnsafeRawPointer(

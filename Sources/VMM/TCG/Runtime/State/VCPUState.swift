@@ -150,8 +150,6 @@ struct TableRegister: BitwiseCopyable {
     var isNMIPending = false
     /// TF was set when the current single step began.
     var stepArmed = false
-    /// RF was set when the current single step began: it holds for this instruction only.
-    var clearsResume = false
     /// DR6 bits of debug traps that wait for the end of the instruction.
     var pendingDebug: UInt64 = 0
 

@@ -107,7 +107,6 @@ extension CPU {
     private func enter(_ event: Event) throws(Fault) {
         // A handler starts without the single step of what it interrupts.
         fields.stepArmed = false
-        fields.clearsResume = false
         if isRealMode {
             try enterReal(event)
         } else if fields.isLongMode {

@@ -15,8 +15,8 @@ extension CPU {
         if cpl == 3 { key |= ModeKey.user }
         if isProtectedMode { key |= ModeKey.protected }
         if size == 8 || hasFlatSegments { key |= ModeKey.flat }
-        let isStepping = fields.systemFlags & (RFLAGS.tf | RFLAGS.rf) != 0
-        if isStepping || fields.debugRegisters[7] & 0xFF != 0 { key |= ModeKey.singleStep }
+        let isStepping = fields.systemFlags & RFLAGS.tf != 0
+        if isStepping || hasBreakpoints { key |= ModeKey.singleStep }
         fields.modeKey = key
     }
 
@@ -52,7 +52,9 @@ extension CPU {
     func setSystemFlags(_ flags: UInt64) {
         let old = fields.systemFlags
         fields.systemFlags = (flags & ~RFLAGS.arithmetic) | 2
-        let watched = RFLAGS.tf | RFLAGS.ac | RFLAGS.rf | RFLAGS.vm
+        // RF lasts for one instruction; nobody would see it, and nobody would clear it.
+        if !hasBreakpoints { fields.systemFlags &= ~RFLAGS.rf }
+        let watched = RFLAGS.tf | RFLAGS.ac | RFLAGS.vm
         if (old ^ flags) & watched != 0 { updateMode() }
         if flags & RFLAGS.interruptEnable != 0 && fields.interruptPending { requestService() }
     }
@@ -62,6 +64,9 @@ extension CPU {
         setArithmeticFlags(flags)
         setSystemFlags(flags)
     }
+
+    /// Some breakpoint is enabled in DR7.
+    var hasBreakpoints: Bool { fields.debugRegisters[7] & 0xFF != 0 }
 
     var isVM86: Bool { fields.systemFlags & RFLAGS.vm != 0 }
     var isRealMode: Bool { fields.cr0 & CR0.pe == 0 }

@@ -4,8 +4,8 @@ internal import Synchronization
 
 extension CPU {
     /// Looks at everything that may be waiting: interrupts, timers, kicks. Call it between
-    /// instructions (`rip` and `retired` exact) when `exitRequest` is not zero or the budget is
-    /// used up. Returns `true` when `execute` must return to `TCGVCPU.run`.
+    /// instructions (`rip` and `retired` exact, no interrupt shadow) when `exitRequest` is not
+    /// zero or the budget is used up. Returns `true` when `execute` must return to `TCGVCPU.run`.
     func serviceInterrupts() -> Bool {
         let owner = owner
         owner.block.clearExitRequest()
@@ -17,11 +17,7 @@ extension CPU {
         if owner.apic.codeMayHaveChanged.exchange(false, ordering: .acquiring) {
             flushCodeLookups()
         }
-        if owner.core.options.clock == .host {
-            owner.apic.advanceTimer(to: owner.guestTime())
-        } else if fields.budget <= 0 || fields.isHalted {
-            owner.apic.advanceTimer(to: owner.guestTime())
-        }
+        owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()
         if events.hasNMI { fields.isNMIPending = true }
         if events.hasINIT { owner.initialise() }
@@ -29,22 +25,15 @@ extension CPU {
         if let vector = events.startUp { owner.startUp(vector) }
         if events.hasINIT { return true }
         if owner.isWaitingForStartUp { return true }
-        if fields.pendingDebug != 0 { raiseDebugTrap(0) }
+        if fields.pendingDebug != 0 { raiseDebugTrap() }
         deliverPending()
         owner.updateBudget()
-        if fields.interruptShadow != 0 && (fields.interruptPending || fields.isNMIPending) {
-            // One more instruction, then look again.
-            fields.interruptShadow = 0
-            fields.budget = 1
-        }
-        if fields.isShutDown { return true }
-        return fields.isHalted
+        return fields.isShutDown || fields.isHalted
     }
 
     /// Delivers an NMI or an interrupt if the CPU takes it now.
     private func deliverPending() {
         fields.interruptPending = owner.apic.hasDeliverable
-        if fields.interruptShadow != 0 && !fields.isHalted { return }
         if fields.isNMIPending && !fields.isNMIBlocked {
             fields.isNMIPending = false
             fields.isNMIBlocked = true
@@ -69,44 +58,9 @@ extension CPU {
         requestService()
     }
 
-    // MARK: Single steps. With `ModeKey.singleStep` in force the interpreter calls these around
-    // every instruction.
-
-    /// Instruction breakpoints. `rip` is the instruction's.
-    func beforeStep() throws(Fault) {
-        fields.stepArmed = fields.systemFlags & RFLAGS.tf != 0
-        if fields.systemFlags & RFLAGS.rf != 0 {
-            fields.clearsResume = true
-            return
-        }
-        guard fields.debugRegisters[7] & 0xFF != 0 else { return }
-        let linear = (addressBase(SegmentRegister.cs) &+ rip) & linearMask
-        var hits: UInt64 = 0
-        for number in 0..<4 where isBreakpointEnabled(number) && breakpointKind(number) == 0 {
-            if fields.debugRegisters[number] & linearMask == linear { hits |= 1 << UInt64(number) }
-        }
-        if hits == 0 { return }
-        fields.debugRegisters[6] |= hits
-        throw .debug
-    }
-
-    /// Debug traps. `rip` is the next instruction's. Not to be called when the instruction
-    /// faulted.
-    func afterStep() {
-        if fields.clearsResume {
-            fields.clearsResume = false
-            fields.systemFlags &= ~RFLAGS.rf
-            updateMode()
-        }
-        let step = fields.stepArmed ? DR6.bs : 0
-        fields.stepArmed = false
-        // A load of SS holds everything back for one instruction.
-        if fields.interruptShadow == 2 { return }
-        if fields.pendingDebug | step != 0 { raiseDebugTrap(step) }
-    }
-
-    private func raiseDebugTrap(_ more: UInt64) {
-        fields.debugRegisters[6] |= fields.pendingDebug | more
+    /// The debug trap of a task switch.
+    private func raiseDebugTrap() {
+        fields.debugRegisters[6] |= fields.pendingDebug
         fields.pendingDebug = 0
         deliver(.debug)
     }
