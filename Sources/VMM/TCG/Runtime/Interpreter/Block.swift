@@ -99,13 +99,18 @@ struct BlockHeader: BitwiseCopyable {
 
 /// One of the two ways out of a block, to be connected with the block that follows.
 struct BlockExit {
-    enum Edge { case next, taken }
+    enum Edge {
+        case next, taken
+        /// An exception was delivered.
+        case faulted
+    }
 
     var block: UInt
     var edge: Edge
 
     /// Nothing to connect.
     static let none = BlockExit(block: 0, edge: .next)
+    static let faulted = BlockExit(block: 0, edge: .faulted)
 
     @inline(__always)
     func connect(to target: Block, generation: UInt32) {
@@ -113,6 +118,7 @@ struct BlockExit {
         switch edge {
         case .next: unsafe block.header.pointee.nextBlock = target.address
         case .taken: unsafe block.header.pointee.takenBlock = target.address
+        case .faulted: break
         }
     }
 }

@@ -122,20 +122,22 @@ extension CPU {
 
     /// Runs a block of one instruction whose exits are not followed, with its debug traps.
     private func runAlone(_ block: Block) {
-        let hasTrapFlag = fields.systemFlags & RFLAGS.tf != 0
-        if fields.modeKey & ModeKey.singleStep != 0 && isAtInstructionBreakpoint {
-            deliver(.debug)
-            return
+        let isStepping = fields.modeKey & ModeKey.singleStep != 0
+        if isStepping {
+            do throws(Fault) {
+                try beforeStep()
+            } catch {
+                deliver(error)
+                return
+            }
         }
-        fields.stepArmed = hasTrapFlag
-        fields.systemFlags &= ~RFLAGS.rf
         count(block)
         // Without budget nothing is followed.
         let budget = fields.budget
         fields.budget = min(budget, 0)
         let before = fields.budget
-        _ = run(block)
+        let exit = run(block)
         fields.budget = budget &+ (fields.budget &- before)
-        deliverDebugTraps()
+        if isStepping && exit.edge != .faulted { afterStep() }
     }
 }

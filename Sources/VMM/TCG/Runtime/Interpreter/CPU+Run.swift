@@ -480,7 +480,7 @@ extension CPU {
             }
         } catch {
             fault(error, block, op)
-            return .none
+            return .faulted
         }
     }
 
@@ -521,6 +521,7 @@ extension CPU {
         case .taken:
             rip = unsafe header.pointee.takenRIP
             address = unsafe header.pointee.takenBlock
+        case .faulted: address = 0
         }
         guard unsafe header.pointee.generation == state.pointee.codeGeneration,
             let next = Block(address: address), begin(next)
@@ -561,7 +562,6 @@ extension CPU {
     private func fault(_ fault: Fault, _ block: Block, _ op: OperationPointer) {
         rip = block.rip(of: op)
         uncount(block, from: op)
-        fields.stepArmed = false
         deliver(isStackFault(fault, op) ? .stackFault(0) : fault)
     }
 
