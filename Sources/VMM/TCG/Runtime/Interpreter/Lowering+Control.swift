@@ -19,8 +19,12 @@ extension Lowering {
             }
         case .jrcxz: lowerCounting(instruction, &op, .jrcxz, nextRIP)
         case .loop: lowerCounting(instruction, &op, .loop, nextRIP)
-        case .loope: lowerCounting(instruction, &op, .loope, nextRIP)
-        case .loopne: lowerCounting(instruction, &op, .loopne, nextRIP)
+        case .loope, .loopne:
+            // A REP prefix decides instead of the opcode, on Zen at least.
+            let isRepeatEqual =
+                instruction.prefixes.contains(.rep)
+                || (instruction.mnemonic == .loope && !instruction.prefixes.contains(.repne))
+            lowerCounting(instruction, &op, isRepeatEqual ? .loope : .loopne, nextRIP)
         case .jmpFar, .callFar: lowerFar(instruction, &op)
         case .retFar:
             transfer(&op, .retFar)
