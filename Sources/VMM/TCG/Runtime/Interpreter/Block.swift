@@ -14,7 +14,8 @@ struct BlockHeader: BitwiseCopyable {
     /// Instructions, operations (one more where the block ends without a branch), bytes.
     var count: UInt16 = 0
     var operationCount: UInt16 = 0
-    /// `ModeKey`, or `BlockHeader.dead`.
+    /// `ModeKey`, with `BlockHeader.dead` once the block is dead. A dying block may still be
+    /// running, so the code size stays.
     var key: UInt32
     var byteCount: UInt16 = 0
     /// The block may not be found again: its bytes are not in memory.
@@ -30,7 +31,9 @@ struct BlockHeader: BitwiseCopyable {
     var nextOnPage: UInt32 = 0
     var nextOnSecondPage: UInt32 = 0
 
-    static let dead = UInt32.max
+    static let dead: UInt32 = 1 << 31
+
+    var isDead: Bool { key & Self.dead != 0 }
 }
 
 /// A decoded block.
@@ -88,7 +91,7 @@ struct BlockHeader: BitwiseCopyable {
 
     /// Makes every operation stop, so that a running block ends after its current instruction.
     func kill() {
-        unsafe header.pointee.key = BlockHeader.dead
+        unsafe header.pointee.key |= BlockHeader.dead
         var op = unsafe operations.pointer
         for _ in 0..<(unsafe header.pointee.operationCount) {
             unsafe op.pointee.code = .stop

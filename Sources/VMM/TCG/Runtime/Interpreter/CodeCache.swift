@@ -123,7 +123,7 @@ struct JumpEntry: BitwiseCopyable {
             let candidate = block(link)
             let header = unsafe candidate.header
             let next = unsafe header.pointee.nextInBucket
-            if unsafe header.pointee.key == BlockHeader.dead {
+            if unsafe header.pointee.isDead {
                 // Blocks die in place; the chain is tidied by whoever comes along.
                 if let before {
                     unsafe before.header.pointee.nextInBucket = next
@@ -185,11 +185,11 @@ struct JumpEntry: BitwiseCopyable {
                 unsafe isSecond
                 ? header.pointee.secondPage == page : header.pointee.physical & ~0xFFF == page
             if isHere, overlaps(candidate, isSecond: isSecond, first, last) {
-                unsafe died = died || header.pointee.key != BlockHeader.dead
+                unsafe died = died || !header.pointee.isDead
                 candidate.kill()
                 unsafe place.pointee = next
             } else {
-                if isHere && candidate.key != BlockHeader.dead { isEmpty = false }
+                if isHere && candidate.key & BlockHeader.dead == 0 { isEmpty = false }
                 unsafe place = linkPlace(candidate, isSecond: isSecond)
             }
             link = next
@@ -210,7 +210,7 @@ struct JumpEntry: BitwiseCopyable {
         _ block: Block, isSecond: Bool, _ first: UInt64, _ last: UInt64
     ) -> Bool {
         let header = unsafe block.header
-        if unsafe header.pointee.key == BlockHeader.dead { return true }
+        if unsafe header.pointee.isDead { return true }
         let start = unsafe header.pointee.physical
         let count = unsafe UInt64(header.pointee.byteCount)
         let inFirst = 4096 - (start & 0xFFF)
