@@ -138,6 +138,7 @@ final class BackendSession {
         guard !isClosed else { return }
         isClosed = true
         watch = nil
+        connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)
             queue.stop()
