@@ -28,6 +28,9 @@ struct LeafClassifier {
         instruction.map == 1 && (0x71...0x73).contains(instruction.opcode)
     }
 
+    /// ModRM.reg is part of the opcode.
+    var isGroup: Bool { isShiftGroup || instruction.map == 1 && instruction.opcode == 0xAE }
+
     func descriptor() -> LeafDescriptor? {
         guard instruction.encoding == .legacy else { return nil }
         if let special = stateInstruction() { return special }

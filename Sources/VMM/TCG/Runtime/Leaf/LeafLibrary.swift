@@ -54,7 +54,7 @@ final class LeafLibrary: Sendable {
             key |= UInt64(instruction.addressSize) << 54
         }
         let usesImage = descriptorKind(classifier) == .image
-        if classifier.isShiftGroup || instruction.map == 0 || usesImage {
+        if classifier.isGroup || instruction.map == 0 || usesImage {
             // ModRM.reg, and for register forms on the image ModRM.rm, are part of the code.
             key |= UInt64(instruction.modRMReg) << 33
             if !isMemory { key |= UInt64(instruction.modRM & 7) << 36 }
