@@ -60,6 +60,8 @@ extension CPU {
         if unsafe generation == state.pointee.codeGeneration {
             exit.connect(to: block, generation: generation)
         }
+        // RF lasts for one instruction, and only breakpoints care when it ends.
+        fields.systemFlags &= ~RFLAGS.rf
         count(block)
         return run(block)
     }
@@ -123,14 +125,12 @@ extension CPU {
     /// Runs a block of one instruction whose exits are not followed, with its debug traps.
     private func runAlone(_ block: Block) {
         let isStepping = fields.modeKey & ModeKey.singleStep != 0
-        if isStepping {
-            do throws(Fault) {
-                try beforeStep()
-            } catch {
-                deliver(error)
-                return
-            }
+        if isStepping && isAtInstructionBreakpoint {
+            deliver(.debug)
+            return
         }
+        fields.stepArmed = fields.systemFlags & RFLAGS.tf != 0
+        fields.systemFlags &= ~RFLAGS.rf
         count(block)
         // Without budget nothing is followed.
         let budget = fields.budget
@@ -138,6 +138,6 @@ extension CPU {
         let before = fields.budget
         let exit = run(block)
         fields.budget = budget &+ (fields.budget &- before)
-        if isStepping && exit.edge != .faulted { afterStep() }
+        if isStepping && exit.edge != .faulted { deliverDebugTraps() }
     }
 }
