@@ -15,6 +15,16 @@ struct LeafClassifier {
 
     private var memorySize: UInt8 { memoryIndex.map { operand($0).size } ?? 0 }
 
+    /// The instruction with what a stub needs changed: INSERTPS from memory ignores the source's
+    /// number, which the register form that the stub executes does not.
+    static func normalised(_ instruction: Instruction) -> Instruction {
+        var instruction = instruction
+        if instruction.mnemonic == .insertps, !instruction.isRegisterForm {
+            instruction.immediate &= 0x3F
+        }
+        return instruction
+    }
+
     /// Whether an 8-bit immediate follows.
     var hasImmediate: Bool {
         for index in 0..<Int(instruction.operandCount) where operand(index).kind == .immediate {
@@ -35,11 +45,16 @@ struct LeafClassifier {
         guard instruction.encoding == .legacy else { return nil }
         if let special = stateInstruction() { return special }
         if instruction.map == 0 { return x87() }
-        if usesMMX || instruction.mnemonic == .emms { return mmx() }
+        if usesMMX { return mmx() }
         return move() ?? vector()
     }
 
     private var usesMMX: Bool {
+        switch instruction.mnemonic {
+        // With a memory operand as well: MMX registers are what the forms differ in.
+        case .emms, .cvtpi2ps, .cvtpi2pd: return true
+        default: break
+        }
         for index in 0..<Int(instruction.operandCount) where operand(index).kind == .mmx {
             return true
         }

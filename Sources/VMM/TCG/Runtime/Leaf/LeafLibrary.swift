@@ -20,6 +20,7 @@ final class LeafLibrary: Sendable {
 
     /// How to execute `instruction`, or `nil` if it is no vector, MMX or x87 instruction.
     func lower(_ instruction: Instruction) -> LeafLowering? {
+        let instruction = LeafClassifier.normalised(instruction)
         let classifier = LeafClassifier(instruction: instruction)
         guard let descriptor = classifier.descriptor() else { return nil }
         let key = key(classifier)
