@@ -131,38 +131,39 @@ extension CPU {
 
     /// Reads a memory operand of up to 16 bytes; bytes beyond it are zero.
     @inline(__always)
-    private func loadOperand(_ address: UInt64, _ size: UInt8) throws(Fault) -> (UInt64, UInt64) {
+    private func loadOperand(_ address: UInt64, _ size: UInt8) throws(Fault) -> SIMD2<UInt64> {
         switch size {
-        case 16: (try load(address, as: UInt64.self), try load(address &+ 8, as: UInt64.self))
-        case 8: (try load(address, as: UInt64.self), 0)
-        case 4: (UInt64(try load(address, as: UInt32.self)), 0)
-        case 2: (UInt64(try load(address, as: UInt16.self)), 0)
-        case 1: (UInt64(try load(address, as: UInt8.self)), 0)
+        case 16: SIMD2(try load(address, as: UInt64.self), try load(address &+ 8, as: UInt64.self))
+        case 8: SIMD2(try load(address, as: UInt64.self), 0)
+        case 4: SIMD2(UInt64(try load(address, as: UInt32.self)), 0)
+        case 2: SIMD2(UInt64(try load(address, as: UInt16.self)), 0)
+        case 1: SIMD2(UInt64(try load(address, as: UInt8.self)), 0)
         default:
-            (try load(address, as: UInt64.self), UInt64(try load(address &+ 8, as: UInt16.self)))
+            SIMD2(
+                try load(address, as: UInt64.self), UInt64(try load(address &+ 8, as: UInt16.self)))
         }
     }
 
     /// Writes the low `size` bytes of a value; nothing is written if any of it faults.
     @inline(__always)
     private func storeOperand(
-        _ address: UInt64, _ size: UInt8, _ value: (UInt64, UInt64)
+        _ address: UInt64, _ size: UInt8, _ value: SIMD2<UInt64>
     ) throws(Fault) {
         switch size {
         case 16:
             if unsafe writableHost(address, size: 16) == nil {
                 try probeWrite(address, size: 16)
             }
-            try store(address, value.0)
-            try store(address &+ 8, value.1)
-        case 8: try store(address, value.0)
-        case 4: try store(address, UInt32(truncatingIfNeeded: value.0))
-        case 2: try store(address, UInt16(truncatingIfNeeded: value.0))
-        case 1: try store(address, UInt8(truncatingIfNeeded: value.0))
+            try store(address, value[0])
+            try store(address &+ 8, value[1])
+        case 8: try store(address, value[0])
+        case 4: try store(address, UInt32(truncatingIfNeeded: value[0]))
+        case 2: try store(address, UInt16(truncatingIfNeeded: value[0]))
+        case 1: try store(address, UInt8(truncatingIfNeeded: value[0]))
         default:
             try probeWrite(address, size: 10)
-            try store(address, value.0)
-            try store(address &+ 8, UInt16(truncatingIfNeeded: value.1))
+            try store(address, value[0])
+            try store(address &+ 8, UInt16(truncatingIfNeeded: value[1]))
         }
     }
 
@@ -178,16 +179,16 @@ extension CPU {
             let register = unsafe xmm(source) + offset
             let low = unsafe register.load(as: UInt64.self)
             let high = unsafe descriptor.size == 16 ? (register + 8).load(as: UInt64.self) : 0
-            try storeOperand(address, descriptor.size, (low, high))
+            try storeOperand(address, descriptor.size, SIMD2(low, high))
             return
         }
         let value = try loadOperand(address, descriptor.size)
         let register = unsafe xmm(destination)
         if descriptor.kind == .loadZero || descriptor.size == 16 {
-            unsafe register.storeBytes(of: value.0, as: UInt64.self)
-            unsafe register.storeBytes(of: value.1, toByteOffset: 8, as: UInt64.self)
+            unsafe register.storeBytes(of: value[0], as: UInt64.self)
+            unsafe register.storeBytes(of: value[1], toByteOffset: 8, as: UInt64.self)
         } else {
-            unsafe register.storeBytes(of: value.0, toByteOffset: offset, as: UInt64.self)
+            unsafe register.storeBytes(of: value[0], toByteOffset: offset, as: UInt64.self)
         }
     }
 
@@ -232,7 +233,7 @@ extension CPU {
         }
         if descriptor.flags.contains(.mxcsr) {
             prepareMXCSR(&frame)
-            frame.result = unsafe xmm(destination).load(as: (UInt64, UInt64).self)
+            frame.result = unsafe xmm(destination).load(as: SIMD2<UInt64>.self)
         }
         try unsafe withUnsafeMutablePointer(to: &frame) { frame throws(Fault) in
             let bytes = UnsafeMutableRawPointer(frame)
@@ -248,14 +249,14 @@ extension CPU {
             try finishMXCSR(unsafe frame.pointee)
             if !descriptor.flags.contains(.flags) {
                 unsafe xmm(destination).storeBytes(
-                    of: frame.pointee.result, as: (UInt64, UInt64).self)
+                    of: frame.pointee.result, as: SIMD2<UInt64>.self)
             }
         }
         if descriptor.flags.contains(.flags) { takeFlags(frame) }
     }
 
-    private static var operandOffset: Int { 72 }
-    private static var resultOffset: Int { 88 }
+    private static var operandOffset: Int { 80 }
+    private static var resultOffset: Int { 96 }
 
     private func vectorToGeneral(
         _ descriptor: LeafDescriptor, _ destination: UInt8, _ source: UInt8, _ address: UInt64
@@ -265,7 +266,7 @@ extension CPU {
             try checkAlignment(descriptor, address)
             frame.operand = try loadOperand(address, descriptor.size)
         } else {
-            frame.operand = unsafe xmm(source).load(as: (UInt64, UInt64).self)
+            frame.operand = unsafe xmm(source).load(as: SIMD2<UInt64>.self)
         }
         prepareMXCSR(&frame)
         unsafe withUnsafeMutablePointer(to: &frame) { frame in
@@ -273,7 +274,7 @@ extension CPU {
             unsafe call(descriptor, bytes + Self.resultOffset, bytes + Self.operandOffset, frame)
         }
         if descriptor.flags.contains(.mxcsr) { try finishMXCSR(frame) }
-        writeGeneral(destination, frame.result.0, size: descriptor.generalSize)
+        writeGeneral(destination, frame.result[0], size: descriptor.generalSize)
     }
 
     /// Writes a general register as instructions do: 32 bits clear the upper half.
@@ -292,23 +293,23 @@ extension CPU {
         if descriptor.flags.contains(.memory) {
             frame.operand = try loadOperand(address, descriptor.size)
         } else {
-            frame.operand.0 = self[source]
+            frame.operand[0] = self[source]
         }
-        frame.result = unsafe xmm(destination).load(as: (UInt64, UInt64).self)
+        frame.result = unsafe xmm(destination).load(as: SIMD2<UInt64>.self)
         prepareMXCSR(&frame)
         unsafe withUnsafeMutablePointer(to: &frame) { frame in
             let bytes = UnsafeMutableRawPointer(frame)
             unsafe call(descriptor, bytes + Self.resultOffset, bytes + Self.operandOffset, frame)
         }
         if descriptor.flags.contains(.mxcsr) { try finishMXCSR(frame) }
-        unsafe xmm(destination).storeBytes(of: frame.result, as: (UInt64, UInt64).self)
+        unsafe xmm(destination).storeBytes(of: frame.result, as: SIMD2<UInt64>.self)
     }
 
     private func extract(
         _ descriptor: LeafDescriptor, _ destination: UInt8, _ source: UInt8, _ address: UInt64
     ) throws(Fault) {
         var frame = LeafFrame()
-        frame.operand = unsafe xmm(source).load(as: (UInt64, UInt64).self)
+        frame.operand = unsafe xmm(source).load(as: SIMD2<UInt64>.self)
         unsafe withUnsafeMutablePointer(to: &frame) { frame in
             let bytes = UnsafeMutableRawPointer(frame)
             unsafe call(descriptor, bytes + Self.resultOffset, bytes + Self.operandOffset, frame)
@@ -317,7 +318,7 @@ extension CPU {
             try storeOperand(address, descriptor.size, frame.result)
         } else {
             // The upper bits are clear whatever the part's size (SDM, PEXTRB).
-            writeGeneral(destination, frame.result.0, size: descriptor.generalSize == 8 ? 8 : 4)
+            writeGeneral(destination, frame.result[0], size: descriptor.generalSize == 8 ? 8 : 4)
         }
     }
 
@@ -330,7 +331,7 @@ extension CPU {
         if descriptor.flags.contains(.memory) {
             frame.operand = try loadOperand(address, 16)
         } else {
-            frame.operand = unsafe xmm(source).load(as: (UInt64, UInt64).self)
+            frame.operand = unsafe xmm(source).load(as: SIMD2<UInt64>.self)
         }
         unsafe withUnsafeMutablePointer(to: &frame) { frame in
             let bytes = UnsafeMutableRawPointer(frame)
@@ -356,7 +357,7 @@ extension CPU {
         } else if descriptor.flags.contains(.memory) {
             frame.operand = try loadOperand(address, descriptor.size)
         } else if descriptor.flags.contains(.generalSource) {
-            frame.operand.0 = self[source]
+            frame.operand[0] = self[source]
         }
         frame.flagsIn = arithmeticFlags
         let guestMXCSR = mxcsr
@@ -378,7 +379,7 @@ extension CPU {
             try storeOperand(address, descriptor.size, frame.result)
         }
         if descriptor.flags.contains(.writesGeneral) {
-            writeGeneral(destination, frame.result.0, size: descriptor.generalSize)
+            writeGeneral(destination, frame.result[0], size: descriptor.generalSize)
         }
     }
 

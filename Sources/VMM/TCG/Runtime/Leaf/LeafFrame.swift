@@ -20,8 +20,9 @@ struct LeafFrame {
     var xmm0Out: (UInt64, UInt64) = (0, 0)
     /// +64: flags for FCMOVcc.
     var flagsIn: UInt64 = 0
-    /// +72: a copy of a memory or general source, or a memory destination, up to 16 bytes.
-    var operand: (UInt64, UInt64) = (0, 0)
-    /// +88: the destination while it must not be committed yet.
-    var result: (UInt64, UInt64) = (0, 0)
+    /// +80: a copy of a memory or general source, up to 16 bytes, aligned as some instructions
+    /// want it.
+    var operand = SIMD2<UInt64>()
+    /// +96: the destination while it must not be committed yet.
+    var result = SIMD2<UInt64>()
 }
