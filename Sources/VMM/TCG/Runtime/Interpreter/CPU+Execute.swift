@@ -125,12 +125,14 @@ extension CPU {
     /// Runs a block of one instruction whose exits are not followed, with its debug traps.
     private func runAlone(_ block: Block) {
         let isStepping = fields.modeKey & ModeKey.singleStep != 0
-        if isStepping && isAtInstructionBreakpoint {
-            deliver(.debug)
-            return
+        if isStepping {
+            do throws(Fault) {
+                try beforeStep()
+            } catch {
+                deliver(error)
+                return
+            }
         }
-        fields.stepArmed = fields.systemFlags & RFLAGS.tf != 0
-        fields.systemFlags &= ~RFLAGS.rf
         count(block)
         // Without budget nothing is followed.
         let budget = fields.budget
@@ -138,6 +140,6 @@ extension CPU {
         let before = fields.budget
         let exit = run(block)
         fields.budget = budget &+ (fields.budget &- before)
-        if isStepping && exit.edge != .faulted { deliverDebugTraps() }
+        if isStepping && exit.edge != .faulted { afterStep() }
     }
 }
