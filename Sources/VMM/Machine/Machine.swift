@@ -47,7 +47,7 @@ final class Machine: @unchecked Sendable {
         self.run = run
         control = ControlThread(loop)
         map = MemoryMap(memorySize: options.memory.size)
-        memory = try GuestRAM.make(options.memory, map)
+        memory = try Self.makeMemory(options.memory, map)
         timeline.mark(.memoryReady)
         virtualMachine = try Self.makeVirtualMachine(options.accelerator, memory, buses)
         ioapic = IOAPIC(machine: virtualMachine)
@@ -67,6 +67,19 @@ final class Machine: @unchecked Sendable {
                 events: .init(outputReady: console.outputReady, inputReady: console.inputReady))
         acpi = ACPITables(Self.acpiConfiguration(options, map), address: MemoryMap.acpi.start)
         try attachDevices()
+    }
+
+    private static func makeMemory(
+        _ options: MemoryOptions, _ map: MemoryMap
+    ) throws(BootError) -> GuestMemory {
+        let windows = [map.lowRAM, map.highRAM].compactMap { range in
+            range.map { GuestMemoryWindow(start: $0.address, size: $0.size) }
+        }
+        do {
+            return try GuestMemoryBacking(windows, options: options.backing).memory
+        } catch {
+            throw BootError("\(error)")
+        }
     }
 
     private static func makeVirtualMachine(

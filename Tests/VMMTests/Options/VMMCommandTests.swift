@@ -28,7 +28,7 @@ struct VMMCommandTests {
                 == BootSource(
                     kernel: "k", initramfs: nil, commandLine: "console=ttyS0 panic=-1"))
         #expect(options.cpuCount == 1)
-        #expect(options.memory == MemoryOptions(size: 512 << 20, hugePageShift: 0))
+        #expect(options.memory == MemoryOptions())
         #expect(options.accelerator == .tcg(TCGOptions()))
         #expect(options.serial == .terminal)
         #expect(options.disks.isEmpty)
@@ -42,7 +42,9 @@ struct VMMCommandTests {
                 + "size=1G,hugepages=on --disk a.img,readonly=on --disk socket=/s --serial "
                 + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
         #expect(options.boot.commandLine == "console=ttyS0 panic=-1 quiet")
-        #expect(options.memory == MemoryOptions(size: 1 << 30, hugePageShift: 21))
+        #expect(
+            options.memory
+                == MemoryOptions(size: 1 << 30, backing: GuestMemoryOptions(pageSize: .huge2M)))
         #expect(
             options.disks == [
                 .child(name: "a.img", options: "path=a.img,readonly=on"), .socket(path: "/s"),

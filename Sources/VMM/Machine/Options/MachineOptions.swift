@@ -1,3 +1,4 @@
+package import Core
 package import TCG
 
 /// Everything that a machine is made from.
@@ -15,9 +16,8 @@ package struct MachineOptions: Sendable {
 
 /// The guest's memory.
 package struct MemoryOptions: Equatable, Sendable {
-    package var size: UInt64
-    /// Whether it consists of huge pages, and their size as a power of two.
-    package var hugePageShift: UInt32
+    package var size: UInt64 = 512 << 20
+    package var backing = GuestMemoryOptions()
 }
 
 /// Who runs the guest's code.

@@ -37,8 +37,19 @@ package struct VMMCommand: Sendable {
             "hugepages", .bool, default: false, help: "Use the host's huge pages")
         static let hugePageSize = OptionKey(
             "hugepage_size", .size, default: 2 << 20, help: "2M or 1G")
+        static let prefault = OptionKey(
+            "prefault", .bool, default: false, help: "Allocate all memory at the start")
+        enum Policy: String, CaseIterable { case bind, preferred, interleave }
+        static let nodes = OptionKey(
+            "host_nodes", .list(of: .integer(0...UInt64(UInt32.max))), default: [],
+            help: "The host's NUMA nodes to take it from")
+        static let policy = OptionKey(
+            "policy", .choice(Policy.self), default: .bind, help: "How the nodes are used")
         static let schema = OptionSchema(
-            "memory", leadingKey: "size", keys: [size.any, hugePages.any, hugePageSize.any])
+            "memory", leadingKey: "size",
+            keys: [
+                size.any, hugePages.any, hugePageSize.any, prefault.any, nodes.any, policy.any,
+            ])
     }
     static let memory = Flag.one("memory", Memory.schema, help: "The guest's memory")
 
@@ -193,16 +204,37 @@ package struct VMMCommand: Sendable {
     private static func memoryOptions(
         _ values: OptionValues?
     ) throws(OptionError) -> MemoryOptions {
-        guard let values else { return MemoryOptions(size: 512 << 20, hugePageShift: 0) }
+        guard let values else { return MemoryOptions() }
         let size = values[Memory.size]
         guard MemoryMap.sizes.contains(size), size % (1 << 20) == 0 else {
             throw OptionError("--memory: size is a multiple of 1M, at least 16M and at most 8T")
         }
+        var options = MemoryOptions(size: size)
+        options.backing.pageSize = try pageSize(values, size)
+        options.backing.prefault = values[Memory.prefault]
+        let nodes = values[Memory.nodes].map { UInt32(truncatingIfNeeded: $0) }
+        if !nodes.isEmpty {
+            let policy: GuestMemoryPlacement.Policy =
+                switch values[Memory.policy] {
+                case .bind: .bind
+                case .preferred: .preferred
+                case .interleave: .interleave
+                }
+            options.backing.placement = GuestMemoryPlacement(policy: policy, nodes: nodes)
+        } else if values.isGiven(Memory.policy) {
+            throw OptionError("--memory: policy needs host_nodes")
+        }
+        return options
+    }
+
+    private static func pageSize(
+        _ values: OptionValues, _ size: UInt64
+    ) throws(OptionError) -> GuestPageSize {
         guard values[Memory.hugePages] else {
             guard !values.isGiven(Memory.hugePageSize) else {
                 throw OptionError("--memory: hugepage_size needs hugepages=on")
             }
-            return MemoryOptions(size: size, hugePageShift: 0)
+            return .normal
         }
         let page = values[Memory.hugePageSize]
         guard page == 2 << 20 || page == 1 << 30 else {
@@ -211,7 +243,7 @@ package struct VMMCommand: Sendable {
         guard size % page == 0 else {
             throw OptionError("--memory: size is a multiple of the huge pages' size")
         }
-        return MemoryOptions(size: size, hugePageShift: UInt32(page.trailingZeroBitCount))
+        return page == 1 << 30 ? .huge1G : .huge2M
     }
 
     private static func serialBackend(

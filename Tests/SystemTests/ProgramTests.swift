@@ -1,0 +1,29 @@
+import Core
+import Foundation
+import Testing
+
+@Suite("The executable", .enabled(if: Setting.hasBinary))
+struct ProgramTests {
+    @Test("help and version go to standard output")
+    func help() throws {
+        let help = try RunningProgram.apus(["--help"])
+        #expect(try help.wait() == 0)
+        #expect(help.text.contains("--kernel PATH") && help.errorText.isEmpty)
+        let version = try RunningProgram.apus(["--version"])
+        #expect(try version.wait() == 0)
+        #expect(version.text.hasPrefix("apus 0."))
+    }
+
+    @Test("it is one static file of at most 12 MB")
+    func size() throws {
+        let binary = try #require(Setting.binary)
+        let attributes = try FileManager.default.attributesOfItem(
+            atPath: URL(fileURLWithPath: binary).resolvingSymlinksInPath().path)
+        let size = try #require(attributes[.size] as? Int)
+        #expect(size <= 12 << 20)
+        let headers = try runTool("readelf", ["-lW", binary])
+        // A static-pie has a dynamic section, but no interpreter.
+        #expect(headers.output.contains("DYN (Position-Independent Executable file)"))
+        #expect(!headers.output.contains("INTERP"))
+    }
+}
