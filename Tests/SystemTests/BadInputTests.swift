@@ -4,9 +4,9 @@ import Testing
 
 @Suite("Bad input ends with one sentence", .enabled(if: Setting.hasBinary))
 struct BadInputTests {
-    let folder: ScratchFolder
+    let folder: TestFolder
 
-    init() throws { folder = try ScratchFolder() }
+    init() throws { folder = try TestFolder() }
 
     /// Runs the executable and checks that it says one sentence and ends with a code.
     func check(_ arguments: [String], code: Int32, _ sentence: String) throws {

@@ -147,7 +147,7 @@ func runTool(_ tool: String, _ arguments: [String]) throws -> (code: Int32, outp
 }
 
 /// A folder of a test's own, removed at its end.
-final class ScratchFolder {
+final class TestFolder {
     let path: String
 
     init() throws {

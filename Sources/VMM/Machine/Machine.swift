@@ -3,6 +3,7 @@ internal import Core
 internal import Devices
 internal import Synchronization
 internal import TCG
+internal import VhostUser
 
 /// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
 ///
@@ -36,6 +37,9 @@ final class Machine: @unchecked Sendable {
     private let acpi: ACPITables
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
+    /// The disks' backends: processes of our own, and connections to others.
+    private var diskProcesses: [DiskProcess] = []
+    private var frontends: [Frontend] = []
     var run: RunState
 
     /// - Parameter loop: of the calling thread.
@@ -126,6 +130,53 @@ final class Machine: @unchecked Sendable {
         if let serial {
             _ = buses.ports.attach(serial, start: Port.serial, length: Serial.size)
         }
+    }
+
+    /// Connects the disks to the bus, and to the processes that serve them.
+    func addDisks() throws(BootError) {
+        for disk in options.disks {
+            let frontend: Frontend
+            switch disk {
+            case .child(let name, let text):
+                let process = DiskProcess(
+                    name: name, options: text, logLevel: options.logLevel, loop: control.loop)
+                diskProcesses.append(process)
+                try process.start()
+                frontend = process.frontend
+            case .socket(let path):
+                frontend = Frontend(
+                    FrontendOptions(.connect(path: path), deviceID: .block), on: control.loop)
+                do {
+                    try frontend.connect()
+                } catch {
+                    throw BootError("the disk at socket '\(path)' cannot be used: \(error)")
+                }
+            }
+            frontends.append(frontend)
+            try add(frontend)
+        }
+    }
+
+    private func add(_ frontend: Frontend) throws(BootError) {
+        do {
+            let function = try VirtioPCI(
+                frontend, memory: memory, machine: virtualMachine, control: control)
+            frontend.onConfigChange = { [weak function] in function?.configChanged() }
+            frontend.onQueueError = { [weak function] queue in
+                function?.deviceFailed("the back end cannot go on with queue \(queue)")
+            }
+            try pci.add(function)
+        } catch {
+            throw BootError("a disk cannot be added: \(error)")
+        }
+    }
+
+    /// Lets the devices finish what they are doing, and ends the processes behind them. No CPU
+    /// runs.
+    func stopDevices() {
+        pci.reset()
+        for frontend in frontends { frontend.close() }
+        for process in diskProcesses { process.end() }
     }
 
     /// Makes the CPUs, whose threads wait for their first order.

@@ -19,14 +19,18 @@ package enum VMMProgram {
             switch request {
             case .help: printOut(command.schema.help)
             case .version: printOut("apus \(VMMCommand.release)\n")
-            case .run(let options):
+            case .run(var options):
                 timeline.mark(.optionsParsed)
+                options.logLevel = level
                 return try run(options, timeline).rawValue
             }
             return 0
         } catch let error as OptionError {
             log(.error, "\(error)")
             return Outcome.usage.rawValue
+        } catch let error as BootError where error.isReported {
+            log(.info, "\(error)")
+            return Outcome.error.rawValue
         } catch {
             log(.error, "\(error)")
             return Outcome.error.rawValue
@@ -44,6 +48,8 @@ package enum VMMProgram {
             if $0 == SIGCONT { run.continued() } else { run.end(.ended) }
         }
         let machine = try Machine(options, loop: loop, timeline: timeline, run: run)
+        defer { machine.stopDevices() }
+        try machine.addDisks()
         timeline.mark(.devicesReady)
         let state = try machine.load()
         try machine.makeCPUs()

@@ -1,4 +1,5 @@
 internal import BlockBackend
+internal import CLinux
 internal import Glibc
 internal import VMM
 
@@ -9,6 +10,9 @@ enum Main {
         let arguments = CommandLine.arguments
         let name = arguments.first.map { $0.split(separator: "/").last ?? "" } ?? ""
         if name == "apus-block" {
+            // Processes that the VMM starts come from /proc/self/exe, which is no name for `ps`.
+            // SAFETY: the string lives for the call.
+            _ = unsafe clinux_set_thread_name("apus-block")
             exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst())))
         }
         if arguments.dropFirst().first == "block" {

@@ -1,0 +1,129 @@
+internal import Core
+internal import Devices
+internal import Glibc
+internal import VhostUser
+
+/// The backend process of a disk: started from our own executable, watched, and started again when
+/// it ends. Meanwhile the disk stalls; what was in flight is done again by the new process.
+///
+/// It belongs to the control thread, which also must be the thread that starts processes: they get
+/// SIGKILL when the thread that started them ends.
+final class DiskProcess {
+    private static let log = Log("disk")
+    private static let shortestDelay: UInt32 = 10
+    private static let longestDelay: UInt32 = 2000
+    /// A process that lived this long was fine.
+    private static let calmNanoseconds: UInt64 = 5_000_000_000
+
+    private let name: String
+    private let options: String
+    private let logLevel: Log.Level
+    private let loop: EventLoop
+    let frontend: Frontend
+
+    private var child: ChildProcess?
+    private var exitWatch: EventRegistration?
+    private var restartTimer: EventRegistration?
+    private var startTime: UInt64 = 0
+    private var delay = DiskProcess.shortestDelay
+    private var isEnding = false
+
+    /// - Parameter options: what `apus-block --disk` is told.
+    init(name: String, options: String, logLevel: Log.Level, loop: EventLoop) {
+        self.name = name
+        self.options = options
+        self.logLevel = logLevel
+        self.loop = loop
+        var settings = FrontendOptions(.supervised, deviceID: .block)
+        settings.handshakeTimeoutMilliseconds = 3000
+        frontend = Frontend(settings, on: loop)
+    }
+
+    /// Starts the first process. A disk that cannot be served is an error only now.
+    func start() throws(BootError) {
+        do {
+            try launch()
+        } catch {
+            // A process that ended has said why.
+            let status = awaitEnd(milliseconds: 1000)
+            let reason = status.map { "its process \($0)" } ?? "\(error)"
+            throw BootError(
+                "the disk '\(name)' cannot be served: \(reason)", isReported: status == .exited(1))
+        }
+        frontend.onStateChange = { [weak self] state in self?.connectionChanged(state) }
+    }
+
+    /// Ends the process, after it has done what it was asked to.
+    func end() {
+        isEnding = true
+        restartTimer = nil
+        exitWatch = nil
+        frontend.close()
+        guard child != nil, awaitEnd(milliseconds: 5000) == nil else { return }
+        Self.log(.warning, "the process of disk '\(name)' does not end and is killed")
+        child?.signal(SIGKILL)
+    }
+
+    private func launch() throws(LaunchError) {
+        startTime = Clock.monotonic()
+        do {
+            let (near, far) = try UnixSocket.pair()
+            let child = try ChildProcess(
+                path: "/proc/self/exe",
+                arguments: [
+                    "apus-block", "--fd=3", "--disk", options, "--log-level", logLevel.name,
+                ],
+                environment: [], descriptors: [(far.fd, 3)])
+            self.child = child
+            exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended(status) }
+            try frontend.attach(near)
+        } catch {
+            throw LaunchError("\(error)")
+        }
+    }
+
+    /// Waits for the process without serving anything else.
+    private func awaitEnd(milliseconds: UInt32) -> ChildStatus? {
+        exitWatch = nil
+        for _ in 0..<max(1, milliseconds / 5) {
+            if let status = child?.reap() { return status }
+            Clock.sleep(milliseconds: 5)
+        }
+        return nil
+    }
+
+    private func connectionChanged(_ state: Frontend.State) {
+        // A process that we cannot talk to any more is of no use.
+        if case .disconnected = state { child?.signal(SIGKILL) }
+    }
+
+    private func ended(_ status: ChildStatus) {
+        guard !isEnding else { return }
+        child = nil
+        if Clock.monotonic() &- startTime > Self.calmNanoseconds { delay = Self.shortestDelay }
+        restartTimer = loop.after(milliseconds: delay) { [weak self] in self?.restart(status) }
+        delay = min(delay * 2, Self.longestDelay)
+    }
+
+    private func restart(_ status: ChildStatus) {
+        Self.log.guest("the process of disk '\(name)' \(status); it is started again")
+        do {
+            try launch()
+        } catch {
+            Self.log.guest("the disk '\(name)' has no process: \(error)")
+            // If there is one, its end leads to the next attempt.
+            if let child {
+                child.signal(SIGKILL)
+            } else {
+                ended(.exited(1))
+            }
+        }
+    }
+}
+
+/// Why a process did not become a disk's.
+private struct LaunchError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ description: String) { self.description = description }
+}
