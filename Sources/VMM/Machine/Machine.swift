@@ -130,6 +130,12 @@ final class Machine: @unchecked Sendable {
         if let serial {
             _ = buses.ports.attach(serial, start: Port.serial, length: Serial.size)
         }
+        do {
+            // First, so that it is 00:00.0: Linux looks for it there before it trusts port 0xCF8.
+            try pci.add(PCIHostBridge())
+        } catch {
+            throw BootError("the host bridge cannot be added: \(error)")
+        }
     }
 
     /// Connects the disks to the bus, and to the processes that serve them.
