@@ -23,6 +23,8 @@ final class EchoDevice: VirtioDevice {
     var isHolding = false
     /// Forgets what it has taken when a queue is stopped, as a killed process would.
     var isDead = false
+    /// Finishes requests without a call.
+    var isSilent = false
     private(set) var acceptedFeatures: UInt64?
     private(set) var starts = 0
     private(set) var resets = 0
@@ -100,12 +102,22 @@ final class EchoDevice: VirtioDevice {
 
     /// Finishes what was taken.
     func finish(_ queue: Int) {
+        finishOnly(queue, Array(0..<heldCount(queue)))
+    }
+
+    /// How many requests are taken and not finished.
+    func heldCount(_ queue: Int) -> Int { running[queue]?.taken.count ?? 0 }
+
+    /// Finishes some of the requests, by their position, in the given order.
+    func finishOnly(_ queue: Int, _ positions: [Int]) {
         guard let current = running[queue] else { return }
-        for chain in current.taken {
+        for position in positions where current.taken.indices.contains(position) {
+            let chain = current.taken[position]
             let reply = chain.readBytes(at: 0, count: 4096).map { ~$0 }
             current.queue.push(chain, written: UInt32(chain.write(at: 0, reply)))
         }
-        running[queue]?.taken = []
-        if current.queue.publish() { current.queue.setup.call?.signal() }
+        running[queue]?.taken = current.taken.enumerated()
+            .filter { !positions.contains($0.offset) }.map { $0.element }
+        if current.queue.publish(), !isSilent { current.queue.setup.call?.signal() }
     }
 }

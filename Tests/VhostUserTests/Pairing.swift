@@ -57,6 +57,7 @@ final class BackendThread: @unchecked Sendable {
     }
 
     func end() {
+        guard thread != nil else { return }
         perform { $0.server.stop() }
         loop.quit()
         thread?.join()

@@ -162,12 +162,14 @@ package final class Frontend: VirtioDevice {
         try readWholeConfig(link)
         guard accepted != nil else { return }
         try sendFeatures(link)
-        for access in configWrites where link.has(.config) {
-            try link.command(.setConfig, .config(access))
+        if link.has(.config), !configWrites.isEmpty {
+            for access in configWrites { try link.command(.setConfig, .config(access)) }
+            try readWholeConfig(link)
         }
         if let logTarget { try sendLog(link, logTarget) }
         for index in queues.indices where queues[index] != nil {
-            queues[index]?.setup.state = recoveredState(index)
+            let state = recoveredState(index)
+            queues[index]?.setup.state = state
             try sendQueue(link, index)
             // Somebody may have heard the last kick, or used a buffer, and died before acting on it.
             queues[index]?.setup.kick?.signal()
