@@ -47,13 +47,22 @@
     private mutating func search(
         _ address: UInt64
     ) -> (host: UnsafeMutableRawPointer, available: UInt64)? {
-        for index in 0..<count {
-            let entry = unsafe entries[index]
-            let offset = address &- entry.start
-            guard offset < entry.size else { continue }
-            current = index
-            return unsafe (entry.base + Int(bitPattern: UInt(offset)), entry.size &- offset)
+        // The last region that begins at or below the address is the only one that can hold it.
+        var lower = 0
+        var upper = count
+        while lower < upper {
+            let middle = lower + (upper - lower) / 2
+            if unsafe entries[middle].start <= address {
+                lower = middle + 1
+            } else {
+                upper = middle
+            }
         }
-        return nil
+        guard lower > 0 else { return nil }
+        let entry = unsafe entries[lower - 1]
+        let offset = address &- entry.start
+        guard offset < entry.size else { return nil }
+        current = lower - 1
+        return unsafe (entry.base + Int(bitPattern: UInt(offset)), entry.size &- offset)
     }
 }

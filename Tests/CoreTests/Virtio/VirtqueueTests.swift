@@ -182,6 +182,37 @@ struct VirtqueueTests {
         #expect(chain.readBytes(at: 0, count: 0x1020) == bytes)
     }
 
+    @Test("finds every buffer in many regions", arguments: RingKind.plain)
+    func manyRegions(kind: RingKind) throws {
+        // Runs of adjoining pages with gaps between them; the ring is in the first.
+        let windows = (0..<60).map { index in
+            (start: UInt64(index + index / 7) * 0x1000, size: 0x1000 as UInt64)
+        }
+        let scratch = try ScratchMemory(windows)
+        for window in windows {
+            let pattern = (0..<0x1000).map {
+                UInt8(truncatingIfNeeded: $0 / 16 ^ Int(window.start >> 12))
+            }
+            try scratch.memory.write(GuestAddress(window.start), pattern)
+        }
+        let pair = try RingPair(kind, tableSize: 0, scratch: scratch)
+        let chain = DescriptorChain()
+        var random = SeededGenerator(1)
+        for _ in 0..<500 {
+            let start = UInt64.random(in: 0x1000..<0x44000, using: &random)
+            let buffer = DriverBuffer(
+                GuestAddress(start), UInt32.random(in: 1...0x3000, using: &random))
+            let expected = try? scratch.memory.readBytes(buffer.address, count: Int(buffer.length))
+            guard let expected else { continue }
+            _ = pair.send(readable: [buffer], writable: [])
+            #expect(try pair.queue.pop(into: chain))
+            #expect(chain.readBytes(at: 0, count: 0x4000) == expected)
+            pair.queue.push(chain, written: 0)
+            _ = pair.queue.publish()
+            _ = try pair.driver.popUsed()
+        }
+    }
+
     @Test("finds an indirect table across regions", arguments: RingKind.allCases)
     func spanningTable(kind: RingKind) throws {
         let scratch = try ScratchMemory([
