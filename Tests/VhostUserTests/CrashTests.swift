@@ -1,0 +1,105 @@
+import CLinux
+import Core
+import Glibc
+import TestSupport
+import Testing
+import VhostUser
+
+/// The block back end in a process that is killed again and again.
+private final class MortalProcess {
+    /// The executable that was built together with the tests.
+    static let executable: String? = {
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        let count = unsafe buffer.withUnsafeMutableBytes {
+            unsafe readlink("/proc/self/exe", $0.baseAddress.unsafelyUnwrapped, $0.count)
+        }
+        let own = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
+        for candidate in [own] + CommandLine.arguments {
+            guard let slash = candidate.lastIndex(of: "/") else { continue }
+            let path = "\(candidate[..<slash])/apus"
+            if unsafe access(path, X_OK) == 0 { return path }
+        }
+        return nil
+    }()
+
+    let image: String
+    private var process: ChildProcess?
+
+    init(size: Int) throws {
+        image = "/tmp/apus-crash-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).raw"
+        let fd = unsafe clinux_open(image, O_CREAT | O_RDWR, 0o600)
+        ftruncate(fd, size)
+        close(fd)
+    }
+
+    deinit {
+        kill()
+        unsafe unlink(image)
+    }
+
+    /// - Returns: our end of its connection.
+    func start() throws -> UnixSocket {
+        let (near, far) = try UnixSocket.pair()
+        process = try ChildProcess(
+            path: Self.executable ?? "",
+            arguments: ["apus-block", "--fd=3", "--disk", "path=\(image)", "--log-level", "error"],
+            environment: [], descriptors: [(far.fd, 3)])
+        return near
+    }
+
+    func kill() {
+        guard let process else { return }
+        process.signal(SIGKILL)
+        while process.reap() == nil { usleep(200) }
+        self.process = nil
+    }
+}
+
+@Suite("A block back end that is killed", .enabled(if: MortalProcess.executable != nil))
+struct CrashTests {
+    @Test(
+        "loses no request and finishes none twice, a hundred times",
+        .timeLimit(.minutes(2)), arguments: [0, VirtioFeature.packedRing] as [UInt64])
+    func torture(ringFeature: UInt64) throws {
+        let process = try MortalProcess(size: 8 << 20)
+        let loop = try EventLoop()
+        let frontend = Frontend(FrontendOptions(.supervised, deviceID: .block), on: loop)
+        defer { frontend.close() }
+        try frontend.attach(try process.start())
+        let features =
+            VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
+            | ringFeature
+        let scratch = try ScratchMemory(size: 32 << 20)
+        let driver = try BlockDriver(scratch, features: features, size: 32)
+        try frontend.setFeatures(features)
+        try frontend.startQueue(0, driver.setup)
+
+        var random = SystemRandomNumberGenerator()
+        var written: [UInt64: UInt8] = [:]
+        var sector: UInt64 = 0
+        for _ in 0..<100 {
+            for _ in 0..<Int.random(in: 1...20, using: &random) where driver.openCount < 30 {
+                sector = (sector + 8) % (8 << 11)
+                // One write under way to each place at most, so that the last one counts.
+                let value = UInt8.random(in: 1...255, using: &random)
+                written[sector] = value
+                driver.write([UInt8](repeating: value, count: 4096), sector: sector)
+            }
+            usleep(UInt32.random(in: 0...3000, using: &random))
+            try driver.collect()
+            process.kill()
+            let isLost = loop.run { frontend.state != .connected }
+            #expect(isLost)
+            try frontend.attach(try process.start())
+        }
+        #expect(try driver.finishes(loop))
+        #expect(driver.queue.freeCount == 32)
+        for (sector, value) in written {
+            let fd = unsafe clinux_open(process.image, O_RDONLY, 0)
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            _ = unsafe pread(fd, &bytes, 4096, Int(sector) * 512)
+            close(fd)
+            #expect(bytes == [UInt8](repeating: value, count: 4096), "sector \(sector)")
+        }
+    }
+}
