@@ -443,23 +443,28 @@ extension CPU {
                     try push64(block.nextRIP(op))
                     if follow(.taken, &block, &op, &exit) { continue } else { return exit }
                 case .callR64:
-                    let target = self[op.source]
+                    let target = try canonical(self[op.source])
                     try push64(block.nextRIP(op))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .callM64:
-                    let target = try loadOperand(op, as: UInt64.self)
+                    let target = try canonical(try loadOperand(op, as: UInt64.self))
                     try push64(block.nextRIP(op))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .jumpR64:
-                    if jump(self[op.source], &block, &op) { continue } else { return .none }
+                    let target = try canonical(self[op.source])
+                    if jump(target, &block, &op) { continue } else { return .none }
                 case .jumpM64:
-                    let target = try loadOperand(op, as: UInt64.self)
+                    let target = try canonical(try loadOperand(op, as: UInt64.self))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .ret64:
-                    if jump(try pop64(), &block, &op) { continue } else { return .none }
+                    let top = self[Register.rsp]
+                    let target = try canonical(try load(top, as: UInt64.self))
+                    self[Register.rsp] = top &+ 8
+                    if jump(target, &block, &op) { continue } else { return .none }
                 case .retImmediate64:
-                    let target = try pop64()
-                    self[Register.rsp] &+= UInt64(bitPattern: op.immediate)
+                    let top = self[Register.rsp]
+                    let target = try canonical(try load(top, as: UInt64.self))
+                    self[Register.rsp] = top &+ 8 &+ UInt64(bitPattern: op.immediate)
                     if jump(target, &block, &op) { continue } else { return .none }
 
                 // MARK: Everything else
@@ -532,6 +537,13 @@ extension CPU {
         block = next
         op = next.operations
         return true
+    }
+
+    /// An indirect branch faults itself when its target cannot be an address.
+    @inline(__always)
+    private func canonical(_ target: UInt64) throws(Fault) -> UInt64 {
+        guard isCanonical(target) else { throw .generalProtection(0) }
+        return target
     }
 
     /// An indirect branch of 64-bit code.
