@@ -39,8 +39,23 @@ import Testing
     }
 }
 
-@Suite("Leaf stubs", .serialized)
-struct LeafTests {
+/// Tests that run code natively: one at a time, because signal handlers and addresses are the
+/// process's.
+@Suite("Against the host CPU", .serialized)
+struct HostTests {}
+
+extension HostTests {
+    @Suite("Leaf stubs") struct Leaf {
+        @Test(
+            "register forms do what the host's instructions do",
+            arguments: [InstructionClass.vector, .x87])
+        func registerForms(_ wanted: InstructionClass) throws {
+            try LeafTests.compareRegisterForms(wanted)
+        }
+    }
+}
+
+enum LeafTests {
     static let interesting: [UInt64] = [
         0, 1, 0x3F80_0000, 0xBF80_0000_3F80_0000, 0x3FF0_0000_0000_0000, 0x7FF0_0000_0000_0000,
         0xFFF8_0000_0000_0001, 0x8000_0000_0000_0000, 0xFFFF_FFFF_FFFF_FFFF, 0x0101_0101_0101_0101,
@@ -137,12 +152,7 @@ struct LeafTests {
         return text
     }
 
-    @Test(
-        "register forms do what the host's instructions do",
-        arguments: [
-            InstructionClass.vector, .x87,
-        ])
-    func registerForms(_ wanted: InstructionClass) throws {
+    static func compareRegisterForms(_ wanted: InstructionClass) throws {
         try #require(native_prepare() == 0)
         let base: UInt64 = wanted == .vector ? 0x3100_0000 : 0x3200_0000
         let code = unsafe try #require(native_map(base, 4096, 1))

@@ -6,27 +6,29 @@ import Testing
 
 @testable import TCG
 
-/// Random user-mode instructions run on the host CPU and in the interpreter, from the same state;
-/// registers, flags, memory and exceptions must agree.
-///
-/// `APUS_DIFFERENTIAL_COUNT` sets the number of instructions per class, `APUS_DIFFERENTIAL_SEED`
-/// another series: `APUS_DIFFERENTIAL_COUNT=10000000 swift test --filter Differential`.
-@Suite("Differential against the host CPU", .serialized)
-struct DifferentialTests {
-    static func setting(_ name: String) -> UInt64? {
-        guard let text = unsafe getenv(name) else { return nil }
-        return unsafe UInt64(String(cString: text))
-    }
+extension HostTests {
+    /// Random user-mode instructions run on the host CPU and in the interpreter, from the same state;
+    /// registers, flags, memory and exceptions must agree.
+    ///
+    /// `APUS_DIFFERENTIAL_COUNT` sets the number of instructions per class, `APUS_DIFFERENTIAL_SEED`
+    /// another series: `APUS_DIFFERENTIAL_COUNT=10000000 swift test --filter Differential`.
+    @Suite("Differential")
+    struct DifferentialTests {
+        static func setting(_ name: String) -> UInt64? {
+            guard let text = unsafe getenv(name) else { return nil }
+            return unsafe UInt64(String(cString: text))
+        }
 
-    @Test("single instructions", arguments: InstructionClass.allCases)
-    func singleInstructions(_ wanted: InstructionClass) throws {
-        let count = Self.setting("APUS_DIFFERENTIAL_COUNT") ?? 350_000
-        let run = try DifferentialRun(seed: Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
-        run.compare(wanted, count: Int(count))
-        #expect(
-            run.differences.isEmpty,
-            "\(run.differences.count) kinds: \(run.differences.sorted { $0.key < $1.key })")
-        #expect(run.compared == Int(count))
+        @Test("single instructions", arguments: InstructionClass.allCases)
+        func singleInstructions(_ wanted: InstructionClass) throws {
+            let count = Self.setting("APUS_DIFFERENTIAL_COUNT") ?? 350_000
+            let run = try DifferentialRun(seed: Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
+            run.compare(wanted, count: Int(count))
+            #expect(
+                run.differences.isEmpty,
+                "\(run.differences.count) kinds: \(run.differences.sorted { $0.key < $1.key })")
+            #expect(run.compared == Int(count))
+        }
     }
 }
 
