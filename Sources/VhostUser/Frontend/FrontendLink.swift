@@ -139,7 +139,9 @@ final class FrontendLink {
     }
 
     private func waitForReply(_ request: FrontendRequest) throws(LinkError) -> Message {
-        var deadline = Clock.monotonic() &+ timeout
+        // Before a queue stops, what was taken from it is finished, which may take its time.
+        let patience: UInt64 = request == .getVringBase ? 3 : 1
+        var deadline = Clock.monotonic() &+ timeout &* patience
         if let handshakeDeadline { deadline = min(deadline, handshakeDeadline) }
         while true {
             do {
