@@ -93,6 +93,7 @@ struct APICTests {
     func xAPIC() throws {
         let machine = try machine(cpuCount: 3, x2: false)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         // A page table entry for the page at 2 MiB; the machine has no mapping at FEE0_0000.
         machine.put(BareMachine.tables + 0x2008, UInt64(0xFEE0_0083))
         let base: UInt64 = 0x20_0000
@@ -142,6 +143,7 @@ struct APICTests {
     func errors() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.setMSR(0x837, 0x48)
         try cpu.setMSR(0x83F, 3)
         #expect(try cpu.msr(0x828) == 0)
@@ -160,7 +162,9 @@ struct APICTests {
             (0x832, 1 << 20), (0x839, 0),
         ] as [(UInt32, UInt64?)])
     func illegal(number: UInt32, value: UInt64?) throws {
-        let cpu = try machine().cpu
+        let machine = try self.machine()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         let result = fault { () throws(Fault) in
             if let value { try cpu.setMSR(number, value) } else { _ = try cpu.msr(number) }
         }
@@ -171,7 +175,9 @@ struct APICTests {
 
     @Test("APIC_BASE: which changes of mode are allowed")
     func modes() throws {
-        let cpu = try BareMachine().cpu
+        let machine = try BareMachine()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         func set(_ bits: UInt64) -> Bool {
             fault { () throws(Fault) in try cpu.setMSR(0x1B, 0xFEE0_0100 | bits) } == nil
         }
@@ -220,6 +226,7 @@ struct APICTests {
     func deadline() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.setMSR(0x6E0, 5000)
         #expect(try cpu.msr(0x6E0) == 0)  // not in that mode
         try cpu.setMSR(0x832, 0x4_0050)
@@ -239,6 +246,7 @@ struct APICTests {
     func clockPage() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu.fields.retired = 123_456
         try cpu.setMSR(0x3B, 1000)
         try cpu.setMSR(0x4B56_4D01, 0x6001)
@@ -261,7 +269,9 @@ struct APICTests {
 
     @Test("WRMSR TSC and TSC_ADJUST move together")
     func timestamp() throws {
-        let cpu = try machine().cpu
+        let machine = try self.machine()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu.fields.retired = 100
         #expect(try cpu.msr(0x10) == 100)
         try cpu.setMSR(0x10, 50)

@@ -22,6 +22,7 @@ struct BootTests {
         // The reset vector is at FFFF_FFF0: no memory there, so start at F000:FFF0 of low memory.
         machine.vcpu.setInitialState(.reset)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         #expect(cpu.rip == 0xFFF0 && cpu.segment(SegmentRegister.cs).base == 0xFFFF_0000)
         cpu.loadRealSegment(SegmentRegister.cs, selector: 0xF000)
         cpu.updateMode()
@@ -39,7 +40,7 @@ struct BootTests {
                 0xB9, 0x80, 0x00, 0x00, 0xC0, 0x0F, 0x32, 0x0D, 0x00, 0x01, 0x00, 0x00,
                 0x0F, 0x30,  // efer |= LME
                 0x0F, 0x20, 0xC0, 0x0D, 0x00, 0x00, 0x00, 0x80, 0x0F, 0x22, 0xC0,  // cr0 |= PG
-                0xEA, 0x4D, 0x70, 0x00, 0x00, 0x08, 0x00,  // jmp 08:704D
+                0xEA, 0x4B, 0x70, 0x00, 0x00, 0x08, 0x00,  // jmp 08:704B
                 // 64-bit
                 0x48, 0xB8, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,  // mov rax, ...
                 0x48, 0x89, 0x04, 0x25, 0x00, 0x79, 0x00, 0x00,  // mov [0x7900], rax
@@ -151,6 +152,7 @@ struct BootTests {
         let machine = try BareMachine(clock: .counted)
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(0x40, 0x6000)
         machine.put(0x5000, bytes: [0xFF, 0xC3, 0x90, 0x90, 0xEB, 0xFA])  // inc ebx; nop; nop; jmp
         machine.put(0x6000, bytes: Self.powerOff)
@@ -170,6 +172,7 @@ struct BootTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(0x40, 0x6000)
         machine.put(
             0x5000,
@@ -189,22 +192,24 @@ struct BootTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(2, 0x6000)
         machine.put(0x5000, bytes: [0x90, 0xEB, 0xFD])
-        // inc ebx; cmp ebx, 2; je off; iretq
-        machine.put(0x6000, bytes: [0xFF, 0xC3, 0x83, 0xFB, 0x02, 0x74, 0x02, 0x48, 0xCF])
-        machine.put(0x6009, bytes: Self.powerOff)
+        try cpu.setMSR(0x1B, 0xFEE0_0D00)
+        machine.put(
+            0x6000,
+            bytes: [
+                0xFF, 0xC3, 0x83, 0xFB, 0x02, 0x74, 0x12,  // inc ebx; cmp ebx, 2; je off
+                // An NMI to itself, by the ICR.
+                0xB9, 0x30, 0x08, 0x00, 0x00, 0x31, 0xD2, 0xB8, 0x00, 0x44, 0x00, 0x00, 0x0F, 0x30,
+                0x89, 0xDE, 0x48, 0xCF,  // mov esi, ebx; iretq
+            ] + Self.powerOff)
         machine.vcpu.apic.deliver(.nmi, vector: 0, isLevel: false)
-        cpu.fields.isNMIPending = false
-        let vcpu = machine.vcpu
-        let thread = try Thread(name: "nmi") {
-            for _ in 0..<1000 where vcpu.retiredInstructions < 5000 {}
-            vcpu.apic.deliver(.nmi, vector: 0, isLevel: false)
-        }
-        #expect(isPowerOff(vcpu.run()))
-        thread.join()
-        #expect(cpu[3] == 2)
+        #expect(isPowerOff(machine.vcpu.run()))
+        #expect(cpu[3] == 2 && cpu[6] == 1)
         #expect(cpu.fields.isNMIBlocked)
+        // Both came from the loop: the second did not interrupt the first's handler.
+        #expect(machine.frame64(cpu[4], count: 1)[0] & ~3 == 0x5000)
     }
 
     @Test("a single step traps after every instruction, and after IRETQ one later")
@@ -212,6 +217,7 @@ struct BootTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(1, 0x6000)
         // Set TF by POPF: push 0x102; popf; inc ebx; inc ebx; then clear by the handler's count.
         machine.put(
@@ -238,8 +244,8 @@ struct BootTests {
         let count = Atomic<Int>(0)
         let thread = try Thread(name: "kick") {
             for _ in 0..<200 {
-                vcpu.kick()
                 let seen = count.load(ordering: .acquiring)
+                vcpu.kick()
                 while count.load(ordering: .acquiring) == seen {}
             }
         }

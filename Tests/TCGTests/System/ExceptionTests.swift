@@ -17,6 +17,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(13, 0xFFFF_8000_1234_5678)
         cpu[4] = 0x8808 + 5
         cpu.setFlags(0x246)
@@ -37,6 +38,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(14, 0x7000, type: 15)
         machine.put(BareMachine.tss + 4, Self.top - 8)
         cpu.setFlags(0x202 | RFLAGS.nt)
@@ -60,6 +62,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(2, 0x7000, stackTable: 3)
         machine.put(BareMachine.tss + 36 + 16, UInt64(0xA008))
         cpu.deliverInterrupt(2)
@@ -82,6 +85,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: cpl)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(BareMachine.idt + 16 * 16, gate)
         // All that can follow leads to a handler of its own, by vector.
         for vector in [UInt8(8), 11, 13] { machine.setGate64(vector, 0x6000 + UInt64(vector)) }
@@ -99,6 +103,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(0x80, 0x7000)
         func run(_ kind: SoftwareInterruptKind) -> Fault? {
             fault { () throws(Fault) in
@@ -126,6 +131,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         // All gates but these two are there and not present.
         for vector in UInt8(0)..<32 {
             machine.put(BareMachine.idt + UInt64(vector) * 16, UInt64(0x0E00_0008_7000))
@@ -143,6 +149,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate64(13, 0x600D)
         machine.setGate64(14, 0x600E, stackTable: 1)
         machine.put(BareMachine.tss + 36, UInt64(0xA000))
@@ -212,6 +219,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate32(13, 0x7000)
         // Enter by IRETD: EIP CS EFLAGS ESP SS ES DS FS GS.
         let frame: [UInt32] = [0x1234, 0x2000, 0x2_3002, 0x800, 0x3000, 0x10, 0x20, 0x30, 0x40]
@@ -241,6 +249,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setGate32(0x21, 0x7000, dpl: 3)
         for (index, value) in ([0x1234, 0x2000, 0x2_0002, 0x800, 0x3000, 0, 0, 0, 0] as [UInt32])
             .enumerated()
@@ -265,6 +274,7 @@ struct ExceptionTests {
     func real() throws {
         let machine = try BareMachine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(0x10 * 4, UInt32(0x0700_0123))
         cpu.setSegment(
             SegmentRegister.cs,
@@ -292,6 +302,7 @@ struct ExceptionTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         let newTask: UInt64 = 0x4000
         machine.setDescriptor(Selector.free, 0x0000_8900_0000_0067 | newTask << 16)
         machine.put(BareMachine.idt + 8 * 8, UInt64(Selector.free) << 16 | 0x8500 << 32)

@@ -78,6 +78,7 @@ struct PageWalkTests {
         let test = AccessCase(bits)
         let machine = try machine(cpl: test.isUserMode ? 3 : 0)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         var entry: UInt64 = 0x60_0001
         if test.isUserPage { entry |= 4 }
         if test.isWritable { entry |= 2 }
@@ -153,6 +154,7 @@ struct PageWalkTests {
     func sizes() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(0x60_0123, UInt32(0x1111_2222))
         #expect(try cpu.load(Self.page + 0x123, as: UInt32.self) == 0x1111_2222)
         machine.put(Self.tables + 0x2010, UInt64(0x60_0087))
@@ -209,6 +211,7 @@ struct PageWalkTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.tables, UInt32(0x87))
         machine.put(Self.tables + 4, UInt32(Self.tables) + 0x1000 | 3)
         machine.put(Self.tables + 0x1004, UInt32(0x60_0003))
@@ -233,6 +236,7 @@ struct PageWalkTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.tables, Self.tables + 0x1000 | 1)
         machine.put(Self.tables + 0x1000, UInt64(0x87))
         machine.put(Self.tables + 0x1008, 0x20_0087 | (1 as UInt64) << 52)

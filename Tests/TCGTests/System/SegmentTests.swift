@@ -81,36 +81,33 @@ struct SegmentTests {
             let selector = Selector.free | test.rpl
             let isSystem = !test.isSegment
             var machine = try machine(test)
-            var cpu = machine.cpu
             #expect(
                 fault { () throws(Fault) in
-                    try cpu.loadSegment(SegmentRegister.ds, selector: selector)
+                    try machine.cpu.loadSegment(SegmentRegister.ds, selector: selector)
                 } == test.expectedData, "DS, \(test.testDescription)")
             if test.expectedData == nil {
                 #expect(accessed(machine))
-                #expect(cpu.addressBase(SegmentRegister.ds) == 0x1234)
+                #expect(machine.cpu.addressBase(SegmentRegister.ds) == 0x1234)
             }
 
             machine = try self.machine(test)
-            cpu = machine.cpu
             #expect(
                 fault { () throws(Fault) in
-                    try cpu.loadSegment(SegmentRegister.ss, selector: selector)
+                    try machine.cpu.loadSegment(SegmentRegister.ss, selector: selector)
                 } == test.expectedStack, "SS, \(test.testDescription)")
 
             // Gates and tasks have tests of their own.
             if isSystem { continue }
             machine = try self.machine(test)
-            cpu = machine.cpu
             #expect(
                 fault { () throws(Fault) in
-                    try cpu.farJump(
+                    try machine.cpu.farJump(
                         selector: selector, offset: 0x77, operandSize: 4, nextRIP: 0x5007)
                 } == test.expectedJump, "CS, \(test.testDescription)")
             if test.expectedJump == nil {
-                #expect(cpu.rip == 0x77)
+                #expect(machine.cpu.rip == 0x77)
                 #expect(
-                    cpu.segment(SegmentRegister.cs).selector
+                    machine.cpu.segment(SegmentRegister.cs).selector
                         == Selector.free | UInt16(test.cpl))
             }
         }
@@ -121,6 +118,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.loadSegment(SegmentRegister.es, selector: 3)
         #expect(!cpu.segment(SegmentRegister.es).isUsable)
         #expect(cpu.segment(SegmentRegister.es).selector == 3)
@@ -170,6 +168,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setDescriptor(Selector.free, 0x0000_8200_4000_000F)
         machine.put(0x4008, 0x00CF_9300_5678_FFFF as UInt64)
         try cpu.loadLDT(selector: Selector.free)
@@ -215,6 +214,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         func check(_ register: UInt8, isWrite: Bool) -> Fault? {
             fault { () throws(Fault) in
                 _ = try cpu.checkedAddress(
@@ -237,6 +237,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         #expect(try cpu.lar(Selector.userData) == 0x00CF_F300)
         #expect(try cpu.lsl(Selector.userData) == 0xFFFF_FFFF)
         #expect(try cpu.lar(Selector.data) == nil)
@@ -255,6 +256,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         let top = cpu[4]
         try cpu.farCall(
             selector: Selector.code32, offset: 0x6000, operandSize: 4, nextRIP: 0x5007)
@@ -269,6 +271,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         // DPL 3, two parameters, to 18:00056000.
         machine.setDescriptor(Selector.free, 0x0005_EC02_0018_6000)
         let top = cpu[4]
@@ -297,6 +300,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setDescriptor(Selector.free, 0x1234_EC00_0008_6000)
         machine.put(BareMachine.gdt + UInt64(Selector.free) + 8, 0xFFFF_8000 as UInt64)
         let top = cpu[4]
@@ -327,6 +331,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.setDescriptor(Selector.free, gate)
         if let stackSelector {
             machine.put(BareMachine.tss + 8, UInt32(truncatingIfNeeded: stackSelector))
@@ -344,6 +349,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.farJump(
             selector: Selector.code32, offset: 0x1_0000_6000, operandSize: 8, nextRIP: 0)
         #expect(cpu.fields.codeSize == 4 && cpu.rip == 0x6000)
@@ -364,6 +370,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         func put(_ values: [UInt64]) {
             cpu[4] = 0x8000
             for (index, value) in values.enumerated() {
@@ -404,6 +411,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterProtected(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu[4] = 0x8000
         machine.put(0x8000, 0x6000 as UInt32)
         machine.put(0x8004, UInt32(Selector.userCode32))
@@ -420,6 +428,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu.fields.star = 0x0023_0008 << 32
         cpu.fields.lstar = 0xFFFF_FFFF_8000_1000
         cpu.fields.sfmask = 0x4_7700
@@ -445,6 +454,7 @@ struct SegmentTests {
         let machine = try BareMachine()
         try machine.enterLong()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu.fields.star = 0x0023_0008 << 32
         cpu[1] = 0x1_0000_6000
         cpu[11] = 2

@@ -15,7 +15,9 @@ struct SystemRegisterTests {
 
     @Test("CR0: combinations that are #GP")
     func cr0() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         let value = cpu.fields.cr0
         #expect(refuses { () throws(Fault) in try cpu.writeControlRegister(0, value | 1 << 32) })
         #expect(refuses { () throws(Fault) in try cpu.writeControlRegister(0, value & ~CR0.pe) })
@@ -27,7 +29,9 @@ struct SystemRegisterTests {
 
     @Test("CR3 and CR4: reserved bits, PCIDE's conditions")
     func cr4() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         let value = cpu.fields.cr4
         #expect(refuses { () throws(Fault) in try cpu.writeControlRegister(3, 1 << 46) })
         #expect(refuses { () throws(Fault) in try cpu.writeControlRegister(3, 1 << 63) })
@@ -45,7 +49,9 @@ struct SystemRegisterTests {
 
     @Test("CR1, CR5-7 do not exist; level 3 sees none of them")
     func missing() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         for number in [UInt8(1), 5, 6, 7, 9, 15] {
             #expect(
                 fault { () throws(Fault) in _ = try cpu.readControlRegister(number) }
@@ -66,6 +72,7 @@ struct SystemRegisterTests {
         let bare = machine
         try bare.enterProtected()
         let cpu = bare.cpu
+        defer { withExtendedLifetime(bare) {} }
         cpu.fields.isLongMode = false
         cpu.fields.efer = 0
         cpu.fields.cr4 = 0
@@ -87,7 +94,9 @@ struct SystemRegisterTests {
 
     @Test("debug registers: fixed bits, aliases, general detect")
     func debugRegisters() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         #expect(try cpu.readDebugRegister(6) == 0xFFFF_0FF0)
         #expect(try cpu.readDebugRegister(7) == 0x400)
         try cpu.writeDebugRegister(4, 0xF)
@@ -102,7 +111,9 @@ struct SystemRegisterTests {
 
     @Test("data breakpoints see reads and writes, and the TLB forgets when they change")
     func dataBreakpoints() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         _ = try cpu.load(0x8000, as: UInt32.self)
         try cpu.writeDebugRegister(0, 0x8004)
         // DR0: 4 bytes, writes; DR1: 1 byte, reads and writes.
@@ -132,7 +143,9 @@ struct SystemRegisterTests {
             (0x3A, 0), (0x48, 0), (0x9999_9999, 0),
         ] as [(UInt32, UInt64)])
     func badWrites(number: UInt32, value: UInt64) throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         #expect(refuses { () throws(Fault) in try cpu.setMSR(number, value) })
     }
 
@@ -147,14 +160,18 @@ struct SystemRegisterTests {
             (0x3B, 0xFFFF_FFFF_FFFF_FF00), (0xC001_1029, 2),
         ] as [(UInt32, UInt64)])
     func goodWrites(number: UInt32, value: UInt64) throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.setMSR(number, value)
         #expect(try cpu.msr(number) == value)
     }
 
     @Test("RDMSR and WRMSR use EDX:EAX and clear the upper halves")
     func msrRegisters() throws {
-        let cpu = try long().cpu
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu[0] = 0xFFFF_FFFF_1122_3344
         cpu[1] = 0xFFFF_FFFF_C000_0081
         cpu[2] = 0xFFFF_FFFF_5566_7788
@@ -232,9 +249,10 @@ struct SystemRegisterTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
+        machine.put(BareMachine.tss + 102, UInt16(0x68))
         #expect(refuses { () throws(Fault) in try cpu.portOut(0x80, size: 1, 1) })
         cpu.fields.segments[7].limit = 0x68 + 0x20
-        machine.put(BareMachine.tss + 102, UInt16(0x68))
         machine.put(BareMachine.tss + 0x68 + 0x10, 0x02 as UInt8)
         try cpu.portOut(0x80, size: 1, 0x1FF)
         #expect(machine.surface.portWrites == [.init(address: 0x80, size: 1, value: 0xFF)])

@@ -50,6 +50,7 @@ struct TLBTests {
     func mixed() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         // 8 MiB further is the same slot; map it by a large global page.
         machine.put(BareMachine.tables + 0x2000 + 8 * 6, UInt64(0x60_0183))
         let other = Self.page + 8 << 20
@@ -67,6 +68,7 @@ struct TLBTests {
     func invalidate() throws {
         let machine = try machine(global: true)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         #expect(try read(machine) == 6)
         machine.put(Self.entry, UInt64(0x70_0103))
         try cpu.invalidatePage(Self.page + 0x1000)
@@ -85,6 +87,7 @@ struct TLBTests {
     func invpcid() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(0x8000, UInt64(0))
         machine.put(0x8008, Self.page)
         for type in UInt64(0)..<4 {
@@ -108,6 +111,7 @@ struct TLBTests {
     func noFlush() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.writeControlRegister(4, cpu.fields.cr4 | CR4.pcide)
         #expect(try read(machine) == 6)
         machine.put(Self.entry, UInt64(0x70_0003))
@@ -122,6 +126,7 @@ struct TLBTests {
     func accessMode() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.entry, UInt64(0x60_0007))
         try cpu.writeControlRegister(4, cpu.fields.cr4 | CR4.smap)
         #expect(
@@ -146,6 +151,7 @@ struct TLBTests {
         let machine = try BareMachine()
         try machine.enterLong(cpl: 3)
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         cpu.fields.cr0 |= CR0.am
         #expect(try cpu.load(0x8001, as: UInt32.self) == 0)
         try cpu.popFlags(RFLAGS.ac, operandSize: 8)
@@ -165,6 +171,7 @@ struct TLBTests {
     func deviceAccess() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.entry, UInt64(0xD000_0003))
         #expect(try cpu.load(Self.page + 8, as: UInt64.self) == 0x0F0E_0D0C_0B0A_0908)
         #expect(try cpu.load(Self.page + 3, as: UInt32.self) == 0x0605_0403)
@@ -185,6 +192,7 @@ struct TLBTests {
     func crossing() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.entry + 8, UInt64(0xD000_0003))
         machine.put(0x60_0FFE, UInt16(0xAABB))
         #expect(try cpu.load(Self.page + 0xFFE, as: UInt32.self) == 0x0100_AABB)
@@ -197,6 +205,7 @@ struct TLBTests {
     func bytes() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         machine.put(Self.entry + 8, UInt64(0x70_0003))
         let image = UnsafeMutableRawPointer.allocate(byteCount: 1024, alignment: 1)
         defer { unsafe image.deallocate() }
@@ -223,6 +232,7 @@ struct TLBTests {
     func codePages() throws {
         let machine = try machine()
         let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
         try cpu.store(Self.page, 1 as UInt32)
         #expect(unsafe cpu.writableHost(Self.page, size: 4) != nil)
         cpu.markCode(physical: 0x60_0000)

@@ -58,7 +58,36 @@ extension CPU {
         requestService()
     }
 
-    /// The debug trap of a task switch.
+    // MARK: Single steps. With `ModeKey.singleStep` in force the interpreter calls these around
+    // every instruction.
+
+    /// Instruction breakpoints. `rip` is the instruction's.
+    func beforeStep() throws(Fault) {
+        fields.stepArmed = fields.systemFlags & RFLAGS.tf != 0
+        let isResuming = fields.systemFlags & RFLAGS.rf != 0
+        // RF holds for this instruction only; IRET may set it again.
+        fields.systemFlags &= ~RFLAGS.rf
+        if isResuming || !hasBreakpoints { return }
+        let linear = (addressBase(SegmentRegister.cs) &+ rip) & linearMask
+        var hits: UInt64 = 0
+        for number in 0..<4 where isBreakpointEnabled(number) && breakpointKind(number) == 0 {
+            if fields.debugRegisters[number] & linearMask == linear { hits |= 1 << UInt64(number) }
+        }
+        if hits == 0 { return }
+        fields.debugRegisters[6] |= hits
+        throw .debug
+    }
+
+    /// Debug traps. `rip` is the next instruction's. Not to be called when the instruction
+    /// faulted.
+    func afterStep() {
+        if fields.stepArmed { fields.pendingDebug |= DR6.bs }
+        fields.stepArmed = false
+        // A load of SS holds breakpoints back for one instruction; a step is lost.
+        if fields.interruptShadow == 2 { fields.pendingDebug &= ~DR6.bs }
+        if fields.pendingDebug != 0 && fields.interruptShadow != 2 { raiseDebugTrap() }
+    }
+
     private func raiseDebugTrap() {
         fields.debugRegisters[6] |= fields.pendingDebug
         fields.pendingDebug = 0
