@@ -130,6 +130,7 @@ extension HostTests {
         case .bt, .bts, .btr, .btc: limitBitOffset(instruction)
         case .ret:
             let place = guest.cpu[4] - UserModeGuest.dataBase
+            guard place + 8 <= UserModeGuest.dataSize else { break }
             let address = UserModeGuest.codeBase + 64 + random.next() & 0x3FF
             unsafe nativeData.storeBytes(
                 of: address, toByteOffset: Int(place), as: UInt64.self)

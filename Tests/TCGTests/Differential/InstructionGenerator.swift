@@ -86,6 +86,13 @@ struct InstructionGenerator {
         where instruction.operands[index].kind == .relative {
             if (-Int64(instruction.length)..<0).contains(instruction.immediate) { return false }
         }
+        // Near branches with an operand-size prefix: Intel ignores it in 64-bit mode, and so do
+        // we; AMD truncates the target.
+        if Self.branches.contains(instruction.mnemonic),
+            instruction.prefixes.contains(.operandSize)
+        {
+            return false
+        }
         let isFloating = (0xD8...0xDF).contains(instruction.opcode) && instruction.map == 0
         let usesVectors =
             Self.vectorFeatures.contains(instruction.feature)
@@ -113,6 +120,10 @@ struct InstructionGenerator {
         .mmx, .sse, .sse2, .sse3, .ssse3, .sse4_1, .sse4_2,
     ]
 
+    static let branches: Set<Mnemonic> = [
+        .jmp, .jcc, .call, .ret, .loop, .loope, .loopne, .jrcxz,
+    ]
+
     /// Scalar instructions that came with vector extensions.
     static let scalar: Set<Mnemonic> = [.crc32, .lfence, .mfence, .sfence, .movnti]
 
@@ -128,7 +139,7 @@ struct InstructionGenerator {
         .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss, .lar, .lsl, .verr, .verw, .sldt,
         .str, .sgdt, .sidt, .smsw, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts, .invd, .wbinvd,
         .invlpg, .invlpga, .rdmsr, .wrmsr, .swapgs, .monitor, .mwait, .vmcall, .vmmcall, .ud0,
-        .ud1, .ud2, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter, .fxsave, .fxrstor,
+        .ud1, .ud2, .tzcnt, .lzcnt, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter, .fxsave, .fxrstor,
         .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
         .getsec, .invept, .invvpid, .fldenv, .frstor,
     ]

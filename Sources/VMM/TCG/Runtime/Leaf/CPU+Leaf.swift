@@ -355,6 +355,7 @@ extension CPU {
         if descriptor.flags.contains(.writesMemory) {
             try probeWrite(address, size: Int(descriptor.size))
         } else if descriptor.flags.contains(.memory) {
+            try checkAlignment(descriptor, address)
             frame.operand = try loadOperand(address, descriptor.size)
         } else if descriptor.flags.contains(.generalSource) {
             frame.operand[0] = self[source]

@@ -265,11 +265,15 @@ extension CPU {
             offset &= descriptor.generalSize == 4 ? 0xFFFF_FFFF : 0xFFFF
         }
         let address = addressBase(descriptor.offset) &+ offset
-        for index in 0..<(isMMX ? 8 : 16) {
-            let shift = UInt64(index & 7) * 8
-            let selected = (index < 8 ? mask.0 : mask.1) >> shift
-            guard selected & 0x80 != 0 else { continue }
-            let byte = (index < 8 ? data.0 : data.1) >> shift
+        func isSelected(_ index: Int) -> Bool {
+            (index < 8 ? mask.0 : mask.1) >> (UInt64(index & 7) * 8) & 0x80 != 0
+        }
+        // Nothing is written if any of the bytes faults.
+        for index in 0..<(isMMX ? 8 : 16) where isSelected(index) {
+            try probeWrite(address &+ UInt64(index), size: 1)
+        }
+        for index in 0..<(isMMX ? 8 : 16) where isSelected(index) {
+            let byte = (index < 8 ? data.0 : data.1) >> (UInt64(index & 7) * 8)
             try store(address &+ UInt64(index), UInt8(truncatingIfNeeded: byte))
         }
         if isMMX {

@@ -123,6 +123,7 @@ struct LeafClassifier {
         if let index = memoryIndex {
             descriptor.flags.insert(.memory)
             descriptor.size = memorySize
+            if memorySize == 16 { descriptor.flags.insert(.aligned) }
             if index == 0 { descriptor.flags.insert(.writesMemory) }
         }
         for index in 0..<Int(instruction.operandCount) where operand(index).kind == .general {
