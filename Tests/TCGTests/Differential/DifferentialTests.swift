@@ -113,7 +113,11 @@ extension HostTests {
     private func placeOperands(_ instruction: Instruction) -> Bool {
         set(4, target() & ~7)
         switch instruction.mnemonic {
-        case .movs, .cmps, .stos, .lods, .scas, .maskmovq, .maskmovdqu:
+        case .maskmovq, .maskmovdqu:
+            // Whether bytes that are not selected may fault is the processor's choice.
+            set(7, UserModeGuest.dataBase + 512 + random.next() & 0x3FF)
+            return instruction.addressSize == 8
+        case .movs, .cmps, .stos, .lods, .scas:
             set(6, target())
             set(7, target())
             if instruction.prefixes.contains(.rep) || instruction.prefixes.contains(.repne) {
@@ -195,13 +199,16 @@ extension HostTests {
     ) -> String? {
         guard let ending else { return "did not end" }
         let expected = unsafe native.pointee
+        // A call to a non-canonical target with a stack that faults: which of the two faults comes
+        // is the processor's choice.
+        if instruction.mnemonic == .call, expected.vector == 14, ending.vector == 13 { return nil }
         if expected.vector != ending.vector || expected.rip != ending.rip {
             return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
                 + "\(expected.vector) at \(String(expected.rip, radix: 16))"
         }
         if ending.vector == 14 {
             // The kernel alters the error code for its own addresses.
-            let isUser = expected.cr2 < 1 << 47
+            let isUser = expected.cr2 < 1 << 47 && expected.cr2 >= UserModeGuest.lowSize
             if isUser, expected.error != ending.error || expected.cr2 != guestCR2 {
                 return "page fault \(ending.error) at \(String(guestCR2, radix: 16)), not "
                     + "\(expected.error) at \(String(expected.cr2, radix: 16))"

@@ -86,6 +86,8 @@ struct InstructionGenerator {
         where instruction.operands[index].kind == .relative {
             if (-Int64(instruction.length)..<0).contains(instruction.immediate) { return false }
         }
+        // MOVSXD to a 16-bit register reads two bytes on Intel, four on AMD.
+        if instruction.mnemonic == .movsxd, instruction.operandSize == 2 { return false }
         // Near branches with an operand-size prefix: Intel ignores it in 64-bit mode, and so do
         // we; AMD truncates the target.
         if Self.branches.contains(instruction.mnemonic),

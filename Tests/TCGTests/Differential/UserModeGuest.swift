@@ -10,6 +10,8 @@ import Core
     static let dataBase: UInt64 = 0x1000_0000
     static let dataSize: UInt64 = 0x2000
     static let codeBase: UInt64 = 0x2000_0000
+    /// Low memory, present for the supervisor only; natively there is nothing.
+    static let lowSize: UInt64 = 0x20000
 
     // Low memory: tables and handlers, for the supervisor only.
     private static let gdt: UInt64 = 0x1000
@@ -46,7 +48,7 @@ import Core
             return region
         }
         let regions = [
-            try region(0, 0x20000), try region(Self.dataBase, Self.dataSize),
+            try region(0, Self.lowSize), try region(Self.dataBase, Self.dataSize),
             try region(Self.codeBase, 0x1000),
         ]
         memory = try GuestMemory(regions)
