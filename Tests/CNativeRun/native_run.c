@@ -1,11 +1,15 @@
 #define _GNU_SOURCE
 #include "native_run.h"
 
+#include <asm/ldt.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 // Where the handler puts the guest's state and finds the way back.
 static struct native_state *volatile current;
@@ -37,6 +41,34 @@ __asm__(".text\n"
         "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbp\n    pop %rbx\n"
         "    ret\n");
 
+// The same through a far jump, with the state's segment registers.
+uint64_t native_far_pointer;
+void native_enter_far(struct native_state *state);
+__asm__(".text\n"
+        ".globl native_enter_far\n"
+        "native_enter_far:\n"
+        "    push %rbx\n    push %rbp\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"
+        "    mov %rsp, native_host_rsp(%rip)\n"
+        "    fxrstor64 (%rdi)\n"
+        "    mov 512+128(%rdi), %eax\n"
+        "    mov %eax, native_far_pointer(%rip)\n"
+        "    movzwl 512+168(%rdi), %eax\n"
+        "    mov %eax, 4+native_far_pointer(%rip)\n"
+        "    push 512+136(%rdi)\n"
+        "    mov 512+174(%rdi), %es\n"
+        "    mov 512+172(%rdi), %ds\n"
+        "    popf\n"
+        "    mov 512+0(%rdi), %rax\n    mov 512+8(%rdi), %rcx\n    mov 512+16(%rdi), %rdx\n"
+        "    mov 512+24(%rdi), %rbx\n    mov 512+40(%rdi), %rbp\n"
+        "    mov 512+48(%rdi), %rsi\n    mov 512+64(%rdi), %r8\n    mov 512+72(%rdi), %r9\n"
+        "    mov 512+80(%rdi), %r10\n    mov 512+88(%rdi), %r11\n    mov 512+96(%rdi), %r12\n"
+        "    mov 512+104(%rdi), %r13\n    mov 512+112(%rdi), %r14\n    mov 512+120(%rdi), %r15\n"
+        "    mov 512+170(%rdi), %ss\n"
+        "    mov 512+32(%rdi), %rsp\n"
+        "    mov 512+56(%rdi), %rdi\n"
+        "    ljmp *native_far_pointer(%rip)\n");
+
+_Static_assert(offsetof(struct native_state, cs) == 512 + 168, "layout");
 _Static_assert(offsetof(struct native_state, registers) == 512, "layout");
 _Static_assert(offsetof(struct native_state, rip) == 512 + 128, "layout");
 _Static_assert(offsetof(struct native_state, rflags) == 512 + 136, "layout");
@@ -80,14 +112,16 @@ static void on_trap(int number, siginfo_t *info, void *context)
     registers[REG_RIP] = (greg_t)native_resume;
     registers[REG_RSP] = (greg_t)native_host_rsp;
     registers[REG_EFL] = 0x202;
+    // 64-bit code and its stack segment, as Linux has them.
+    uint64_t segments = (uint64_t)registers[REG_CSGSFS];
+    registers[REG_CSGSFS] = (greg_t)((segments & 0x0000FFFFFFFF0000) | 0x33 | 0x2BULL << 48);
 }
+
+static _Alignas(16) char handler_stack[65536];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 int native_prepare(void)
 {
-    static _Alignas(16) char stack[65536];
-    stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
-    if (sigaltstack(&alternate, NULL) < 0)
-        return -1;
     struct sigaction action = {.sa_sigaction = on_trap,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP};
@@ -99,8 +133,19 @@ int native_prepare(void)
 
 void native_run(struct native_state *state)
 {
-    current = state;
-    native_enter(state);
+    // Tests run in parallel, and there is one guest state and one stack for the handler.
+    pthread_mutex_lock(&lock);
+    stack_t alternate = {.ss_sp = handler_stack, .ss_size = sizeof handler_stack};
+    stack_t none = {.ss_flags = SS_DISABLE};
+    if (sigaltstack(&alternate, NULL) == 0) {
+        current = state;
+        if (state->cs == 0)
+            native_enter(state);
+        else
+            native_enter_far(state);
+        sigaltstack(&none, NULL);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 void *native_map(uint64_t address, uint64_t size, int executable)
@@ -109,4 +154,21 @@ void *native_map(uint64_t address, uint64_t size, int executable)
     void *result = mmap((void *)address, size, protection,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     return result == MAP_FAILED ? NULL : result;
+}
+
+int native_set_segment(unsigned entry, uint32_t base, uint32_t limit, unsigned attributes)
+{
+    struct user_desc descriptor;
+    memset(&descriptor, 0, sizeof descriptor);
+    descriptor.entry_number = entry;
+    descriptor.base_addr = base;
+    descriptor.limit = limit;
+    descriptor.seg_32bit = (attributes & 0x4000) != 0;
+    // Bit 3 of the type: code; 2: expand-down; 1: readable or writable.
+    descriptor.contents = (attributes >> 2) & 3;
+    descriptor.read_exec_only = (attributes & 2) == 0;
+    descriptor.useable = 1;
+    if (syscall(SYS_modify_ldt, 0x11, &descriptor, sizeof descriptor) != 0)
+        return -1;
+    return (int)(entry << 3 | 7);
 }

@@ -1,5 +1,5 @@
 // Runs user-mode code on the host CPU from a given register state until it traps, and gives the
-// state back: the oracle of the differential test. One thread at a time.
+// state back: the oracle of the differential test. Threads take turns.
 #ifndef NATIVE_RUN_H
 #define NATIVE_RUN_H
 
@@ -16,6 +16,11 @@ struct native_state {
     uint64_t vector;
     uint64_t error;
     uint64_t cr2;
+    // Selectors for code outside 64-bit mode; 0 in `cs` for 64-bit code.
+    uint16_t cs;
+    uint16_t ss;
+    uint16_t ds;
+    uint16_t es;
 };
 
 // Installs the signal handlers and maps `size` bytes at `address` (which must be free), readable,
@@ -23,6 +28,10 @@ struct native_state {
 void *_Nullable native_map(uint64_t address, uint64_t size, int executable);
 int native_prepare(void);
 void native_run(struct native_state *state);
+
+// Makes a segment in the process's local descriptor table, `limit` in bytes and `attributes` as
+// bits 40-55 of a descriptor has them. Returns its selector, or -1 where the kernel has no LDT.
+int native_set_segment(unsigned entry, uint32_t base, uint32_t limit, unsigned attributes);
 
 #pragma clang assume_nonnull end
 

@@ -25,9 +25,14 @@ enum InstructionClass: String, CaseIterable, Sendable {
 /// Draws random instructions that user-mode code may execute, as bytes.
 struct InstructionGenerator {
     var random: SeededRandom
-    private let decoder = Decoder(mode: .bits64)
+    private let mode: CodeMode
+    private let decoder: Decoder
 
-    init(seed: UInt64) { random = SeededRandom(seed: seed) }
+    init(seed: UInt64, mode: CodeMode = .bits64) {
+        random = SeededRandom(seed: seed)
+        self.mode = mode
+        decoder = Decoder(mode: mode)
+    }
 
     /// One instruction of a class with its bytes.
     mutating func next(_ wanted: InstructionClass) -> (Instruction, [UInt8]) {
@@ -56,7 +61,7 @@ struct InstructionGenerator {
             if choice & 0x1F00 == 0 { bytes.append(0x67) }
             if choice & 0x1F_0000 == 0 { bytes.append(0xF0) }
         }
-        if choice & 0x300_0000 != 0, wanted != .x87 {
+        if choice & 0x300_0000 != 0, wanted != .x87, mode == .bits64 {
             bytes.append(0x40 | UInt8(truncatingIfNeeded: choice >> 32) & 15)
         }
         switch wanted {

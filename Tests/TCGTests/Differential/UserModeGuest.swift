@@ -74,6 +74,8 @@ import Core
         put(Self.gdt + 0x28, 0x00AF_FB00_0000_FFFF)
         put(Self.gdt + 0x30, 0x0000_8B00_0000_0067 | Self.tss << 16)
         put(Self.tss + 4, Self.stackTop)
+        // No I/O permission bitmap.
+        put(Self.tss + 0x60, 0x68 << 48)
         for vector in UInt64(0)..<32 {
             let handler = Self.handlers + vector * 16
             // An interrupt gate that user mode may use.

@@ -20,6 +20,8 @@ struct BlockHeader: BitwiseCopyable {
     var byteCount: UInt16 = 0
     /// The block may not be found again: its bytes are not in memory.
     var isTransient = false
+    /// CS's limit, for 16- and 32-bit code.
+    var codeLimit: UInt32 = UInt32.max
     /// The linear address of the first byte, and its guest-physical address.
     var linear: UInt64
     var physical: UInt64

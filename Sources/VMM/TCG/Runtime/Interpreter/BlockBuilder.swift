@@ -20,9 +20,12 @@ extension CPU {
                 rip: rip, nextRIP: 0, takenRIP: 0,
                 generation: state.pointee.codeGeneration, key: key, linear: linear,
                 physical: page.physical | (linear & 0xFFF)))
+        let codeLimit = is64Bit ? UInt64.max : UInt64(segment(SegmentRegister.cs).limit)
+        unsafe block.header.pointee.codeLimit = UInt32(truncatingIfNeeded: codeLimit)
         var decoder = BlockDecoder(
             decoder: Decoder(mode: CodeMode(rawValue: UInt8(key & ModeKey.codeSize)) ?? .bits64),
-            lowering: Lowering(key: key, isOnlyCPU: unsafe state.pointee.isOnlyCPU),
+            lowering: Lowering(
+                key: key, isOnlyCPU: unsafe state.pointee.isOnlyCPU, codeLimit: codeLimit),
             rip: rip, maximum: key & ModeKey.singleStep != 0 ? 1 : Self.maximumCount)
         if unsafe decoder.decode(cache.scratch, source.inPage, into: block) == .needsMore {
             source = try fetchAcross(cache, source, linear)

@@ -84,9 +84,8 @@ extension CPU {
         guard unsafe header.pointee.rip == rip, let host = unsafe page.host else { return false }
         let offset = Int(linear & 0xFFF)
         let count = unsafe Int(header.pointee.byteCount)
-        if !is64Bit {
-            let limit = UInt64(segment(SegmentRegister.cs).limit)
-            if rip &+ UInt64(count) &- 1 > limit { return false }
+        if !is64Bit, unsafe header.pointee.codeLimit != segment(SegmentRegister.cs).limit {
+            return false
         }
         let inPage = min(count, 4096 - offset)
         guard unsafe memcmp(host + offset, block.bytes, inPage) == 0 else {

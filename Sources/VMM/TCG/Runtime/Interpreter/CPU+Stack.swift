@@ -173,7 +173,8 @@ extension CPU {
         setStackPointer(final)
     }
 
-    private func probeStackWrite(_ offset: UInt64, size: UInt8) throws(Fault) {
+    /// Faults as a write to the stack would.
+    func probeStackWrite(_ offset: UInt64, size: UInt8) throws(Fault) {
         let linear = try linearAddress(
             segment: SegmentRegister.ss, offset: offset & stackMask, size: Int(size),
             isWrite: true)

@@ -11,7 +11,8 @@ extension CPU {
         case .ins, .outs:
             guard try portString(op, isInput: operation == .ins) else { return false }
             rip = nextRIP
-        case .jumpNear, .callNear, .ret, .jrcxz, .loop, .loope, .loopne:
+        case .jumpNear, .callNear, .ret, .jrcxz, .loop, .loope, .loopne,
+            .branchBeyondLimit:
             try nearBranch(op, operation, nextRIP: nextRIP)
         case .jumpFar, .callFar, .jumpFarMemory, .callFarMemory, .retFar, .int, .int3, .int1,
             .into, .iret, .syscall, .sysret, .sysenter, .sysexit:
@@ -32,14 +33,19 @@ extension CPU {
         case .jumpNear:
             rip = try checkedTarget(try branchTarget(op))
         case .callNear:
-            let target = try checkedTarget(try branchTarget(op))
+            let target = try branchTarget(op)
+            // A stack fault comes before the target's.
+            try probeStackWrite(self[Register.rsp] &- UInt64(op.size), size: op.size)
+            rip = try checkedTarget(target)
             try pushValue(nextRIP, size: op.size)
-            rip = target
         case .ret:
             let target = try loadStack(self[Register.rsp], size: op.size)
             rip = try checkedTarget(target)
             setStackPointer(
                 self[Register.rsp] &+ UInt64(op.size) &+ UInt64(bitPattern: op.immediate))
+        case .branchBeyondLimit:
+            if holds(op.source) { throw .generalProtection(0) }
+            rip = nextRIP
         default:
             rip = try countingBranch(op, operation) ? UInt64(bitPattern: op.immediate) : nextRIP
         }

@@ -7,8 +7,14 @@ extension Lowering {
     ) -> Bool {
         switch instruction.mnemonic {
         case .jcc:
-            op.code = OperationCode.jo.advanced(by: Int(instruction.condition))
-            flow = .branches(target(instruction, nextRIP))
+            let target = target(instruction, nextRIP)
+            if target > codeLimit {
+                transfer(&op, .branchBeyondLimit)
+                op.source = instruction.condition
+            } else {
+                op.code = OperationCode.jo.advanced(by: Int(instruction.condition))
+                flow = .branches(target)
+            }
         case .jmp, .call: lowerJump(instruction, &op, &flow, nextRIP: nextRIP)
         case .ret:
             transfer(&op, .ret)
@@ -68,7 +74,7 @@ extension Lowering {
         if operand.kind == .relative {
             let target = target(instruction, nextRIP)
             op.immediate = Int64(bitPattern: target)
-            if !isCall {
+            if !isCall && target <= codeLimit {
                 op.code = .jump
                 flow = .branches(target)
             } else if isFast {

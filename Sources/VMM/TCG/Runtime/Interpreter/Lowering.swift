@@ -17,6 +17,8 @@ struct Lowering {
     let key: UInt32
     /// No other CPU runs: LOCK has no effect.
     let isOnlyCPU: Bool
+    /// CS's limit; all ones in 64-bit code. A branch beyond it faults itself.
+    let codeLimit: UInt64
 
     var is64: Bool { key & ModeKey.codeSize == 8 }
     var isProtected: Bool { key & ModeKey.protected != 0 }
@@ -50,7 +52,8 @@ struct Lowering {
         // Without their features these are BSF and BSR with a superfluous prefix. Hypercalls are
         // advertised in their own way.
         case .tzcnt, .lzcnt, .vmcall, .vmmcall: return true
-        case .prefetch: return true
+        // Hints that older processors ignore.
+        case .prefetch, .rdssp: return true
         default: return CPUModel.supports(instruction.feature)
         }
     }

@@ -41,7 +41,7 @@ enum GeneralOperation: UInt8 {
 enum TransferOperation: UInt8 {
     // Branches outside the fast set.
     case jumpNear, callNear, ret, jumpFar, callFar, jumpFarMemory, callFarMemory, retFar, jrcxz,
-        loop, loope, loopne
+        loop, loope, loopne, branchBeyondLimit
     case int, int3, int1, into, iret, syscall, sysret, sysenter, sysexit
     // Segments, flags and modes.
     case popSegment, movToSegment, loadFarPointer, popf, sti, hlt, movToControl, movToDebug, lmsw,
