@@ -36,21 +36,23 @@ struct SegmentedWorld: Sendable, CustomTestStringConvertible {
     ]
 }
 
-/// Random instructions of 32- and 16-bit code in segments of a local descriptor table, on the host
-/// CPU and in the interpreter.
-@Suite("Segmented code against the host CPU")
-struct SegmentedTests {
-    @Test("single instructions", arguments: SegmentedWorld.all)
-    func singleInstructions(_ world: SegmentedWorld) throws {
-        let count = DifferentialTests.setting("APUS_DIFFERENTIAL_COUNT") ?? 100_000
-        let index = SegmentedWorld.all.firstIndex { $0.name == world.name } ?? 0
-        let run = try SegmentedRun(
-            world, index: index, seed: DifferentialTests.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
-        guard run.hasTable else { return }
-        run.compare(count: Int(count))
-        #expect(
-            run.differences.isEmpty,
-            "\(run.differences.count) kinds: \(run.differences.sorted { $0.key < $1.key })")
+extension HostTests {
+    /// Random instructions of 32- and 16-bit code in segments of a local descriptor table, on the host
+    /// CPU and in the interpreter.
+    @Suite("Segmented code against the host CPU")
+    struct SegmentedTests {
+        @Test("single instructions", arguments: SegmentedWorld.all)
+        func singleInstructions(_ world: SegmentedWorld) throws {
+            let count = DifferentialTests.setting("APUS_DIFFERENTIAL_COUNT") ?? 100_000
+            let index = SegmentedWorld.all.firstIndex { $0.name == world.name } ?? 0
+            let run = try SegmentedRun(
+                world, index: index, seed: DifferentialTests.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
+            guard run.hasTable else { return }
+            run.compare(count: Int(count))
+            #expect(
+                run.differences.isEmpty,
+                "\(run.differences.count) kinds: \(run.differences.sorted { $0.key < $1.key })")
+        }
     }
 }
 
