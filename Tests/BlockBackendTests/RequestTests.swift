@@ -198,4 +198,18 @@ struct Setting: CustomTestStringConvertible, Sendable {
         #expect(state?.nextAvailable == state?.nextUsed)
         #expect(count <= 16)
     }
+
+    @Test("a request may have more pieces than the kernel takes at once", arguments: Setting.all)
+    func manyPieces(setting: Setting) throws {
+        let bytes = pattern(1280 * 512)
+        let image = try ScratchImage(bytes)
+        let disk = try TestDisk(
+            setting.options(image), ring: setting.ring, size: 1024, tableSize: 1300)
+        let pieces = (0..<1022).map { _ in disk.scratch.buffer(512) }
+        disk.submit(
+            [disk.scratch.place(Wire.header(Wire.read))], pieces + [disk.scratch.buffer(1)],
+            style: .indirect)
+        #expect(try disk.nextUsed()?.written == 1022 * 512 + 1)
+        #expect(pieces.flatMap(disk.scratch.bytes) == Array(bytes.prefix(1022 * 512)))
+    }
 }

@@ -106,13 +106,13 @@ final class TestDisk {
 
     init(
         _ options: BlockOptions, features: UInt64? = nil, ring: UInt64 = 0, size: UInt16 = 64,
-        memory: UInt64 = 8 << 20
+        tableSize: Int = 16, memory: UInt64 = 32 << 20
     ) throws {
         device = try BlockDevice(options)
         let ringBits = VirtioFeature.packedRing | VirtioFeature.eventIndex
         let accepted = (features ?? device.features & ~ringBits) | ring | VirtioFeature.version1
         scratch = try ScratchMemory(size: memory)
-        driver = DriverQueue(scratch, size: size, features: accepted, tableSize: 16)
+        driver = DriverQueue(scratch, size: size, features: accepted, tableSize: tableSize)
         kick = try EventFD()
         call = try EventFD()
         try device.setFeatures(accepted)
@@ -121,8 +121,11 @@ final class TestDisk {
 
     deinit { stop() }
 
-    func start() throws {
-        try device.startQueue(0, driver.setup(scratch.memory, kick: kick, call: call))
+    func start(log: DirtyLog? = nil) throws {
+        var setup = driver.setup(scratch.memory, kick: kick, call: call)
+        setup.dirtyLog = log
+        setup.usedLogAddress = log == nil ? nil : driver.layout.device
+        try device.startQueue(0, setup)
         isStarted = true
     }
 

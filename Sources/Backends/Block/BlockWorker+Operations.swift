@@ -18,7 +18,8 @@ extension BlockWorker {
         operation.isCached = slots[slot].isCached
         operation.offset = slots[slot].offset
         unsafe operation.parts = slots[slot].parts
-        operation.partCount = slots[slot].partCount
+        // The kernel takes no more at once; the rest follows like that of any partial transfer.
+        operation.partCount = min(slots[slot].partCount, Int32(CLINUX_IOV_MAX))
         engine.submit(operation, slot: slot)
     }
 

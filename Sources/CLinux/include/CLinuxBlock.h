@@ -17,6 +17,9 @@ static const int CLINUX_FALLOC_FL_ZERO_RANGE = 0x10;
 static const int CLINUX_RWF_DSYNC = 0x02;
 static const int CLINUX_RWF_NOWAIT = 0x08;
 
+// The most buffers in one call (UIO_MAXIOV).
+static const int CLINUX_IOV_MAX = 1024;
+
 // preadv2 and pwritev2.
 ssize_t clinux_preadv(int fd, const struct iovec *parts, int count, int64_t offset, int flags);
 ssize_t clinux_pwritev(int fd, const struct iovec *parts, int count, int64_t offset, int flags);

@@ -6,7 +6,7 @@ import Glibc
 final class BlockServer {
     let socket: String
     private let arguments: [String]
-    private var process: ChildProcess
+    private var process: RunningProgram
 
     /// Starts one on `socket`; `disk` is what `--disk` takes.
     init(socket: String, disk: String) throws {
@@ -15,7 +15,7 @@ final class BlockServer {
         process = try Self.start(arguments, socket)
     }
 
-    private static func start(_ arguments: [String], _ socket: String) throws -> ChildProcess {
+    private static func start(_ arguments: [String], _ socket: String) throws -> RunningProgram {
         guard let apus = Means.apus else {
             throw Command.Failure(description: "there is no executable of Apus")
         }
@@ -25,16 +25,8 @@ final class BlockServer {
         return process
     }
 
-    deinit {
-        process.signal(SIGKILL)
-        _ = Command.wait(for: process)
-    }
-
     /// Kills it with no chance to clean up.
-    func kill() {
-        process.signal(SIGKILL)
-        _ = Command.wait(for: process)
-    }
+    func kill() { process.kill() }
 
     /// Starts it again, on the same socket.
     func restart() throws { process = try Self.start(arguments, socket) }
@@ -42,6 +34,6 @@ final class BlockServer {
     /// Ends it as a service manager would.
     func terminate() -> ChildStatus {
         process.signal(SIGTERM)
-        return Command.wait(for: process)
+        return process.wait()
     }
 }

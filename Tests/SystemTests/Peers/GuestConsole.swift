@@ -51,16 +51,13 @@ final class GuestConsole {
 
     /// Starts a command in the guest's shell; `answer` gets what it prints.
     func start(_ command: String) throws {
-        // What the shell echoes has the form $(...), which its answer does not.
-        try type("echo \"{{$(\(command))}}\"")
+        // The marks are written so that what the terminal echoes does not contain them.
+        try type(#"echo "{""{$(\#(command))}""}""#)
     }
 
     func answer(seconds: UInt64 = 120) throws -> String {
-        while true {
-            try wait(for: "{{", seconds: seconds)
-            let text = try wait(for: "}}", seconds: seconds)
-            if !text.hasPrefix("$(") { return text }
-        }
+        try wait(for: "{{", seconds: seconds)
+        return try wait(for: "}}", seconds: seconds)
     }
 
     /// Runs a command in the guest's shell.

@@ -5,40 +5,58 @@ import Glibc
 /// A virtual machine of QEMU under software emulation: two CPUs, Debian's kernel, a serial console
 /// and a monitor.
 final class QEMU {
-    private let process: ChildProcess
+    private let process: RunningProgram
     private let monitorPath: String
     let console: GuestConsole
 
     static var isThere: Bool { Means.program("qemu-system-x86_64") != nil }
 
+    /// How the guest's processor is set up.
+    enum Processor {
+        /// Two CPUs with all that QEMU can emulate.
+        case full
+        /// For migrating. QEMU before 8.2 forgets to reset its TLBs when it collects dirty pages, so
+        /// that it loses the CPUs' own writes, whatever the disk. It works when TLBs are flushed all
+        /// the time: one CPU without global pages and PCID, and a kernel that changes page tables at
+        /// every entry.
+        case flushing
+
+        var arguments: [String] {
+            switch self {
+            case .full: ["-cpu", "max", "-smp", "2"]
+            case .flushing: ["-cpu", "max,-pge,-pcid,-la57", "-smp", "1"]
+            }
+        }
+
+        var commandLine: String { self == .full ? "" : " pti=on" }
+    }
+
     /// - Parameter devices: further arguments, for example a disk.
-    init(_ name: String, in folder: ScratchFolder, guest: String, devices: [String]) throws {
+    init(
+        _ name: String, in folder: ScratchFolder, guest: String, processor: Processor = .full,
+        devices: [String]
+    ) throws {
         monitorPath = folder.file("\(name).qmp")
         let serial = folder.file("\(name).serial")
         process = try Command.start(
             "qemu-system-x86_64",
             [
-                "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "256",
+                "-accel", "tcg", "-m", "256",
                 "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
                 "-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none",
                 "-no-reboot", "-kernel", "\(guest)/vmlinuz", "-initrd", "\(guest)/initramfs",
-                "-append", "console=ttyS0 quiet panic=-1 root=/dev/vda",
+                "-append", "console=ttyS0 quiet panic=-1 root=/dev/vda\(processor.commandLine)",
                 "-chardev", "socket,id=serial,path=\(serial),server=on,wait=off",
                 "-serial", "chardev:serial", "-qmp", "unix:\(monitorPath),server=on,wait=off",
-            ] + devices)
+            ] + processor.arguments + devices)
         console = try GuestConsole(path: serial)
     }
 
-    deinit {
-        process.signal(SIGKILL)
-        _ = Command.wait(for: process)
-    }
-
     /// The arguments for a disk that a back end at `socket` serves.
-    static func disk(_ socket: String, options: String = "") -> [String] {
+    static func disk(_ socket: String, options: String = "", queues: Int = 2) -> [String] {
         [
             "-chardev", "socket,id=disk,path=\(socket)\(options)",
-            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2",
+            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=\(queues)",
         ]
     }
 
@@ -51,7 +69,7 @@ final class QEMU {
 
     /// Waits for QEMU to end, as it does when the guest powers off.
     func awaitEnd(seconds: UInt64 = 60) -> ChildStatus {
-        Command.wait(for: process, seconds: seconds)
+        process.wait(seconds: seconds)
     }
 
     /// Talks to the monitor.

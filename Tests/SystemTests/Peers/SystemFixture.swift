@@ -67,31 +67,51 @@ enum Command {
     }
 
     /// Starts a program from the usual folders, or by its path.
-    static func start(_ program: String, _ arguments: [String]) throws -> ChildProcess {
+    static func start(_ program: String, _ arguments: [String]) throws -> RunningProgram {
         guard let path = program.hasPrefix("/") ? program : Means.program(program) else {
             throw Failure(description: "there is no program \(program)")
         }
-        return try ChildProcess(
-            path: path, arguments: [program] + arguments,
-            environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"])
+        return RunningProgram(
+            try ChildProcess(
+                path: path, arguments: [program] + arguments,
+                environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"]))
     }
 
     /// Runs a program to its end; a status other than 0 is an error.
     static func run(_ program: String, _ arguments: String...) throws {
-        let status = try wait(for: start(program, arguments))
+        let status = try start(program, arguments).wait()
         guard status == .exited(0) else {
             throw Failure(description: "\(program) \(arguments) \(status)")
         }
     }
+}
 
-    /// How a process ends; after `seconds` it is killed.
-    static func wait(for child: ChildProcess, seconds: UInt64 = 60) -> ChildStatus {
+/// A program that a test has started; killed, if it is still there, when the test is over.
+final class RunningProgram {
+    private let child: ChildProcess
+    private var status: ChildStatus?
+
+    init(_ child: ChildProcess) { self.child = child }
+
+    deinit { kill() }
+
+    /// How it ends; after `seconds` it is killed.
+    @discardableResult
+    func wait(seconds: UInt64 = 60) -> ChildStatus {
         let deadline = Clock.monotonic() + seconds * 1_000_000_000
         while true {
-            if let status = child.reap() { return status }
+            if let status { return status }
+            status = child.reap()
             if Clock.monotonic() > deadline { child.signal(SIGKILL) }
-            _ = clinux_poll_two(child.fd.rawValue, Int16(POLLIN), -1, 0, 100)
+            if status == nil { _ = clinux_poll_two(child.fd.rawValue, Int16(POLLIN), -1, 0, 100) }
         }
+    }
+
+    func signal(_ number: Int32) { child.signal(number) }
+
+    func kill() {
+        signal(SIGKILL)
+        wait()
     }
 }
 
