@@ -8,7 +8,7 @@ import Testing
     @Test("every page that changes is marked", arguments: Setting.all)
     func marked(setting: Setting) throws {
         let image = try ScratchImage(pattern(1 << 20))
-        let disk = try TestDisk(setting.options(image), ring: setting.ring)
+        let disk = try TestDisk(setting.options(image), ring: setting.ring, memory: 1 << 20)
         let log = DirtyLog(try MemoryMapping(anonymous: 4096))
         #expect(log.covers(disk.scratch.memory))
         disk.stop()

@@ -182,6 +182,24 @@ struct Setting: CustomTestStringConvertible, Sendable {
         }
     }
 
+    @Test("stopping ends even if a kick comes at the same time", arguments: Setting.all)
+    func stopWithKick(setting: Setting) throws {
+        let image = try ScratchImage(pattern(1 << 20))
+        let disk = try TestDisk(setting.options(image), ring: setting.ring)
+        let data = disk.scratch.buffer(4096)
+        for index in 0..<200 {
+            disk.submit(
+                [disk.scratch.place(Wire.header(Wire.read, sector: UInt64(index % 16)))],
+                [data, disk.scratch.buffer(1)])
+            disk.kick.signal()
+            disk.stop()
+            try disk.start()
+            // Done either before or after the stop, and once.
+            #expect(try disk.nextUsed()?.written == 4097)
+            #expect(try disk.driver.popUsed() == nil)
+        }
+    }
+
     @Test("stopping waits for what is under way", arguments: Setting.all)
     func stopDrains(setting: Setting) throws {
         let image = try ScratchImage(pattern(1 << 20))

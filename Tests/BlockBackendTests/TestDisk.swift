@@ -103,6 +103,8 @@ final class TestDisk {
     let kick: EventFD
     let call: EventFD
     private var isStarted = false
+    /// Where the device stopped.
+    private var state: QueueState?
 
     init(
         _ options: BlockOptions, features: UInt64? = nil, ring: UInt64 = 0, size: UInt16 = 64,
@@ -123,6 +125,8 @@ final class TestDisk {
 
     func start(log: DirtyLog? = nil) throws {
         var setup = driver.setup(scratch.memory, kick: kick, call: call)
+        // Requests that it has not taken yet are the device's to find.
+        if let state { setup.state = state }
         setup.dirtyLog = log
         setup.usedLogAddress = log == nil ? nil : driver.layout.device
         try device.startQueue(0, setup)
@@ -133,7 +137,8 @@ final class TestDisk {
     func stop() -> QueueState? {
         guard isStarted else { return nil }
         isStarted = false
-        return device.stopQueue(0)
+        state = device.stopQueue(0)
+        return state
     }
 
     /// Puts the same bytes into buffers of the given sizes; the last one takes the rest.

@@ -61,7 +61,7 @@ final class BlockWorker<Engine: IOEngine> {
         var mustLook = true
         var isStopping = false
         while !isStopping || slots.inFlight > 0 {
-            engine.wait(mayBlock: !mustLook || slots.freeCount == 0)
+            engine.wait(mayBlock: !mustLook || isStopping || slots.freeCount == 0)
             while let event = engine.nextEvent() {
                 switch event {
                 case .completion(let slot, let result): complete(slot, result)

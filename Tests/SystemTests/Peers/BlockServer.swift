@@ -6,7 +6,7 @@ import Glibc
 final class BlockServer {
     let socket: String
     private let arguments: [String]
-    private var process: RunningProgram
+    private var process: PeerProcess
 
     /// Starts one on `socket`; `disk` is what `--disk` takes.
     init(socket: String, disk: String) throws {
@@ -15,7 +15,7 @@ final class BlockServer {
         process = try Self.start(arguments, socket)
     }
 
-    private static func start(_ arguments: [String], _ socket: String) throws -> RunningProgram {
+    private static func start(_ arguments: [String], _ socket: String) throws -> PeerProcess {
         guard let apus = Means.apus else {
             throw Command.Failure(description: "there is no executable of Apus")
         }

@@ -5,7 +5,7 @@ import Glibc
 /// A virtual machine of QEMU under software emulation: two CPUs, Debian's kernel, a serial console
 /// and a monitor.
 final class QEMU {
-    private let process: RunningProgram
+    private let process: PeerProcess
     private let monitorPath: String
     let console: GuestConsole
 

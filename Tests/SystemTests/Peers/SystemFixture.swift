@@ -67,11 +67,11 @@ enum Command {
     }
 
     /// Starts a program from the usual folders, or by its path.
-    static func start(_ program: String, _ arguments: [String]) throws -> RunningProgram {
+    static func start(_ program: String, _ arguments: [String]) throws -> PeerProcess {
         guard let path = program.hasPrefix("/") ? program : Means.program(program) else {
             throw Failure(description: "there is no program \(program)")
         }
-        return RunningProgram(
+        return PeerProcess(
             try ChildProcess(
                 path: path, arguments: [program] + arguments,
                 environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"]))
@@ -87,7 +87,7 @@ enum Command {
 }
 
 /// A program that a test has started; killed, if it is still there, when the test is over.
-final class RunningProgram {
+final class PeerProcess {
     private let child: ChildProcess
     private var status: ChildStatus?
 
