@@ -2,7 +2,7 @@
 # (Debian's kernel, an initramfs and a root disk). Bash; sourced with the current directory at the
 # top of the repository.
 
-CACHE=.build/guest
+CACHE=${APUS_GUEST:-.build/guest}
 
 BUILD_PACKAGES=(libc6-dev libglib2.0-dev libaio-dev liburing-dev libnuma-dev zlib1g-dev libzstd-dev
     liblz4-dev liblzma-dev pkg-config)
@@ -132,24 +132,28 @@ make_initramfs() {
     mv "$CACHE/initramfs.new" "$CACHE/initramfs"
 }
 
-# Makes a root disk with a busybox user space: make_disk FILE SIZE
+# What root disks are made from: a busybox user space. $CACHE/root.d
+make_root() {
+    local root=$CACHE/root.d applet
+    [ "$root/sbin/init" -nt examples/guest/root-init ] &&
+        [ "$root/sbin/init" -nt examples/guest/profile ] && return
+    rm -rf "$root"
+    mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,tmp,root,etc}
+    cp "$CACHE/busybox" "$root/bin/busybox"
+    for applet in $("$CACHE/busybox" --list); do
+        case $applet in busybox | init | linuxrc) ;; *) ln -s busybox "$root/bin/$applet" ;; esac
+    done
+    cp examples/guest/profile "$root/etc/profile"
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    install -m 755 examples/guest/root-init "$root/sbin/init"
+}
+
+# Makes a root disk: make_disk FILE SIZE
 make_disk() {
-    local disk=$1 size=$2 root=$CACHE/root.d applet
-    if [ ! "$root/sbin/init" -nt examples/guest/root-init ]; then
-        rm -rf "$root"
-        mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,tmp,root,etc}
-        cp "$CACHE/busybox" "$root/bin/busybox"
-        for applet in $("$CACHE/busybox" --list); do
-            case $applet in busybox | init | linuxrc) ;; *) ln -s busybox "$root/bin/$applet" ;; esac
-        done
-        cp examples/guest/profile "$root/etc/profile"
-        echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
-        install -m 755 examples/guest/root-init "$root/sbin/init"
-    fi
-    rm -f "$disk.new"
-    mke2fs -q -t ext4 -L apus -E root_owner=0:0,lazy_itable_init=0 -d "$root" "$disk.new" "$size" >/dev/null ||
-        die "the root disk could not be made"
-    mv "$disk.new" "$disk"
+    rm -f "$1.new"
+    mke2fs -q -t ext4 -L apus -E root_owner=0:0,lazy_itable_init=0 -d "$CACHE/root.d" "$1.new" \
+        "$2" >/dev/null || die "the root disk could not be made"
+    mv "$1.new" "$1"
 }
 
 # Everything a guest needs but its disk.
@@ -158,4 +162,5 @@ prepare_guest() {
     fetch_kernel
     fetch_busybox
     make_initramfs
+    make_root
 }

@@ -68,4 +68,90 @@ struct BadInputTests {
             ["--kernel", "\(Setting.guest ?? "")/vmlinuz", "--memory", "size=32M"], code: 1,
             "MiB of memory to start, the guest has 32 MiB")
     }
+
+    // MARK: Disks
+
+    func checkDisk(
+        _ disk: String, _ sentence: String, sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+        try check(
+            ["--kernel", "\(Setting.guest ?? "")/vmlinuz", "--disk", disk], code: 1, sentence)
+    }
+
+    @Test("an image that is missing, empty or busy", .enabled(if: Setting.hasGuest))
+    func images() throws {
+        try checkDisk("path=/nowhere", "No such file or directory")
+        try checkDisk("path=\(folder.path)", "directory")
+        let image = try folder.sparse("image", size: 1 << 20)
+        let other = try RunningProgram.apus([
+            "block", "--socket-path=\(folder.path)/other.sock", "--disk", "path=\(image)",
+        ])
+        let deadline = Date() + 5
+        while !FileManager.default.fileExists(atPath: "\(folder.path)/other.sock"),
+            Date() < deadline
+        {
+            usleep(10_000)
+        }
+        try checkDisk("path=\(image)", "in use")
+        other.kill(SIGTERM)
+        #expect(try other.wait() == 0)
+    }
+
+    @Test("a backend that is absent or speaks nonsense", .enabled(if: Setting.hasGuest))
+    func backends() throws {
+        try checkDisk("socket=/nowhere", "no back end answers at /nowhere")
+        let path = "\(folder.path)/nonsense.sock"
+        let listener = try UnixListener(path: path)
+        let thread = try Core.Thread(name: "nonsense") {
+            while true {
+                if let socket = try? listener.accept() {
+                    _ = try? socket.send(Array(repeating: 0x41, count: 64), fds: [])
+                    usleep(500_000)
+                    return
+                }
+                usleep(10_000)
+            }
+        }
+        try checkDisk("socket=\(path)", "the back end cannot be used")
+        thread.join()
+    }
+
+    @Test("a triple fault exits with 5")
+    func tripleFault() throws {
+        let kernel = try folder.file("kernel", TinyKernel.tripleFault)
+        let apus = try RunningProgram.apus(["--kernel", kernel, "--serial", "null"])
+        #expect(try apus.wait(seconds: 20) == 5)
+    }
+}
+
+/// Kernels of a few instructions.
+enum TinyKernel {
+    /// A PVH kernel whose interrupt table is empty when it makes its first breakpoint.
+    static let tripleFault = pvh(
+        // lidt [0x1000100]; int3; hlt. What it loads is zero.
+        [0x0f, 0x01, 0x1d, 0x00, 0x01, 0x00, 0x01, 0xcc, 0xf4])
+
+    /// An ELF file with 32-bit code at 0x1000000 and the note that makes it PVH's entry.
+    static func pvh(_ code: [UInt8]) -> Data {
+        func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+            (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
+        }
+        let headers = 64 + 2 * 56
+        let note =
+            bytes(UInt32(4)) + bytes(UInt32(4)) + bytes(UInt32(18))
+            + Array("Xen\0".utf8) + bytes(UInt32(0x100_0000))
+        var file: [UInt8] = [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1] + [UInt8](repeating: 0, count: 9)
+        file += bytes(UInt16(2)) + bytes(UInt16(62)) + bytes(UInt32(1))
+        file += bytes(UInt64(0x100_0000)) + bytes(UInt64(64)) + bytes(UInt64(0))
+        file += bytes(UInt32(0))
+        for field in [64, 56, 2, 0, 0, 0] as [UInt16] { file += bytes(field) }
+        let code = code + [UInt8](repeating: 0, count: 0x200 - code.count)
+        func header(_ type: UInt32, _ offset: Int, _ address: UInt64, _ size: Int) -> [UInt8] {
+            bytes(type) + bytes(UInt32(5)) + bytes(UInt64(offset)) + bytes(address)
+                + bytes(address) + bytes(UInt64(size)) + bytes(UInt64(size)) + bytes(UInt64(4))
+        }
+        file += header(1, headers, 0x100_0000, code.count)
+        file += header(4, headers + code.count, 0, note.count)
+        return Data(file + code + note)
+    }
 }

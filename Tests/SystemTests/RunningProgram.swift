@@ -27,50 +27,66 @@ struct TestFailure: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// A program that was started with pipes for its standard streams; killed when the test forgets it.
-final class RunningProgram {
-    let process = Process()
-    private let input = Pipe()
-    private let output = Collector()
-    private let errors = Collector()
+/// One direction of a pipe to or from a program.
+private final class PipeEnd {
+    let near: SharedFD
+    let far: SharedFD
+    private(set) var bytes = Data()
 
-    /// Gathers what comes out of a pipe.
-    private final class Collector: @unchecked Sendable {
-        let pipe = Pipe()
-        private let lock = NSLock()
-        private var bytes = Data()
-
-        func start() {
-            pipe.fileHandleForReading.readabilityHandler = { [weak self] handle in
-                let data = handle.availableData
-                if data.isEmpty {
-                    handle.readabilityHandler = nil
-                } else {
-                    self?.lock.withLock { self?.bytes.append(data) }
-                }
-            }
-        }
-
-        func stop() { pipe.fileHandleForReading.readabilityHandler = nil }
-
-        var text: String { lock.withLock { String(decoding: bytes, as: UTF8.self) } }
+    /// - Parameter isInput: whether the program reads it.
+    init(isInput: Bool) throws {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: the array has room for both descriptors.
+        guard unsafe pipe(&ends) == 0 else { throw SystemError("pipe", errno: errno) }
+        near = SharedFD(owning: isInput ? ends[1] : ends[0])
+        far = SharedFD(owning: isInput ? ends[0] : ends[1])
+        if !isInput { _ = fcntl(near.rawValue, F_SETFL, O_NONBLOCK) }
     }
 
+    /// Takes what has come.
+    func pump() {
+        var buffer = [UInt8](repeating: 0, count: 65536)
+        while true {
+            // SAFETY: the buffer lives for the call.
+            let count = unsafe read(near.rawValue, &buffer, buffer.count)
+            guard count > 0 else { return }
+            bytes.append(contentsOf: buffer.prefix(count))
+        }
+    }
+
+    var text: String {
+        pump()
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// A program that was started with pipes for its standard streams; killed when the test forgets it.
+/// It belongs to the thread that made it, and dies with it.
+final class RunningProgram {
+    private let child: ChildProcess
+    private var input: PipeEnd?
+    private let output: PipeEnd
+    private let errors: PipeEnd
+    private var status: ChildStatus?
+
     init(_ path: String, _ arguments: [String]) throws {
-        process.executableURL = URL(fileURLWithPath: path)
-        process.arguments = arguments
-        process.standardInput = input
-        process.standardOutput = output.pipe
-        process.standardError = errors.pipe
-        output.start()
-        errors.start()
-        try process.run()
+        let input = try PipeEnd(isInput: true)
+        output = try PipeEnd(isInput: false)
+        errors = try PipeEnd(isInput: false)
+        self.input = input
+        // The shell puts the descriptors in their places and becomes the program.
+        let script = "exec \"$@\" <&3 >&4 2>&5 3<&- 4>&- 5>&-"
+        child = try ChildProcess(
+            path: "/bin/sh", arguments: ["sh", "-c", script, "sh", path] + arguments,
+            environment: Setting.environment.map { "\($0.key)=\($0.value)" },
+            descriptors: [(input.far, 3), (output.far, 4), (errors.far, 5)])
     }
 
     deinit {
-        if process.isRunning { kill() }
-        output.stop()
-        errors.stop()
+        if isRunning {
+            kill()
+            _ = try? wait(seconds: 10)
+        }
     }
 
     /// Starts the executable under test.
@@ -79,24 +95,33 @@ final class RunningProgram {
         return try RunningProgram(binary, arguments)
     }
 
+    var isRunning: Bool {
+        if status == nil { status = child.reap() }
+        return status == nil
+    }
+
     /// Everything on standard output so far, without carriage returns.
     var text: String { output.text.replacingOccurrences(of: "\r", with: "") }
 
     var errorText: String { errors.text }
 
-    func send(_ text: String) { try? input.fileHandleForWriting.write(contentsOf: Data(text.utf8)) }
+    func send(_ text: String) {
+        guard let input else { return }
+        let bytes = Array(text.utf8)
+        // SAFETY: the bytes live for the call.
+        _ = unsafe write(input.near.rawValue, bytes, bytes.count)
+    }
 
-    func closeInput() { try? input.fileHandleForWriting.close() }
+    func closeInput() { input = nil }
 
     /// Waits for text on standard output, after the first `skip` characters.
     func waitFor(_ wanted: String, after skip: Int = 0, seconds: Double = 60) throws {
         let deadline = Date() + seconds
         while Date() < deadline {
-            let isOver = !process.isRunning
-            if isOver { usleep(50_000) }
+            let isOver = !isRunning
             if text.dropFirst(skip).contains(wanted) { return }
             if isOver { throw TestFailure("the program ended; \(tail)") }
-            usleep(5_000)
+            usleep(20_000)
         }
         throw TestFailure("no '\(wanted)' in \(seconds) seconds; \(tail)")
     }
@@ -109,21 +134,24 @@ final class RunningProgram {
     /// - Returns: the exit code, or minus the signal's number.
     func wait(seconds: Double = 60) throws -> Int32 {
         let deadline = Date() + seconds
-        while process.isRunning {
+        while isRunning {
             guard Date() < deadline else { throw TestFailure("does not end; \(tail)") }
-            usleep(5_000)
+            output.pump()
+            errors.pump()
+            usleep(10_000)
         }
-        // What is still in the pipes.
-        usleep(20_000)
-        let code = process.terminationStatus
-        return process.terminationReason == .uncaughtSignal ? -code : code
+        switch status {
+        case .exited(let code): return code
+        case .killed(let signal): return -signal
+        case nil: throw TestFailure("ended without a status")
+        }
     }
 
-    func kill(_ signal: Int32 = SIGKILL) { _ = Foundation.kill(process.processIdentifier, signal) }
+    func kill(_ signal: Int32 = SIGKILL) { child.signal(signal) }
 
     /// Processes whose parent this one is: id and command line.
     var children: [(id: Int32, arguments: [String])] {
-        let parent = process.processIdentifier
+        let parent = child.processID
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         return names.compactMap { Int32($0) }.compactMap { id in
             guard let status = try? String(contentsOfFile: "/proc/\(id)/stat", encoding: .utf8),

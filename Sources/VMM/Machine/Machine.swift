@@ -210,6 +210,7 @@ final class Machine: @unchecked Sendable {
         let result = try loader.load(options.boot)
         do {
             try memory.write(GuestAddress(acpi.address), acpi.bytes)
+            try memory.write(GuestAddress(ResetVector.address), ResetVector.code)
         } catch {
             throw BootError("the ACPI tables do not fit: \(error)")
         }
@@ -232,4 +233,12 @@ extension PCIWindow {
     fileprivate init(_ range: MemoryMap.Range) {
         self.init(start: range.start, size: range.size)
     }
+}
+
+/// What is at the place where a PC's firmware starts: guests without a better idea jump there to
+/// reboot.
+private enum ResetVector {
+    static let address: UInt64 = 0xffff0
+    /// Real mode: mov dx, 0xcf9; mov al, 6; out dx, al; hlt; jmp to the hlt.
+    static let code: [UInt8] = [0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4, 0xeb, 0xfd]
 }

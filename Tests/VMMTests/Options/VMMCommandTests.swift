@@ -26,7 +26,7 @@ struct VMMCommandTests {
         #expect(
             options.boot
                 == BootSource(
-                    kernel: "k", initramfs: nil, commandLine: "console=ttyS0 panic=-1"))
+                    kernel: "k", initramfs: nil, commandLine: "console=ttyS0 reboot=a panic=-1"))
         #expect(options.cpuCount == 1)
         #expect(options.memory == MemoryOptions())
         #expect(options.accelerator == .tcg(TCGOptions()))
@@ -41,7 +41,7 @@ struct VMMCommandTests {
             "--kernel k --initramfs i --cmdline quiet --cpus boot=2 --memory "
                 + "size=1G,hugepages=on --disk a.img,readonly=on --disk socket=/s --serial "
                 + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
-        #expect(options.boot.commandLine == "console=ttyS0 panic=-1 quiet")
+        #expect(options.boot.commandLine == "console=ttyS0 reboot=a panic=-1 quiet")
         #expect(
             options.memory
                 == MemoryOptions(size: 1 << 30, backing: GuestMemoryOptions(pageSize: .huge2M)))

@@ -5,9 +5,10 @@ internal import TCG
 package struct VMMCommand: Sendable {
     package static let release = "0.1.0"
 
-    /// In front of what the user gives. The panic notifier reports a panic before the reboot that
-    /// `panic=-1` makes of it.
-    package static let defaultCommandLine = "console=ttyS0 panic=-1"
+    /// In front of what the user gives. Linux would rather use EFI to reboot a machine without
+    /// legacy hardware, so it is told to use ACPI. The panic notifier reports a panic before the
+    /// reboot that `panic=-1` makes of it.
+    package static let defaultCommandLine = "console=ttyS0 reboot=a panic=-1"
 
     // MARK: Boot
 

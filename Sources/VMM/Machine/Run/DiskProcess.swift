@@ -86,7 +86,10 @@ final class DiskProcess {
     private func awaitEnd(milliseconds: UInt32) -> ChildStatus? {
         exitWatch = nil
         for _ in 0..<max(1, milliseconds / 5) {
-            if let status = child?.reap() { return status }
+            if let status = child?.reap() {
+                child = nil
+                return status
+            }
             Clock.sleep(milliseconds: 5)
         }
         return nil

@@ -21,7 +21,7 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .powerOff: "the guest powered off"
         case .error: "an error outside the guest"
         case .usage: "the command line is wrong"
-        case .reboot: "the guest rebooted (with --on-reboot exit)"
+        case .reboot: "the guest rebooted"
         case .panic: "the guest reported a panic"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
         case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP"

@@ -1,0 +1,88 @@
+import Core
+import Foundation
+import Testing
+
+/// The whole: kernel, CPU, devices, backend process. One at a time, for the machine's sake.
+@Suite("Debian's kernel boots", .serialized, .enabled(if: Setting.hasGuest))
+struct BootTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("to a shell, its root disk served by another process; power-off exits with 0")
+    func boot() throws {
+        let guest = try Guest(["--boot-timing"], in: folder)
+        try guest.awaitShell()
+        #expect(try guest.run("uname -v").contains("Debian"))
+        #expect(try guest.run("grep -c '^/dev/vda / ext4 ' /proc/mounts") == "1")
+        #expect(guest.apus.children.map { $0.arguments.first } == ["apus-block"])
+        #expect(try guest.run("echo hello > /root/file && sync && cat /root/file") == "hello")
+        #expect(try guest.powerOff() == 0)
+        #expect(try guest.checkDisk() == "")
+        #expect(try guest.file("/root/file") == Data("hello\n".utf8))
+        for stage in ["options parsed", "first guest instruction", "first user-space line"] {
+            #expect(guest.apus.errorText.contains(stage))
+        }
+    }
+
+    @Test("a reboot starts again with the same backend, or exits with 3")
+    func reboot() throws {
+        let guest = try Guest(in: folder)
+        try guest.awaitShell()
+        let backend = guest.backend?.id
+        guest.send("echo once > /root/file; sync; reboot -f")
+        try guest.awaitShell()
+        #expect(try guest.run("cat /root/file") == "once")
+        #expect(guest.backend?.id == backend)
+        #expect(try guest.powerOff() == 0)
+        let again = try Guest(["--on-reboot", "exit"], in: folder)
+        try again.awaitShell()
+        again.send("sync; reboot -f")
+        #expect(try again.apus.wait() == 3)
+    }
+
+    @Test("a panic exits with 4")
+    func panic() throws {
+        let guest = try Guest(in: folder)
+        try guest.awaitShell()
+        guest.send("sync; echo c > /proc/sysrq-trigger")
+        #expect(try guest.apus.wait() == 4)
+    }
+
+    @Test("signals and the death of the VMM leave no process behind")
+    func killed() throws {
+        for (signal, code) in [(SIGTERM, 6), (SIGKILL, -SIGKILL)] as [(Int32, Int32)] {
+            let guest = try Guest(in: folder)
+            try guest.awaitShell()
+            let backend = try #require(guest.backend?.id)
+            guest.apus.kill(signal)
+            #expect(try guest.apus.wait() == code)
+            let deadline = Date() + 10
+            while isRunning(backend), Date() < deadline { usleep(10_000) }
+            #expect(!isRunning(backend))
+        }
+    }
+
+    /// Whether a process exists that is more than a zombie.
+    private func isRunning(_ id: Int32) -> Bool {
+        let status = try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)
+        return status.map { !$0.contains("State:\tZ") } ?? false
+    }
+
+    @Test("two boots with counted time retire the same instructions")
+    func deterministic() throws {
+        let counts = try (0..<2).map { _ in
+            let apus = try RunningProgram.apus([
+                "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
+                "--cmdline", "quiet apus.poweroff", "--memory", "size=256M",
+                "--accel", "tcg,clock=counted", "--boot-timing",
+            ])
+            #expect(try apus.wait(seconds: 120) == 0)
+            return apus.errorText.split(separator: "\n").first {
+                $0.hasPrefix("instructions retired")
+            }
+        }
+        #expect(counts[0] != nil)
+        #expect(counts[0] == counts[1])
+    }
+}

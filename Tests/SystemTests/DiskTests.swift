@@ -1,0 +1,87 @@
+import Core
+import Foundation
+import Testing
+
+@Suite("Disks keep what guests write", .serialized, .enabled(if: Setting.hasGuest))
+struct DiskTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("64 MiB arrive, and what is trimmed leaves holes")
+    func dataAndHoles() throws {
+        let guest = try Guest(in: folder)
+        try guest.awaitShell()
+        let sum = try guest.run(
+            "dd if=/dev/urandom of=/root/data bs=1M count=64 2>/dev/null; sync; "
+                + "sha1sum < /root/data", seconds: 300)
+        #expect(try guest.powerOff() == 0)
+        #expect(try guest.checkDisk() == "")
+        let data = try guest.file("/root/data")
+        #expect(data.count == 64 << 20)
+        #expect(try sha1(of: "\(folder.path)/copy") == sum.prefix(40))
+
+        let full = try guest.allocatedSize
+        let again = try Guest(in: folder)
+        try again.awaitShell()
+        _ = try again.run("rm /root/data; sync; fstrim /; echo done")
+        #expect(try again.powerOff() == 0)
+        #expect(try again.allocatedSize < full - (60 << 20))
+        #expect(try again.checkDisk() == "")
+    }
+
+    @Test("a backend that is killed during I/O is replaced and nothing is lost")
+    func kills() throws {
+        let guest = try Guest(in: folder)
+        try guest.awaitShell()
+        guest.send(
+            "(for i in 1 2 3 4; do dd if=/dev/urandom of=/root/f$i bs=16k count=1024 conv=fsync "
+                + "2>/dev/null; done; sync; echo writing-is-over)")
+        var killed = 0
+        var last: Int32 = 0
+        while !guest.apus.text.contains("\nwriting-is-over"), killed < 100 {
+            usleep(150_000)
+            guard let backend = guest.backend, backend.id != last,
+                backend.arguments.first == "apus-block"
+            else { continue }
+            last = backend.id
+            kill(backend.id, SIGKILL)
+            killed += 1
+        }
+        try guest.apus.waitFor("\nwriting-is-over", seconds: 300)
+        #expect(killed >= 3)
+        _ = try guest.run("echo 3 > /proc/sys/vm/drop_caches; echo ok")
+        let sums = try guest.run("for i in 1 2 3 4; do sha1sum < /root/f$i; done", seconds: 300)
+        #expect(try guest.powerOff() == 0)
+        #expect(try guest.checkDisk() == "")
+        for (index, sum) in sums.split(separator: "-").prefix(4).enumerated() {
+            _ = try guest.file("/root/f\(index + 1)")
+            let expected = sum.trimmingCharacters(in: .whitespaces)
+            #expect(try sha1(of: "\(folder.path)/copy") == expected)
+        }
+    }
+
+    @Test("QEMU's storage daemon serves a disk as well")
+    func storageDaemon() throws {
+        let path = "\(folder.path)/root.ext4"
+        try Guest.makeDisk(path)
+        let socket = "\(folder.path)/disk.sock"
+        let daemon = try RunningProgram(
+            "/usr/bin/env",
+            [
+                "qemu-storage-daemon", "--blockdev",
+                "driver=file,node-name=disk,filename=\(path)", "--export",
+                "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,"
+                    + "addr.path=\(socket)",
+            ])
+        let guest = try Guest(diskArgument: "socket=\(socket)", in: folder)
+        try guest.awaitShell()
+        #expect(guest.apus.children.isEmpty)
+        #expect(try guest.run("echo hello > /root/file && sync && cat /root/file") == "hello")
+        #expect(try guest.powerOff() == 0)
+        daemon.kill(SIGTERM)
+        _ = try daemon.wait()
+        #expect(try guest.checkDisk() == "")
+        #expect(try guest.file("/root/file") == Data("hello\n".utf8))
+    }
+}

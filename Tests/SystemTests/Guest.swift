@@ -1,0 +1,107 @@
+import Core
+import Foundation
+
+/// Debian's kernel under the executable that is tested, with a root disk of the test's own, and its
+/// shell on the serial port.
+final class Guest {
+    let folder: TestFolder
+    let disk: String
+    private(set) var apus: RunningProgram
+    private var read = 0
+
+    static func path(_ name: String) throws -> String {
+        guard let guest = Setting.guest else { throw TestFailure("there is no guest") }
+        return "\(guest)/\(name)"
+    }
+
+    /// Makes a disk and boots from it.
+    /// - Parameters:
+    ///   - arguments: further ones.
+    ///   - diskArgument: what follows `--disk`; by default the new disk's path.
+    init(_ arguments: [String] = [], diskArgument: String? = nil, in folder: TestFolder) throws {
+        self.folder = folder
+        disk = "\(folder.path)/root.ext4"
+        if !FileManager.default.fileExists(atPath: disk) { try Self.makeDisk(disk) }
+        apus = try RunningProgram.apus(
+            [
+                "--kernel", Self.path("vmlinuz"), "--initramfs", Self.path("initramfs"),
+                "--cmdline", "root=/dev/vda quiet", "--memory", "size=256M",
+                "--disk", diskArgument ?? "path=\(disk)",
+            ] + arguments)
+    }
+
+    static func makeDisk(_ path: String, size: String = "256M") throws {
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .deletingLastPathComponent().deletingLastPathComponent().path
+        let script = "cd '\(root)' && . examples/common.sh && make_disk '\(path)' \(size)"
+        let result = try runTool("bash", ["-c", script])
+        guard result.code == 0 else { throw TestFailure("no disk: \(result.output)") }
+    }
+
+    /// Waits until the guest's shell takes commands.
+    func awaitShell(seconds: Double = 120) throws {
+        try wait(for: "apus-guest: ready", seconds: seconds)
+        // The shell wraps what it echoes at the terminal's width.
+        apus.send("stty cols 500\n")
+    }
+
+    private func wait(for text: String, seconds: Double) throws {
+        try apus.waitFor(text, after: read, seconds: seconds)
+        let all = apus.text
+        if let range = all.dropFirst(read).range(of: text) {
+            read = all.distance(from: all.startIndex, to: range.upperBound)
+        }
+    }
+
+    /// Sends a command whose end nobody waits for.
+    func send(_ command: String) { apus.send(command + "\n") }
+
+    /// Runs a command and returns what it prints in one piece, line ends as spaces.
+    func run(_ command: String, seconds: Double = 120) throws -> String {
+        // The command's echo holds `<$(`, its answer does not.
+        apus.send("echo \"<\"$(\(command))\">\"\n")
+        try wait(for: "\n<", seconds: seconds)
+        let start = read
+        try wait(for: ">\n", seconds: seconds)
+        return String(apus.text.dropFirst(start).prefix(read - start - 2))
+    }
+
+    /// Ends the shell, which powers the guest off.
+    /// - Returns: the exit code.
+    func powerOff() throws -> Int32 {
+        send("exit")
+        return try apus.wait(seconds: 120)
+    }
+
+    /// The backend process.
+    var backend: (id: Int32, arguments: [String])? { apus.children.first }
+
+    /// What the host's `e2fsck` says of the disk; empty if it is clean.
+    func checkDisk() throws -> String {
+        let result = try runTool("e2fsck", ["-fn", disk])
+        return result.code == 0 ? "" : result.output
+    }
+
+    /// A file on the disk, read on the host.
+    func file(_ path: String) throws -> Data {
+        let copy = "\(folder.path)/copy"
+        let result = try runTool("debugfs", ["-R", "dump \(path) \(copy)", disk])
+        guard result.code == 0 else { throw TestFailure("debugfs: \(result.output)") }
+        return try Data(contentsOf: URL(fileURLWithPath: copy))
+    }
+
+    /// Bytes that the image takes on the host.
+    var allocatedSize: Int64 {
+        get throws {
+            var status = stat()
+            guard unsafe stat(disk, &status) == 0 else { throw TestFailure("stat \(disk)") }
+            return Int64(status.st_blocks) * 512
+        }
+    }
+}
+
+/// The checksum that `sha1sum` prints.
+func sha1(of path: String) throws -> String {
+    let result = try runTool("sha1sum", [path])
+    return String(result.output.prefix(40))
+}
