@@ -1,0 +1,126 @@
+import Accelerator
+import Core
+import Synchronization
+import Testing
+
+@testable import TCG
+
+/// Repeated string instructions: page-sized runs with the semantics of single elements. (The
+/// elements themselves are compared with the host CPU elsewhere.)
+@Suite("Repeated string instructions")
+struct StringTests {
+    private final class Flag: Sendable {
+        let isSet = Atomic<Bool>(false)
+    }
+
+    private func machine(_ bytes: [UInt8]) throws -> BareMachine {
+        let machine = try BareMachine.running(bytes + [0xF4])
+        for offset in UInt64(0)..<0x3000 {
+            machine.put(0x20_0000 + offset, UInt8(truncatingIfNeeded: offset &* 7))
+        }
+        return machine
+    }
+
+    @Test("a copy that overlaps forward repeats the pattern", arguments: [1, 3, 4, 8, 100, 5000])
+    func overlap(distance: UInt64) throws {
+        let machine = try machine([0xF3, 0xA4])
+        machine.cpu[1] = 7000
+        machine.cpu[6] = 0x20_0000
+        machine.cpu[7] = 0x20_0000 + distance
+        machine.runUntilHalt()
+        for offset in stride(from: UInt64(0), to: 7000, by: 13) {
+            let expected = UInt8(truncatingIfNeeded: (offset % distance) &* 7)
+            #expect(machine.get(0x20_0000 + distance + offset, as: UInt8.self) == expected)
+        }
+        #expect(machine.cpu[1] == 0 && machine.cpu[6] == 0x20_0000 + 7000)
+        #expect(machine.cpu[7] == 0x20_0000 + distance + 7000)
+    }
+
+    @Test("a qword copy that begins inside its source element goes by elements")
+    func overlapInsideElement() throws {
+        let machine = try machine([0xF3, 0x48, 0xA5])
+        machine.cpu[1] = 40
+        machine.cpu[6] = 0x20_0000
+        machine.cpu[7] = 0x20_0003
+        var bytes = (0..<400).map { UInt8(truncatingIfNeeded: $0 &* 7) }
+        for element in 0..<40 {
+            let source = Array(bytes[element * 8..<element * 8 + 8])
+            bytes.replaceSubrange(element * 8 + 3..<element * 8 + 11, with: source)
+        }
+        machine.runUntilHalt()
+        for offset in 0..<400 {
+            #expect(machine.get(0x20_0000 + UInt64(offset), as: UInt8.self) == bytes[offset])
+        }
+    }
+
+    @Test("a fault in the middle leaves the registers at the element that faulted")
+    func faultInTheMiddle() throws {
+        let machine = try machine([0xF3, 0x48, 0xAB])
+        // Memory ends at 8 MiB.
+        machine.cpu[0] = 0x1122_3344_5566_7788
+        machine.cpu[1] = 1000
+        machine.cpu[7] = 0x80_0000 - 24
+        machine.runUntilHalt()
+        let exception = try #require(machine.exception)
+        #expect(exception == (14, BareMachine.code))
+        #expect(machine.cpu[7] == 0x80_0000 && machine.cpu[1] == 997)
+        #expect(machine.cpu.fields.cr2 == 0x80_0000)
+        #expect(machine.get(0x80_0000 - 8, as: UInt64.self) == 0x1122_3344_5566_7788)
+    }
+
+    @Test("kicks stop between runs, and the instruction goes on")
+    func interrupted() throws {
+        let machine = try machine([0xF3, 0xAA, 0xE6, 0xF4])  // rep stosb; out F4, al
+        let vcpu = machine.vcpu
+        machine.cpu[0] = 0x5A
+        machine.cpu[1] = 0x50_0000
+        machine.cpu[7] = 0x30_0000
+        let isDone = Flag()
+        defer { withExtendedLifetime(machine) {} }
+        let thread = try Thread(name: "kicks") {
+            while !isDone.isSet.load(ordering: .relaxed) { vcpu.kick() }
+        }
+        var isPoweredOff = false
+        while !isPoweredOff {
+            if case .effect(.powerOff) = vcpu.run() { isPoweredOff = true }
+            let isInside = machine.cpu.rip == BareMachine.code
+            if isInside { #expect(machine.cpu[7] + machine.cpu[1] == 0x80_0000) }
+        }
+        isDone.isSet.store(true, ordering: .relaxed)
+        thread.join()
+        #expect(machine.get(0x7F_FFFF, as: UInt8.self) == 0x5A)
+        #expect(machine.cpu.fields.retired == 2)
+    }
+
+    @Test("backwards, and across a page border inside an element")
+    func backwards() throws {
+        let machine = try machine([0xFD, 0xF3, 0xA5])
+        machine.cpu[1] = 4
+        machine.cpu[6] = 0x20_1006
+        machine.cpu[7] = 0x30_0FFE
+        machine.runUntilHalt()
+        for offset in UInt64(0)..<16 {
+            let own = machine.get(0x30_0FFE + 3 - offset, as: UInt8.self)
+            #expect(own == machine.get(0x20_1006 + 3 - offset, as: UInt8.self))
+        }
+        #expect(machine.cpu[7] == 0x30_0FFE - 16)
+    }
+
+    @Test("SCAS and CMPS stop at the element that decides")
+    func searches() throws {
+        let scan = try machine([0xF2, 0xAE])
+        scan.cpu[0] = 0x07 * 5
+        scan.cpu[1] = 100
+        scan.cpu[7] = 0x20_0000
+        scan.runUntilHalt()
+        #expect(scan.cpu[7] == 0x20_0006 && scan.cpu[1] == 94 && scan.cpu.zeroFlag)
+
+        let compare = try machine([0xF3, 0xA6])
+        compare.cpu[1] = 0x1800
+        compare.cpu[6] = 0x20_0000
+        compare.cpu[7] = 0x20_0100  // the pattern has a period of 256
+        compare.put(0x20_1234, UInt8(0xEE))
+        compare.runUntilHalt()
+        #expect(compare.cpu[6] == 0x20_1135 && !compare.cpu.zeroFlag)
+    }
+}
