@@ -13,9 +13,10 @@ struct ExecutableImage {
     let bytes: [UInt8]
     let sections: [Section]
 
-    /// Reads a 64-bit little-endian ELF file and finds its executable sections.
-    init(path: String) throws(Failure) {
-        let contents = try Self.read(path)
+    init(path: String) throws(Failure) { try self.init(Self.read(path)) }
+
+    /// Finds the executable sections of a 64-bit little-endian ELF file.
+    init(_ contents: [UInt8]) throws(Failure) {
         guard contents.count >= 64, contents.starts(with: [0x7F, 0x45, 0x4C, 0x46, 2, 1]) else {
             throw .malformed
         }
