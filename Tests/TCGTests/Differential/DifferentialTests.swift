@@ -221,7 +221,9 @@ extension HostTests {
         if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
         if (expected.rflags ^ ending.flags) & RFLAGS.df != 0 { return "DF differs" }
         if hasUndefinedResult(instruction) { return nil }
-        if let text = unsafe LeafTests.difference(native, guest.cpu, mask: mask) { return text }
+        let text = unsafe LeafTests.difference(
+            native, guest.cpu, mask: mask, instruction.mnemonic)
+        if let text { return text }
         let size = Int(UserModeGuest.dataSize)
         if unsafe memcmp(nativeData, guest.data, size) != 0 {
             for offset in 0..<size {

@@ -98,6 +98,11 @@ struct InstructionTests {
             ([0x48, 0x8B, 0x45, 0x00], 12),  // mov rax, [rbp]
             ([0x50], 12),  // push rax
             ([0xC3], 12),  // ret
+            ([0x66, 0x50], 12),  // push ax
+            ([0x0F, 0xA0], 12),  // push fs
+            ([0x9D], 12),  // popf
+            ([0xC8, 0x00, 0x00, 0x00], 12),  // enter 0, 0
+            ([0x8F, 0x03], 12),  // pop qword [rbx]
             ([0x48, 0x8B, 0x03], 13),  // mov rax, [rbx]
         ] as [([UInt8], UInt64)])
     func stackFault(bytes: [UInt8], vector: UInt64) throws {

@@ -53,6 +53,26 @@ struct StringTests {
         }
     }
 
+    @Test("a breakpoint on a repeated instruction hits once")
+    func breakpoint() throws {
+        let machine = try machine([0xF3, 0xAA])
+        machine.put(
+            BareMachine.handler + 1,
+            bytes: [
+                0xFF, 0xC3,  // inc ebx
+                0x81, 0x4C, 0x24, 0x10, 0x00, 0x00, 0x01, 0x00,  // or dword [rsp + 16], RF
+                0x48, 0xCF,  // iretq
+            ])
+        let cpu = machine.cpu
+        cpu.fields.debugRegisters[0] = BareMachine.code
+        cpu.fields.debugRegisters[7] = 1 | 1 << 10
+        cpu.updateMode()
+        (cpu[1], cpu[3], cpu[7]) = (5, 0, 0x20_0000)
+        machine.runUntilHalt()
+        #expect(cpu[3] == 1)
+        #expect(cpu[1] == 0 && cpu[7] == 0x20_0005)
+    }
+
     @Test("a fault in the middle leaves the registers at the element that faulted")
     func faultInTheMiddle() throws {
         let machine = try machine([0xF3, 0x48, 0xAB])

@@ -87,16 +87,18 @@ extension CPU {
         guard wanted > 0, (linear &+ UInt64(source.inPage)) & 0xFFF == 0 else {
             throw .generalProtection(0)
         }
-        let page = try translateFetch(linear &+ UInt64(source.inPage))
+        // 32-bit code goes on at 0 after 4 GiB, in long mode as well.
+        let next = (linear &+ UInt64(source.inPage)) & (is64Bit ? UInt64.max : 0xFFFF_FFFF)
+        let page = try translateFetch(next)
         source.secondPage = page.physical
         source.count = source.inPage + wanted
         if let host = unsafe page.host {
             unsafe memcpy(cache.scratch + source.inPage, host, wanted)
         } else {
             source.isDevice = true
-            for index in source.inPage..<source.count {
-                unsafe cache.scratch[index] = try load(
-                    linear &+ UInt64(index), as: UInt8.self)
+            for index in 0..<wanted {
+                unsafe cache.scratch[source.inPage + index] = try load(
+                    next &+ UInt64(index), as: UInt8.self)
             }
         }
         return source
@@ -146,66 +148,65 @@ struct BlockDecoder {
         var position = 0
         var count = 0
         var op = unsafe block.operations.pointer
-        var isOpen = true
-        var target: UInt64 = 0
-        while count < maximum && isOpen {
+        var flow = LoweredFlow.continues
+        while count < maximum, case .continues = flow {
             let left = unsafe UnsafeBufferPointer(
                 start: bytes + position, count: min(15, available - position))
-            var operation: Operation
-            switch unsafe decoder.decode(left.span) {
-            case .instruction(let instruction):
-                position += Int(instruction.length)
-                let (lowered, flow) = lowering.lower(
-                    instruction, nextRIP: wrapped(rip &+ UInt64(position)))
-                operation = lowered
-                switch flow {
-                case .continues: break
-                case .ends: isOpen = false
-                case .branches(let rip):
-                    target = rip
-                    isOpen = false
-                }
-            case .truncated where left.count < 15:
+            guard let next = unsafe operation(left.span, at: position) else {
                 if count == 0 { return .needsMore }
                 // The next block begins with it.
-                unsafe finish(block, op, count: count, position: position, isOpen: true, target: 0)
-                return .done
-            case .tooLong:
-                operation = Operation(.tooLong)
-                isOpen = false
-            case .undefined, .truncated:
-                operation = Operation(.undefined)
-                isOpen = false
+                break
             }
-            if !isOpen && operation.length == 0 {
-                // A fault whatever follows; the bytes looked at belong to the block.
-                operation.length = UInt8(left.count)
-                position += left.count
-            }
+            var operation = next.operation
+            flow = next.flow
+            position += Int(operation.length)
             operation.number = UInt8(truncatingIfNeeded: count)
             operation.nextOffset = UInt16(truncatingIfNeeded: position)
             unsafe op.initialize(to: operation)
             unsafe op += 1
             count += 1
         }
-        unsafe finish(block, op, count: count, position: position, isOpen: isOpen, target: target)
+        unsafe finish(block, op, count: count, position: position, flow: flow)
         return .done
+    }
+
+    /// The operation for the instruction at the start of `bytes`; `nil` if there is more of it.
+    private func operation(
+        _ bytes: Span<UInt8>, at position: Int
+    ) -> (operation: Operation, flow: LoweredFlow)? {
+        var operation: Operation
+        switch decoder.decode(bytes) {
+        case .instruction(let instruction):
+            let end = UInt64(position + Int(instruction.length))
+            return lowering.lower(instruction, nextRIP: wrapped(rip &+ end))
+        case .truncated where bytes.count < 15: return nil
+        case .tooLong: operation = Operation(.tooLong)
+        case .undefined, .truncated: operation = Operation(.undefined)
+        }
+        // A fault whatever follows; the bytes looked at belong to the block.
+        operation.length = UInt8(bytes.count)
+        return (operation, .ends)
     }
 
     private func wrapped(_ rip: UInt64) -> UInt64 { lowering.is64 ? rip : rip & 0xFFFF_FFFF }
 
-    /// `isOpen`: the block ends without a branch and continues at the next instruction.
+    /// A block that ends without a branch continues at the next instruction.
+    // SAFETY: `end` is behind the last of the block's operations, which leave room for one more.
     private func finish(
         _ block: Block, _ end: UnsafeMutablePointer<Operation>, count: Int, position: Int,
-        isOpen: Bool, target: UInt64
+        flow: LoweredFlow
     ) {
         var total = count
-        if isOpen {
+        var target: UInt64 = 0
+        switch flow {
+        case .continues:
             var last = Operation(.fallThrough)
             last.number = UInt8(truncatingIfNeeded: count)
             last.nextOffset = UInt16(truncatingIfNeeded: position)
             unsafe end.initialize(to: last)
             total += 1
+        case .ends: break
+        case .branches(let rip): target = rip
         }
         let header = unsafe block.header
         unsafe header.pointee.count = UInt16(truncatingIfNeeded: count)

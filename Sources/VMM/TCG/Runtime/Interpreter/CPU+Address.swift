@@ -46,14 +46,6 @@ extension CPU {
         }
     }
 
-    /// For leaf instructions: the linear address of the memory operand.
-    func effectiveAddress(
-        _ operation: UnsafePointer<Operation>, size: Int, isWrite: Bool
-    ) throws(Fault) -> UInt64 {
-        let op = unsafe OperationPointer(UnsafeMutablePointer(mutating: operation))
-        return try linearAddress(op, size: size, isWrite: isWrite)
-    }
-
     /// The linear address `offset` of a string or stack operand with the given address size.
     func linearAddress(
         segment: UInt8, offset: UInt64, size: Int, isWrite: Bool

@@ -1,5 +1,6 @@
 // How results become lazy flags; the form is described in LazyFlags.swift.
 
+// SAFETY: `state` is valid (see CPU).
 extension CPU {
     @inline(__always)
     func setFlagWords<T: OperandWord>(_ result: T, aux: UInt64) {

@@ -182,8 +182,8 @@ extension CPU {
         case .clc: setCarry(false)
         case .stc: setCarry(true)
         case .cmc: setCarry(!carryFlag)
-        case .cld: unsafe state.pointee.systemFlags &= ~RFLAGS.df
-        case .std: unsafe state.pointee.systemFlags |= RFLAGS.df
+        case .cld: fields.systemFlags &= ~RFLAGS.df
+        case .std: fields.systemFlags |= RFLAGS.df
         case .lahf:
             setRegister(Register.ah, UInt8(truncatingIfNeeded: arithmeticFlags & 0xD5 | 2))
         case .sahf:

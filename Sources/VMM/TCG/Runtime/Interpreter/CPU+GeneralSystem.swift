@@ -37,7 +37,7 @@ extension CPU {
 
     /// RDFSBASE and its like exist only with CR4.FSGSBASE.
     private func requireBaseInstructions() throws(Fault) {
-        guard unsafe state.pointee.cr4 & (1 << 16) != 0 else { throw .invalidOpcode }
+        guard fields.cr4 & (1 << 16) != 0 else { throw .invalidOpcode }
     }
 
     private func selectorOperand(_ op: OperationPointer) throws(Fault) -> UInt16 {
@@ -88,7 +88,7 @@ extension CPU {
         switch operation {
         case .sldt: value = UInt64(segment(SegmentRegister.ldtr).selector)
         case .str: value = UInt64(segment(SegmentRegister.tr).selector)
-        default: value = unsafe state.pointee.cr0
+        default: value = fields.cr0
         }
         if op.form.contains(.memoryDestination) {
             try storeOperand(op, UInt16(truncatingIfNeeded: value))
@@ -102,7 +102,7 @@ extension CPU {
         _ op: OperationPointer, _ operation: GeneralOperation
     ) throws(Fault) {
         try checkUserModeInstructionPrevention()
-        let table = unsafe operation == .sgdt ? state.pointee.gdtr : state.pointee.idtr
+        let table = operation == .sgdt ? fields.gdtr : fields.idtr
         let offset = effectiveOffset(op)
         let size = is64Bit ? 10 : 6
         let linear = try linearAddress(op, offset: offset, size: size, isWrite: true)

@@ -92,7 +92,8 @@ extension CPU {
             return discard(block)
         }
         if inPage < count {
-            let second = try translateFetch(linear &+ UInt64(inPage))
+            let next = (linear &+ UInt64(inPage)) & (is64Bit ? UInt64.max : 0xFFFF_FFFF)
+            let second = try translateFetch(next)
             guard unsafe second.physical == header.pointee.secondPage,
                 let host = unsafe second.host
             else { return false }

@@ -443,27 +443,27 @@ extension CPU {
                     try push64(block.nextRIP(op))
                     if follow(.taken, &block, &op, &exit) { continue } else { return exit }
                 case .callR64:
-                    let target = try canonical(self[op.source])
+                    let target = try canonicalTarget(self[op.source])
                     try push64(block.nextRIP(op))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .callM64:
-                    let target = try canonical(try loadOperand(op, as: UInt64.self))
+                    let target = try canonicalTarget(try loadOperand(op, as: UInt64.self))
                     try push64(block.nextRIP(op))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .jumpR64:
-                    let target = try canonical(self[op.source])
+                    let target = try canonicalTarget(self[op.source])
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .jumpM64:
-                    let target = try canonical(try loadOperand(op, as: UInt64.self))
+                    let target = try canonicalTarget(try loadOperand(op, as: UInt64.self))
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .ret64:
                     let top = self[Register.rsp]
-                    let target = try canonical(try load(top, as: UInt64.self))
+                    let target = try canonicalTarget(try load(top, as: UInt64.self))
                     self[Register.rsp] = top &+ 8
                     if jump(target, &block, &op) { continue } else { return .none }
                 case .retImmediate64:
                     let top = self[Register.rsp]
-                    let target = try canonical(try load(top, as: UInt64.self))
+                    let target = try canonicalTarget(try load(top, as: UInt64.self))
                     self[Register.rsp] = top &+ 8 &+ UInt64(bitPattern: op.immediate)
                     if jump(target, &block, &op) { continue } else { return .none }
 
@@ -487,128 +487,5 @@ extension CPU {
             fault(error, block, op)
             return .faulted
         }
-    }
-
-    /// Leaves before `op`.
-    private func stop(_ block: Block, _ op: OperationPointer) -> BlockExit {
-        rip = block.rip(of: op)
-        uncount(block, from: op)
-        return .none
-    }
-
-    // MARK: From block to block
-
-    @inline(__always)
-    private func follow(
-        if condition: Condition, _ block: inout Block, _ op: inout OperationPointer,
-        _ exit: inout BlockExit
-    ) -> Bool {
-        if self.condition(condition) {
-            return follow(.taken, &block, &op, &exit)
-        } else {
-            return follow(.next, &block, &op, &exit)
-        }
-    }
-
-    /// Goes to the block that is connected to one of this block's exits. `false`: there is none, or
-    /// something wants attention; RIP is set in any case.
-    @inline(__always)
-    private func follow(
-        _ edge: BlockExit.Edge, _ block: inout Block, _ op: inout OperationPointer,
-        _ exit: inout BlockExit
-    ) -> Bool {
-        let header = unsafe block.header
-        let address: UInt
-        switch edge {
-        case .next:
-            rip = unsafe header.pointee.nextRIP
-            address = unsafe header.pointee.nextBlock
-        case .taken:
-            rip = unsafe header.pointee.takenRIP
-            address = unsafe header.pointee.takenBlock
-        case .faulted: address = 0
-        }
-        guard unsafe header.pointee.generation == state.pointee.codeGeneration,
-            let next = Block(address: address), begin(next)
-        else {
-            exit = BlockExit(block: block.address, edge: edge)
-            return false
-        }
-        block = next
-        op = next.operations
-        return true
-    }
-
-    /// An indirect branch faults itself when its target cannot be an address.
-    @inline(__always)
-    private func canonical(_ target: UInt64) throws(Fault) -> UInt64 {
-        guard isCanonical(target) else { throw .generalProtection(0) }
-        return target
-    }
-
-    /// An indirect branch of 64-bit code.
-    @inline(__always)
-    private func jump(
-        _ target: UInt64, _ block: inout Block, _ op: inout OperationPointer
-    ) -> Bool {
-        rip = target
-        guard let next = cachedBlock(target), begin(next) else { return false }
-        block = next
-        op = next.operations
-        return true
-    }
-
-    /// Counts a block's instructions, if they fit the budget and nobody wants the CPU.
-    @inline(__always)
-    private func begin(_ block: Block) -> Bool {
-        let left = unsafe state.pointee.budget &- Int64(block.count)
-        if left < 0 || hasExitRequest { return false }
-        unsafe state.pointee.budget = left
-        unsafe state.pointee.retired &+= UInt64(block.count)
-        return true
-    }
-
-    // MARK: Faults and leaves
-
-    @inline(never)
-    private func fault(_ fault: Fault, _ block: Block, _ op: OperationPointer) {
-        rip = block.rip(of: op)
-        uncount(block, from: op)
-        deliver(isStackFault(fault, op) ? .stackFault(0) : fault)
-    }
-
-    /// A non-canonical address is #SS if the stack segment was used (SDM volume 3,
-    /// section 6.15); `load` and `store` cannot know.
-    private func isStackFault(_ fault: Fault, _ op: OperationPointer) -> Bool {
-        guard is64Bit, fault == .generalProtection(0) else { return false }
-        if op.segment == SegmentRegister.ss, !op.form.isDisjoint(with: .hasMemory),
-            !isCanonical(addressSum(op))
-        {
-            return true
-        }
-        switch op.code {
-        case .pushR64, .pushI64, .pushM64, .popR64, .call64, .callR64, .callM64, .ret64,
-            .retImmediate64:
-            return !isCanonical(self[Register.rsp]) || !isCanonical(self[Register.rsp] &- 8)
-        case .leave64: return !isCanonical(self[Register.rbp])
-        default: return false
-        }
-    }
-
-    @inline(never)
-    private func leaf(_ op: OperationPointer, rip: UInt64) throws(Fault) {
-        var address: UInt64 = 0
-        if !op.form.isDisjoint(with: .hasMemory) {
-            address = try linearAddress(
-                op, size: Int(op.size), isWrite: op.form.contains(.memoryDestination))
-        }
-        // SAFETY: the lowering stored a descriptor's address, and those are never freed.
-        guard
-            let descriptor = unsafe UnsafePointer<LeafDescriptor>(
-                bitPattern: Int(truncatingIfNeeded: op.immediate))
-        else { throw .invalidOpcode }
-        unsafe try executeLeaf(
-            descriptor, destination: op.destination, source: op.source, address: address,
-            rip: rip)
     }
 }

@@ -20,7 +20,7 @@ extension CPU {
 
     /// The part of RSP that addresses the stack.
     var stackMask: UInt64 {
-        let key = unsafe state.pointee.modeKey
+        let key = fields.modeKey
         if is64Bit { return ~0 }
         return key & ModeKey.bigStack != 0 ? 0xFFFF_FFFF : 0xFFFF
     }
@@ -44,17 +44,24 @@ extension CPU {
     }
 
     func loadStack(_ offset: UInt64, size: UInt8) throws(Fault) -> UInt64 {
-        let linear = try linearAddress(
-            segment: SegmentRegister.ss, offset: offset & stackMask, size: Int(size),
-            isWrite: false)
-        return try loadSized(linear, size: size)
+        try loadSized(try stackAddress(offset, size: size, isWrite: false), size: size)
     }
 
     func storeStack(_ offset: UInt64, _ value: UInt64, size: UInt8) throws(Fault) {
-        let linear = try linearAddress(
+        try storeSized(try stackAddress(offset, size: size, isWrite: true), value, size: size)
+    }
+
+    /// The linear address of a stack slot. One that cannot be an address is #SS, not #GP (SDM
+    /// volume 3, section 6.15).
+    private func stackAddress(
+        _ offset: UInt64, size: UInt8, isWrite: Bool
+    ) throws(Fault) -> UInt64 {
+        if is64Bit && !(isCanonical(offset) && isCanonical(offset &+ UInt64(size - 1))) {
+            throw .stackFault(0)
+        }
+        return try linearAddress(
             segment: SegmentRegister.ss, offset: offset & stackMask, size: Int(size),
-            isWrite: true)
-        try storeSized(linear, value, size: size)
+            isWrite: isWrite)
     }
 
     func loadSized(_ linear: UInt64, size: UInt8) throws(Fault) -> UInt64 {
@@ -121,10 +128,7 @@ extension CPU {
         let top = self[Register.rsp]
         // Faults must come before the first write.
         for slot in 1...8 as ClosedRange<UInt64> {
-            let offset = (top &- slot &* UInt64(size)) & stackMask
-            let linear = try linearAddress(
-                segment: SegmentRegister.ss, offset: offset, size: Int(size), isWrite: true)
-            try probeWrite(linear, size: Int(size))
+            try probeStackWrite(top &- slot &* UInt64(size), size: size)
         }
         for register in 0...7 as ClosedRange<UInt8> {
             try storeStack(top &- UInt64(register + 1) &* UInt64(size), self[register], size: size)
@@ -175,10 +179,7 @@ extension CPU {
 
     /// Faults as a write to the stack would.
     func probeStackWrite(_ offset: UInt64, size: UInt8) throws(Fault) {
-        let linear = try linearAddress(
-            segment: SegmentRegister.ss, offset: offset & stackMask, size: Int(size),
-            isWrite: true)
-        try probeWrite(linear, size: Int(size))
+        try probeWrite(try stackAddress(offset, size: size, isWrite: true), size: Int(size))
     }
 
     func leaveGeneral(_ op: OperationPointer) throws(Fault) {

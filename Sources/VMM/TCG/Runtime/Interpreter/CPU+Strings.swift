@@ -24,10 +24,7 @@ extension CPU {
         var runs = 0
         while stringRegister(op, Register.rcx) != 0 {
             // Not before the first run: an interrupted instruction must get on.
-            if runs != 0 {
-                if isSingleStepping { return false }
-                if hasExitRequest { return false }
-            }
+            if runs != 0 && (isSingleStepping || hasExitRequest) { return pauseRepetition() }
             runs += 1
             if try fastRun(op, operation, T.self) { continue }
             try slowRun(op, operation, T.self)
@@ -37,7 +34,14 @@ extension CPU {
     }
 
     private var isSingleStepping: Bool {
-        unsafe state.pointee.modeKey & ModeKey.singleStep != 0
+        fields.modeKey & ModeKey.singleStep != 0
+    }
+
+    /// Leaves the instruction to be executed again. RF keeps its own breakpoint from hitting once
+    /// more (SDM volume 3, section 18.3.1.1).
+    private func pauseRepetition() -> Bool {
+        if hasBreakpoints { fields.systemFlags |= RFLAGS.rf }
+        return false
     }
 
     /// A run of MOVS or STOS on host memory. `false` if there is none at this place.
@@ -45,7 +49,7 @@ extension CPU {
         _ op: OperationPointer, _ operation: StringOperation, _: T.Type
     ) throws(Fault) -> Bool {
         guard operation == .movs || operation == .stos, !isSingleStepping,
-            unsafe state.pointee.systemFlags & RFLAGS.df == 0
+            fields.systemFlags & RFLAGS.df == 0
         else { return false }
         let size = MemoryLayout<T>.size
         let destinationOffset = stringRegister(op, Register.rdi)
@@ -134,7 +138,7 @@ extension CPU {
         _ op: OperationPointer, _ operation: StringOperation, _: T.Type
     ) throws(Fault) {
         // MOVS and STOS get a fast run as soon as the TLB knows their pages.
-        let isForward = unsafe state.pointee.systemFlags & RFLAGS.df == 0
+        let isForward = fields.systemFlags & RFLAGS.df == 0
         let canBeFast = isForward && (operation == .movs || operation == .stos)
         var budget = isSingleStepping || canBeFast ? 1 : 1024
         repeat {
@@ -159,7 +163,7 @@ extension CPU {
     ) throws(Fault) {
         let size = MemoryLayout<T>.size
         let step =
-            unsafe state.pointee.systemFlags & RFLAGS.df == 0 ? Int64(size) : -Int64(size)
+            fields.systemFlags & RFLAGS.df == 0 ? Int64(size) : -Int64(size)
         switch operation {
         case .movs:
             let value = try load(stringSource(op, size), as: T.self)
@@ -235,7 +239,7 @@ extension CPU {
         repeat {
             let port = register(Register.rdx, as: UInt16.self)
             let size = Int(op.size)
-            let forward = unsafe state.pointee.systemFlags & RFLAGS.df == 0
+            let forward = fields.systemFlags & RFLAGS.df == 0
             if isInput {
                 let linear = try stringDestination(op, size, isWrite: true)
                 try probeWrite(linear, size: size)
@@ -252,6 +256,6 @@ extension CPU {
             advanceString(op, Register.rcx, by: -1)
             if stringRegister(op, Register.rcx) == 0 { return true }
         } while !hasExitRequest && !isSingleStepping
-        return false
+        return pauseRepetition()
     }
 }

@@ -200,7 +200,7 @@ extension CPU {
     /// A load of SS holds interrupts and debug traps off for one instruction.
     private func loadSegmentShadowing(_ number: UInt8, _ selector: UInt16) throws(Fault) {
         try loadSegment(number, selector: selector)
-        if number == SegmentRegister.ss { unsafe state.pointee.interruptShadow = 2 }
+        if number == SegmentRegister.ss { fields.interruptShadow = 2 }
     }
 
     private func controlOperand(_ op: OperationPointer) -> UInt64 {
@@ -217,14 +217,12 @@ extension CPU {
         let limit = try load(linear, as: UInt16.self)
         var base = try loadSized(linear &+ 2, size: baseSize)
         if op.size == 2 && !is64Bit { base &= 0xFF_FFFF }
-        if is64Bit && Int64(bitPattern: base) >> 47 != 0 && Int64(bitPattern: base) >> 47 != -1 {
-            throw .generalProtection(0)
-        }
+        if is64Bit && !isCanonical(base) { throw .generalProtection(0) }
         let table = TableRegister(base: base, limit: limit)
         if operation == .lgdt {
-            unsafe state.pointee.gdtr = table
+            fields.gdtr = table
         } else {
-            unsafe state.pointee.idtr = table
+            fields.idtr = table
         }
     }
 
@@ -234,7 +232,7 @@ extension CPU {
         setRegister(Register.rax, UInt32(truncatingIfNeeded: time))
         setRegister(Register.rdx, UInt32(truncatingIfNeeded: time >> 32))
         if op.immediate != 0 {
-            setRegister(Register.rcx, unsafe UInt32(truncatingIfNeeded: state.pointee.tscAux))
+            setRegister(Register.rcx, UInt32(truncatingIfNeeded: fields.tscAux))
         }
     }
 

@@ -32,8 +32,6 @@ extension Lowering {
         _ instruction: Instruction, _ op: inout Operation, _ first: OperationCode,
         _ operation: ALUOperation
     ) -> Bool {
-        let destination = instruction.operands[0]
-        let source = instruction.operands[1]
         setOperands(&op, instruction)
         if op.form.contains(.locked) {
             op.code = .general
@@ -41,15 +39,7 @@ extension Lowering {
             op.destination = operation.rawValue
             return true
         }
-        let form: Int
-        switch (destination.kind, source.kind) {
-        case (.memory, .immediate): form = 4
-        case (.memory, _): form = 3
-        case (_, .memory): form = 2
-        case (_, .immediate): form = 1
-        default: form = 0
-        }
-        op.code = first.advanced(by: form * 4 + sizeIndex(instruction.operandSize))
+        op.code = first.advanced(by: formIndex(instruction))
         return true
     }
 

@@ -68,16 +68,7 @@ extension Lowering {
         default: break
         }
         setOperands(&op, instruction)
-        let form: Int
-        switch (destination.kind, source.kind) {
-        case (.memory, .immediate): form = 4
-        case (.memory, _): form = 3
-        case (_, .memory): form = 2
-        case (_, .immediate): form = 1
-        default: form = 0
-        }
-        op.code = OperationCode.movRR8.advanced(
-            by: form * 4 + sizeIndex(instruction.operandSize))
+        op.code = OperationCode.movRR8.advanced(by: formIndex(instruction))
         return true
     }
 

@@ -94,12 +94,21 @@ struct Lowering {
         }
     }
 
-    func isRegister(_ operand: Operand) -> Bool {
-        operand.kind == .general || operand.kind == .generalHigh
-    }
-
     /// Where a code for the operand size is in a row of four or, from 32 bits on, of two.
     func sizeIndex(_ size: UInt8) -> Int { size.trailingZeroBitCount & 3 }
+
+    /// Where the code for the operands and their size is in a row of twenty (see OperationCode).
+    func formIndex(_ instruction: Instruction) -> Int {
+        let form: Int
+        switch (instruction.operands[0].kind, instruction.operands[1].kind) {
+        case (.memory, .immediate): form = 4
+        case (.memory, _): form = 3
+        case (_, .memory): form = 2
+        case (_, .immediate): form = 1
+        default: form = 0
+        }
+        return form * 4 + sizeIndex(instruction.operandSize)
+    }
 
     /// A `general` operation with a destination (register or memory) and a source (also
     /// immediate), as far as there are any.
@@ -159,11 +168,11 @@ struct Lowering {
         op.code = .leaf
         op.destination = leaf.destination
         op.source = leaf.source
+        // SAFETY: descriptors are never freed.
         op.immediate = Int64(UInt(bitPattern: unsafe leaf.descriptor))
-        for index in 0..<Int(instruction.operandCount)
-        where instruction.operands[index].kind == .memory {
-            op.form.insert(index == 0 ? .memoryDestination : .memorySource)
-            op.size = max(1, instruction.operands[index].size)
+        let descriptor = unsafe leaf.descriptor.pointee
+        if descriptor.flags.contains(.memory) {
+            op.form.insert(descriptor.isStore ? .memoryDestination : .memorySource)
         }
         return true
     }

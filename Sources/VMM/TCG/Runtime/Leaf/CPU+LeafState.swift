@@ -61,7 +61,7 @@ extension CPU {
 
     /// ES and B follow from the exception flags and masks (SDM volume 1, section 8.1.3.3).
     private func updateErrorSummary() {
-        let pending = statusWord & ~controlWord & 0x3F != 0
+        let pending = statusWord & ~controlWord & X87Status.exceptions != 0
         statusWord = pending ? statusWord | 0x8080 : statusWord & ~0x8080
     }
 
@@ -110,11 +110,7 @@ extension CPU {
 
     private func fxsave(_ address: UInt64, isWide: Bool) throws(Fault) {
         if address & 15 != 0 { throw .generalProtection(0) }
-        var copy = InlineArray<64, UInt64>(repeating: 0)
-        let image = unsafe fxImage
-        for index in 0..<64 {
-            copy[index] = unsafe image.load(fromByteOffset: index * 8, as: UInt64.self)
-        }
+        var copy = fxWords
         if !isWide {
             // 32-bit pointers; the selectors are stored as zero, as current processors do.
             copy[1] &= 0xFFFF_FFFF
@@ -260,27 +256,32 @@ extension CPU {
         let isMMX = descriptor.flags.contains(.mmx)
         let data = isMMX ? register(Int(destination & 7) - top & 7) : vectorValue(destination)
         let mask = isMMX ? register(Int(source & 7) - top & 7) : vectorValue(source)
-        var offset = self[7]
+        var start = self[Register.rdi]
         if descriptor.generalSize < 8 {
-            offset &= descriptor.generalSize == 4 ? 0xFFFF_FFFF : 0xFFFF
+            start &= descriptor.generalSize == 4 ? 0xFFFF_FFFF : 0xFFFF
         }
-        let address = addressBase(descriptor.offset) &+ offset
         func isSelected(_ index: Int) -> Bool {
             (index < 8 ? mask.0 : mask.1) >> (UInt64(index & 7) * 8) & 0x80 != 0
         }
+        func address(_ index: Int) throws(Fault) -> UInt64 {
+            try linearAddress(
+                segment: descriptor.offset, offset: start &+ UInt64(index), size: 1, isWrite: true)
+        }
         // Nothing is written if any of the bytes faults.
         for index in 0..<(isMMX ? 8 : 16) where isSelected(index) {
-            try probeWrite(address &+ UInt64(index), size: 1)
+            try probeWrite(address(index), size: 1)
         }
         for index in 0..<(isMMX ? 8 : 16) where isSelected(index) {
             let byte = (index < 8 ? data.0 : data.1) >> (UInt64(index & 7) * 8)
-            try store(address &+ UInt64(index), UInt8(truncatingIfNeeded: byte))
+            try store(address(index), UInt8(truncatingIfNeeded: byte))
         }
-        if isMMX {
-            // As every MMX instruction: all registers in use, TOP is zero.
-            replaceStatusWord(statusWord & ~0x3800)
-            abridgedTags = 0xFF
-        }
+        if isMMX { enterMMX() }
+    }
+
+    /// What every MMX instruction does: all registers are in use, TOP is zero.
+    func enterMMX() {
+        replaceStatusWord(statusWord & ~0x3800)
+        abridgedTags = 0xFF
     }
 
     private func vectorValue(_ number: UInt8) -> (UInt64, UInt64) {

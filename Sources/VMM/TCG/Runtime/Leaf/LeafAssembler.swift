@@ -108,7 +108,10 @@ struct LeafAssembler {
     mutating func image(_ instruction: Instruction, flags: LeafFlags, hasImmediate: Bool) {
         emit(0x48, 0x0F, 0xAE, 0x0A)  // fxrstor64 [rdx]
         if flags.contains(.generalSource) { emit(0x48, 0x8B, 0x06) }  // mov rax, [rsi]
-        if instruction.mnemonic.readsFlagsForX87 { emit(0xFF, 0x71, 0x40, 0x9D) }  // push; popfq
+        // FCOMI leaves the flags alone when it raises an exception that is not masked.
+        if instruction.mnemonic.readsFlagsForX87 || flags.contains(.flags) {
+            emit(0xFF, 0x71, 0x40, 0x9D)  // push [rcx + 64]; popfq
+        }
         let (modRM, rex) = imageOperands(instruction, flags)
         emit(instruction, modRM: modRM, hasImmediate: hasImmediate, rex: rex)
         if flags.contains(.flags) { saveFlags() }

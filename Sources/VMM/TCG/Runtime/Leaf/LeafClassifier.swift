@@ -51,8 +51,9 @@ struct LeafClassifier {
 
     private var usesMMX: Bool {
         switch instruction.mnemonic {
-        // With a memory operand as well: MMX registers are what the forms differ in.
-        case .emms, .cvtpi2ps, .cvtpi2pd: return true
+        case .emms: return true
+        // From memory they touch no MMX register, but they run like the others.
+        case .cvtpi2ps, .cvtpi2pd: return true
         default: break
         }
         for index in 0..<Int(instruction.operandCount) where operand(index).kind == .mmx {
@@ -120,6 +121,7 @@ struct LeafClassifier {
 
     private func mmx() -> LeafDescriptor? {
         var descriptor = LeafDescriptor(kind: .image, flags: .mmx)
+        if memoryIndex != nil, operand(0).kind == .vector { descriptor.flags = .sse }
         if let index = memoryIndex {
             descriptor.flags.insert(.memory)
             descriptor.size = memorySize

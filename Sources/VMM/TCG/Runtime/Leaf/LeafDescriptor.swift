@@ -95,6 +95,27 @@ struct LeafDescriptor: BitwiseCopyable {
     var generalSize: UInt8 = 8
     /// The operand size: 2, 4 or 8, which selects formats of FXSAVE and FNSAVE.
     var operandSize: UInt8 = 4
+
+    /// Memory is written.
+    var isStore: Bool {
+        switch kind {
+        case .storePart, .fxsave, .stmxcsr, .fnstcw, .fnstsw, .fnstenv, .fnsave: true
+        default: flags.contains(.writesMemory)
+        }
+    }
+
+    /// Bytes of the memory operand, whatever the kind.
+    var memorySize: Int {
+        let isWide = operandSize != 2
+        return switch kind {
+        case .fxsave, .fxrstor: 512
+        case .fldenv, .fnstenv: isWide ? 28 : 14
+        case .frstor, .fnsave: isWide ? 108 : 94
+        case .ldmxcsr, .stmxcsr: 4
+        case .fldcw, .fnstcw, .fnstsw: 2
+        default: max(1, Int(size))
+        }
+    }
 }
 
 /// A leaf instruction as an operation stores it.

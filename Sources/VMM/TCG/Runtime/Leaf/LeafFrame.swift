@@ -1,6 +1,8 @@
 /// What a stub gets and gives besides its two operands. Stubs know the offsets.
 struct LeafFrame {
     static let defaultMXCSR: UInt32 = 0x1F80
+    static let operandOffset = 80
+    static let resultOffset = 96
 
     /// +0: loaded before an instruction that uses MXCSR, all exceptions masked, no flags.
     var mxcsrIn: UInt32 = defaultMXCSR
@@ -20,9 +22,9 @@ struct LeafFrame {
     var xmm0Out: (UInt64, UInt64) = (0, 0)
     /// +64: flags for FCMOVcc.
     var flagsIn: UInt64 = 0
-    /// +80: a copy of a memory or general source, up to 16 bytes, aligned as some instructions
+    /// +80 (`operandOffset`): a copy of a memory or general source, up to 16 bytes, aligned as some instructions
     /// want it.
     var operand = SIMD2<UInt64>()
-    /// +96: the destination while it must not be committed yet.
+    /// +96 (`resultOffset`): the destination while it must not be committed yet.
     var result = SIMD2<UInt64>()
 }

@@ -23,7 +23,7 @@ final class LeafLibrary: Sendable {
         let instruction = LeafClassifier.normalised(instruction)
         let classifier = LeafClassifier(instruction: instruction)
         guard let descriptor = classifier.descriptor() else { return nil }
-        let key = key(classifier)
+        let key = key(classifier, descriptor.kind)
         let address: UInt? = contents.withLock { contents in
             if let known = contents.known[key] { return known }
             guard let made = Self.make(descriptor, classifier, &contents.code) else { return nil }
@@ -39,7 +39,7 @@ final class LeafLibrary: Sendable {
     }
 
     /// What the stub and the descriptor depend on.
-    private func key(_ classifier: LeafClassifier) -> UInt64 {
+    private func key(_ classifier: LeafClassifier, _ kind: LeafKind) -> UInt64 {
         let instruction = classifier.instruction
         var key = UInt64(instruction.opcode) | UInt64(instruction.map) << 8
         key |= UInt64(instruction.mandatoryPrefix) << 10
@@ -50,25 +50,25 @@ final class LeafLibrary: Sendable {
         }
         let isMemory = !instruction.isRegisterForm
         if isMemory { key |= 1 << 32 }
-        if descriptorKind(classifier) == .maskedStore {
+        if kind == .maskedStore {
             key |= UInt64(instruction.memory.segment) << 50
             key |= UInt64(instruction.addressSize) << 54
         }
-        let usesImage = descriptorKind(classifier) == .image
-        if classifier.isGroup || instruction.map == 0 || usesImage {
-            // ModRM.reg, and for register forms on the image ModRM.rm, are part of the code.
+        if instruction.map == 0 {
+            // All of ModRM goes into FOP, also a memory operand's part of it.
+            key |= UInt64(instruction.modRM) << 33
+        } else if kind == .image {
+            // ModRM.reg and for register forms ModRM.rm are part of the code.
             key |= UInt64(instruction.modRMReg) << 33
             if !isMemory { key |= UInt64(instruction.modRM & 7) << 36 }
             for index in 0..<Int(instruction.operandCount)
             where instruction.operands[index].kind == .vector {
                 key |= UInt64(instruction.operands[index].register) << 40
             }
+        } else if classifier.isGroup {
+            key |= UInt64(instruction.modRMReg) << 33
         }
         return key
-    }
-
-    private func descriptorKind(_ classifier: LeafClassifier) -> LeafKind? {
-        classifier.descriptor()?.kind
     }
 
     private static func make(
