@@ -168,4 +168,51 @@ struct InstructionTests {
         #expect(machine.get(cpu[4], as: UInt64.self) == 3, "present, write")
         #expect(cpu.carryFlag)
     }
+
+    @Test(
+        "MASKMOVDQU checks the segment for every byte that it selects, and writes all or none",
+        arguments: [(0x80, 0x5005, 0x55), (0x8080, 0x700E, 0)] as [(UInt64, UInt64, UInt8)])
+    func maskedStore(mask: UInt64, rip: UInt64, written: UInt8) throws {
+        let machine = try BareMachine()
+        try machine.enterProtected()
+        let cpu = machine.cpu
+        machine.put(BareMachine.code, bytes: [0x66, 0x0F, 0xF7, 0xC1, 0xF4])
+        machine.setGate32(13, UInt32(BareMachine.handler + 13))
+        machine.put(BareMachine.handler + 13, UInt8(0xF4))
+        var segment = cpu.segment(SegmentRegister.ds)
+        segment.limit = 0x2F_FFFF
+        cpu.setSegment(SegmentRegister.ds, segment)
+        cpu.updateMode()
+        cpu.fields.cr4 = CR4.osfxsr
+        // SAFETY: the state's own registers.
+        unsafe cpu.xmm(0).storeBytes(of: 0x5555, as: UInt64.self)
+        unsafe cpu.xmm(1).storeBytes(of: mask, as: UInt64.self)
+        cpu[7] = 0x2F_FFFF
+        machine.runUntilHalt()
+        #expect(cpu.rip == rip)
+        #expect(machine.get(0x2F_FFFF, as: UInt8.self) == written)
+        #expect(machine.get(0x30_0000, as: UInt8.self) == 0)
+    }
+
+    @Test("an instruction of 32-bit code goes on at address 0 after 4 GiB, in long mode as well")
+    func wrap() throws {
+        let machine = try BareMachine.running([])
+        let cpu = machine.cpu
+        // The last 2 MiB below 4 GiB are the last 2 MiB of memory.
+        let tables = BareMachine.tables
+        machine.put(tables + 0x1000 + 3 * 8, tables + 0x3000 | 7)
+        machine.put(tables + 0x3000 + 511 * 8, UInt64(0x60_0087))
+        machine.put(0x7F_FFFE, bytes: [0xB8, 0x11])  // mov eax, 44332211
+        machine.put(0, bytes: [0x22, 0x33, 0x44, 0xF4])
+        cpu.setSegment(
+            SegmentRegister.cs,
+            Segment(
+                selector: BareMachine.Selector.code32, attributes: 0xC09B, limit: .max,
+                base: 0x1000))
+        cpu.updateMode()
+        cpu.rip = 0xFFFF_EFFE
+        machine.runUntilHalt()
+        #expect(cpu[0] == 0x4433_2211)
+        #expect(cpu.rip == 0xFFFF_F004)
+    }
 }
