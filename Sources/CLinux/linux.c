@@ -56,7 +56,7 @@ ssize_t clinux_send_with_fds(int socket, const void *data, size_t length, const 
     }
     ssize_t sent;
     do
-        sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+        sent = sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
     return sent < 0 ? -errno : sent;
 }
@@ -70,8 +70,10 @@ ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds,
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int) * MAX_FDS)];
     } control;
-    struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
     *count = 0;
     *truncated = 0;
     ssize_t received;
@@ -167,7 +169,7 @@ int clinux_unix_pair(int fds[2])
 
 int clinux_unix_socket(void)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     return fd < 0 ? -errno : fd;
 }
 
@@ -381,5 +383,10 @@ int clinux_spawn(const char *path, char *const *argv, char *const *envp, const i
         got = read(status[0], &error, sizeof error);
     while (got < 0 && errno == EINTR);
     close(status[0]);
-    return got == (ssize_t)sizeof error ? -error : child;
+    if (got != (ssize_t)sizeof error)
+        return child;
+    // Nobody is told the number of a child that could not become what it was to be.
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    return -error;
 }

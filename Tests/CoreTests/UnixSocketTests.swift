@@ -47,6 +47,19 @@ import Testing
         withExtendedLifetime(far) {}
     }
 
+    @Test(
+        "sending has a limit also on a socket that a peer has made blocking",
+        .timeLimit(.minutes(1)))
+    func sharedFlags() throws {
+        let (near, far) = try UnixSocket.pair()
+        // As another process can that holds the same end.
+        _ = clinux_fcntl(near.fd.rawValue, F_SETFL, 0)
+        #expect(throws: SystemError("sendmsg", errno: ETIMEDOUT)) {
+            try near.send([UInt8](repeating: 0, count: 4 << 20), timeoutMilliseconds: 20)
+        }
+        withExtendedLifetime(far) {}
+    }
+
     @Test("a listener takes connections by path and removes its file")
     func listen() throws {
         let path = Self.makePath()

@@ -38,11 +38,13 @@ public enum DescriptorStyle: Sendable, CaseIterable {
     case direct
     /// One descriptor that refers to a table.
     case indirect
-    /// The first buffer in the ring, the others in a table (split rings only; otherwise `indirect`).
+    /// The first buffer in the ring, the others in a table (split rings only; otherwise
+    /// `indirect`).
     case mixed
 }
 
-/// The driver's side of a virtqueue, split or packed as the features say: what a guest's kernel does.
+/// The driver's side of a virtqueue, split or packed as the features say: what a guest's kernel
+/// does.
 ///
 ///     let scratch = try ScratchMemory()
 ///     let driver = DriverQueue(scratch, size: 16, features: VirtioFeature.eventIndex)
@@ -71,17 +73,19 @@ public final class DriverQueue {
     /// - Parameters:
     ///   - tableSize: descriptors in each of the `size` indirect tables; 0 if none are wanted.
     ///   - state: where to start; a fresh ring by default. Nothing is outstanding there.
+    ///   - alignment: of the ring's parts; by default what the specification asks for.
     public init(
         _ scratch: ScratchMemory, size: UInt16, features: UInt64, tableSize: Int = 0,
-        state: QueueState? = nil
+        state: QueueState? = nil, alignment: UInt64 = 4
     ) {
         self.features = features
         let count = Int(size)
         let isPacked = features & VirtioFeature.packedRing != 0
         layout = QueueLayout(
-            size: size, descriptors: scratch.allocate(16 * count),
-            driver: scratch.allocate(isPacked ? 4 : 6 + 2 * count, alignment: 4),
-            device: scratch.allocate(isPacked ? 4 : 6 + 8 * count, alignment: 4))
+            size: size,
+            descriptors: scratch.allocate(16 * count, alignment: max(alignment, 16)),
+            driver: scratch.allocate(isPacked ? 4 : 6 + 2 * count, alignment: alignment),
+            device: scratch.allocate(isPacked ? 4 : 6 + 8 * count, alignment: alignment))
         let tables = IndirectTables(scratch, count: count, size: tableSize)
         memory = scratch.memory
         if isPacked {
@@ -147,7 +151,8 @@ public final class DriverQueue {
         add((readable + writable).span, readableCount: readable.count, style: style, token: token)
     }
 
-    /// Adds a request of `buffers` (at least one), of which the first `readableCount` are to be read.
+    /// Adds a request of `buffers` (at least one), of which the first `readableCount` are to be
+    /// read.
     @discardableResult
     public func add(
         _ buffers: Span<DriverBuffer>, readableCount: Int, style: DescriptorStyle = .direct,

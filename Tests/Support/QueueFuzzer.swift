@@ -131,7 +131,8 @@ public struct QueueFuzzer {
             return
         }
         queue.disableNotifications()
-        // What the device writes can make descriptors available again; a ring cannot go on for ever.
+        // What the device writes can make descriptors available again; a ring cannot go on for
+        // ever.
         for _ in 0..<64 {
             do { guard try queue.pop(into: chain) else { break } } catch {
                 broken += 1

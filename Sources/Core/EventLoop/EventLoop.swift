@@ -72,26 +72,29 @@ package struct IOEvents: OptionSet, Sendable {
     package func watch(
         _ fd: Int32, for events: IOEvents, _ handler: @escaping (IOEvents) -> Void
     ) -> EventRegistration {
-        precondition(isOnLoop, "an event loop takes registrations on its own thread only")
-        return unsafe EventRegistration(fd: fd, events: events, context: context, handler)
+        watch(fd, for: events, endsWhen: { false }, handler)
     }
 
     /// Calls `handler` once, `milliseconds` from now.
     package func after(
         milliseconds: UInt32, _ handler: @escaping () -> Void
     ) -> EventRegistration {
-        precondition(isOnLoop, "an event loop takes registrations on its own thread only")
-        return unsafe EventRegistration(
-            milliseconds: milliseconds, repeats: false, context: context, handler)
+        timer(milliseconds, repeats: false, handler)
     }
 
     /// Calls `handler` every `milliseconds`.
     package func every(
         milliseconds: UInt32, _ handler: @escaping () -> Void
     ) -> EventRegistration {
+        timer(milliseconds, repeats: true, handler)
+    }
+
+    private func timer(
+        _ milliseconds: UInt32, repeats: Bool, _ handler: @escaping () -> Void
+    ) -> EventRegistration {
         precondition(isOnLoop, "an event loop takes registrations on its own thread only")
         return unsafe EventRegistration(
-            milliseconds: milliseconds, repeats: true, context: context, handler)
+            milliseconds: milliseconds, repeats: repeats, context: context, handler)
     }
 
     /// Calls `handler` for each of `signals`. They are blocked in the calling thread; see

@@ -7,8 +7,8 @@ internal import CGLib
     private let source: UnsafeMutablePointer<GSource>
     private let handler: Handler
 
-    /// The closure, as the C side sees it. GLib's source owns one reference (released by the destroy
-    /// callback), the registration another.
+    /// The closure, as the C side sees it. GLib's source owns one reference (released by the
+    /// destroy callback), the registration another.
     private final class Handler {
         let call: (IOEvents) -> Void
         /// Whether the source ends after a call.
@@ -30,7 +30,7 @@ internal import CGLib
 
     init(
         fd: Int32, events: IOEvents, context: OpaquePointer,
-        endsWhen isOver: @escaping () -> Bool = { false }, _ handler: @escaping (IOEvents) -> Void
+        endsWhen isOver: @escaping () -> Bool, _ handler: @escaping (IOEvents) -> Void
     ) {
         self.handler = Handler(isOver: isOver, call: handler)
         let source = unsafe g_unix_fd_source_new(fd, events.condition)

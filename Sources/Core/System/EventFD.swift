@@ -12,8 +12,9 @@ public final class EventFD: Sendable {
             })
     }
 
-    /// Takes a descriptor that a peer sent, and makes it non-blocking: a peer that fills the counter
-    /// or empties it first must not be able to stop us.
+    /// Takes a descriptor that a peer sent, and makes it non-blocking: a peer that fills the
+    /// counter or empties it first must not be able to stop us. One that makes it blocking again,
+    /// which Linux lets it, can stop the back end that it has to itself, and nothing else.
     public init(adopting fd: SharedFD) {
         _ = clinux_set_nonblocking(fd.rawValue)
         self.fd = fd

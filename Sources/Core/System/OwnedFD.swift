@@ -34,4 +34,17 @@ public final class SharedFD: Sendable {
     public var rawValue: Int32 { fd.rawValue }
 
     public func duplicate() throws(SystemError) -> OwnedFD { try fd.duplicate() }
+
+    /// Reads `count` bytes of a file, without a mapping that somebody could cut off.
+    /// - Throws: also if the file ends before (`EOVERFLOW`).
+    package func read(_ count: Int, at offset: UInt64) throws(SystemError) -> [UInt8] {
+        guard let offset = Int(exactly: offset) else {
+            throw SystemError("pread", errno: EOVERFLOW)
+        }
+        var bytes = [UInt8](repeating: 0, count: count)
+        // SAFETY: the array has room for `count` bytes and lives for the call.
+        let length = try retrying("pread") { unsafe pread(rawValue, &bytes, count, offset) }
+        guard length == count else { throw SystemError("pread", errno: EOVERFLOW) }
+        return bytes
+    }
 }

@@ -28,11 +28,9 @@ package final class UnixSocket: Sendable {
 
     /// Connects to the socket that listens at `path`.
     package convenience init(connectingTo path: String) throws(SystemError) {
-        // Connecting blocks, but on a Unix socket only while the listener's backlog is full; to
-        // fail at once instead, the socket is made non-blocking first.
         let raw = try checking("socket", clinux_unix_socket())
-        let fd = SharedFD(owning: raw)
-        try self.init(adopting: fd)
+        self.init(owning: raw)
+        // Non-blocking, this fails at once while the listener's backlog is full.
         _ = try checking("connect", unsafe clinux_unix_connect(raw, path))
     }
 
@@ -119,7 +117,6 @@ package final class UnixListener: Sendable {
     package init(path: String) throws(SystemError) {
         let raw = try checking("socket", clinux_unix_socket())
         let fd = SharedFD(owning: raw)
-        _ = try checking("fcntl", clinux_set_nonblocking(raw))
         var result = unsafe clinux_unix_bind(raw, path)
         if result == -EADDRINUSE, Self.isStale(path) {
             // SAFETY: the string is only read during the call.

@@ -7,8 +7,8 @@ internal import Glibc
 // initialised; `readableCount <= count <= capacity`. Bases and lengths in them were checked against
 // guest memory when they were appended.
 @safe struct ChainStorage: ~Copyable {
-    /// Most descriptors of a chain, unless the ring itself is larger: an indirect table may be longer
-    /// than the ring. The limit is also what `preadv` takes (IOV_MAX).
+    /// Most descriptors of a chain, unless the ring itself is larger: an indirect table may be
+    /// longer than the ring. The limit is also what `preadv` takes (IOV_MAX).
     static let descriptorLimit = 1024
 
     /// A piece as it was popped.

@@ -16,7 +16,14 @@ internal import Synchronization
 // SAFETY: offsets are computed from `entries`, for which the initialiser checked that they fit the
 // mapping; the base is 8-aligned.
 @safe public final class InflightRegion: Sendable {
-    static let version: UInt16 = 1
+    private static let version: UInt16 = 1
+
+    /// Where the fields are that split and packed queues have in common.
+    private enum Place {
+        static let features = 0
+        static let version = 8
+        static let entryCount = 10
+    }
 
     private let mapping: MemoryMapping
     private let offset: Int
@@ -44,17 +51,40 @@ internal import Synchronization
     }
 
     /// Whether a queue has noted something here before.
-    public var hasHistory: Bool { load16(8) != 0 }
+    public var hasHistory: Bool { load16(Place.version) != 0 }
 
-    /// Where a packed queue's next used descriptor goes, as far as the driver has seen: bits 0-14 the
-    /// position, bit 15 the wrap counter. `nil` where there is no history.
-    public var packedNextUsed: UInt16? {
-        guard isPacked, load16(8) == Self.version, load16(10) == entries else { return nil }
-        return load16(18) & 0x7fff | UInt16(load8(21) & 1) << 15
+    /// Whether what was noted here is in the form that this version writes.
+    var isReadable: Bool {
+        load16(Place.version) == Self.version && load16(Place.entryCount) == entries
     }
 
     /// Forgets everything: the queue starts afresh.
-    public func clear() { store16(8, 0) }
+    public func clear() { store16(Place.version, 0) }
+
+    /// Forgets everything, and what `body` stores is the history from then on.
+    func initialise(_ body: () -> Void) {
+        clear()
+        store64(Place.features, 0)
+        store16(Place.entryCount, entries)
+        body()
+        store16(Place.version, Self.version)
+    }
+
+    /// Bytes at the start of a packed queue's part that `packedNextUsed` needs.
+    public static let packedHeaderSize = 32
+
+    /// Where a packed queue's next used descriptor goes, as far as the driver has seen: bits 0-14
+    /// the position, bit 15 the wrap counter. `nil` where there is no history.
+    /// - Parameter header: a copy of the start of the queue's part.
+    public static func packedNextUsed(_ header: [UInt8], entries: UInt16) -> UInt16? {
+        guard header.count >= packedHeaderSize else { return nil }
+        func half(_ place: Int) -> UInt16 {
+            UInt16(header[place]) | UInt16(header[place + 1]) << 8
+        }
+        guard half(Place.version) == version, half(Place.entryCount) == entries else { return nil }
+        let position = half(PackedInflight.Place.oldUsedIndex) & 0x7fff
+        return position | UInt16(header[PackedInflight.Place.oldUsedWrap] & 1) << 15
+    }
 
     // MARK: Access
 
@@ -63,9 +93,7 @@ internal import Synchronization
     func load32(_ place: Int) -> UInt32 { load(place, UInt32.self) }
     func load64(_ place: Int) -> UInt64 { load(place, UInt64.self) }
 
-    private func load<T: BitwiseCopyable>(
-        _ place: Int, _ type: T.Type
-    ) -> T {
+    private func load<T: BitwiseCopyable>(_ place: Int, _ type: T.Type) -> T {
         unsafe (mapping.base + offset + place).loadUnaligned(as: type)
     }
 

@@ -3,12 +3,10 @@
 /// lists' links live in this process too, so the shared memory is read only once, when a queue
 /// starts.
 ///
-/// Everything that a batch changes is noted twice, as new and as `old`; `old` follows once the driver
-/// has seen the batch. A process that finds the two different takes one of them as a whole.
+/// Everything that a batch changes is noted twice, as new and as `old`; `old` follows once the
+/// driver has seen the batch. A process that finds the two different takes one of them as a whole.
 final class PackedInflight {
-    private enum Place {
-        static let version = 8
-        static let entryCount = 10
+    enum Place {
         static let freeHead = 12
         static let oldFreeHead = 14
         static let usedIndex = 16
@@ -37,8 +35,8 @@ final class PackedInflight {
     }
 
     private let region: InflightRegion
-    /// In the order in which they were taken.
-    private(set) var pending: [Pending] = []
+    /// What was taken first comes last.
+    private var pending: [Pending] = []
     /// Descriptors of the ring that the pending requests take up.
     private(set) var pendingDescriptors: UInt16 = 0
     /// Where the next used descriptor goes: bits 0-14 the position, bit 15 the wrap counter.
@@ -64,9 +62,7 @@ final class PackedInflight {
         next = (0..<region.entries).map { $0 + 1 }
         last = Array(0..<region.entries)
         batch.reserveCapacity(Int(size))
-        guard region.load16(Place.version) == InflightRegion.version,
-            region.load16(Place.entryCount) == region.entries
-        else {
+        guard region.isReadable else {
             initialise()
             return
         }
@@ -79,15 +75,13 @@ final class PackedInflight {
     }
 
     private func initialise() {
-        region.clear()
-        region.store64(0, 0)
-        region.store16(Place.entryCount, region.entries)
-        for index in 0..<region.entries {
-            region.store64(Place.entry(index), 0)
-            region.store16(Place.entry(index) + Place.next, index + 1)
+        region.initialise {
+            for index in 0..<region.entries {
+                region.store64(Place.entry(index), 0)
+                region.store16(Place.entry(index) + Place.next, index + 1)
+            }
+            settle()
         }
-        settle()
-        region.store16(Place.version, InflightRegion.version)
     }
 
     /// - Parameter old: what `old_used_idx` and its wrap counter are to be.
@@ -158,6 +152,7 @@ final class PackedInflight {
             pendingDescriptors &+= UInt16(descriptors.count)
             pending.append(Pending(entry: entry, descriptors: descriptors))
         }
+        pending.reverse()
     }
 
     private func readList(_ head: UInt16, limit: UInt16) throws(QueueError) -> [Descriptor] {
@@ -185,7 +180,10 @@ final class PackedInflight {
     }
 
     /// The next pending request is taken over; it is noted already.
-    func removeFirstPending() -> Pending? { pending.isEmpty ? nil : pending.removeFirst() }
+    func removeFirstPending() -> Pending? { pending.popLast() }
+
+    /// How many requests are still to be taken over.
+    var pendingCount: Int { pending.count }
 
     /// A request was taken from the ring. All that was completed before has been published.
     /// - Returns: where it is noted.

@@ -123,7 +123,7 @@ struct PackedQueue: ~Copyable {
     }
 
     /// A process that died in the middle of a batch may have left used descriptors behind the one
-    /// whose turn it is, where the driver would believe them later. They become available ones again.
+    /// whose turn it is, where the driver would believe them later. They become available again.
     private func retractUnpublished(_ count: UInt16, _ log: QueueLog?) {
         var place = used
         for _ in 0..<count {
@@ -324,7 +324,7 @@ struct PackedQueue: ~Copyable {
                 ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16, log)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
-        let isPending = inflight.map { !$0.pending.isEmpty } ?? false
+        let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return isAvailable(UInt16(truncatingIfNeeded: word >> 48)) || isPending
     }
 

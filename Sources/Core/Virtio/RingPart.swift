@@ -110,8 +110,8 @@ enum DescriptorFlag {
     static let used: UInt16 = 1 << 15  // VIRTQ_DESC_F_USED
 }
 
-/// Whether moving an index from `old` to `new` passes the other side's `event` (the vring_need_event
-/// of VIRTIO 1.3, section 2.7.7).
+/// Whether moving an index from `old` to `new` passes the other side's `event` (the
+/// vring_need_event of VIRTIO 1.3, section 2.7.7).
 @inline(__always)
 func passesEvent(_ event: UInt16, new: UInt16, old: UInt16) -> Bool {
     new &- event &- 1 < new &- old

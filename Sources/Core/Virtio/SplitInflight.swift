@@ -1,9 +1,7 @@
-/// Keeps a split queue's `InflightRegion`. What it needs to decide lives in this process; the shared
-/// memory is read only once, when a queue starts.
+/// Keeps a split queue's `InflightRegion`. What it needs to decide lives in this process; the
+/// shared memory is read only once, when a queue starts.
 final class SplitInflight {
     private enum Place {
-        static let version = 8
-        static let entryCount = 10
         static let lastBatchHead = 12
         static let usedIndex = 14
         static func entry(_ index: UInt16) -> Int { 16 + 16 * Int(index) }
@@ -13,8 +11,8 @@ final class SplitInflight {
     }
 
     private let region: InflightRegion
-    /// What another process took and did not give back, in the order in which it was taken.
-    private(set) var pendingHeads: [UInt16] = []
+    /// What another process took and did not give back; what it took first comes last.
+    private var pendingHeads: [UInt16] = []
     private var counter: UInt64 = 0
     private var lastBatchHead: UInt16
     private var batch: [UInt16] = []
@@ -26,12 +24,10 @@ final class SplitInflight {
         self.region = region
         lastBatchHead = region.load16(Place.lastBatchHead)
         batch.reserveCapacity(Int(size))
-        // A gap that is longer than the region is not the last batch of a process that died: the ring
-        // was set up anew since.
+        // A gap that is longer than the region is not the last batch of a process that died: the
+        // ring was set up anew since.
         let gap = usedIndex &- region.load16(Place.usedIndex)
-        guard region.load16(Place.version) == InflightRegion.version,
-            region.load16(Place.entryCount) == region.entries, gap <= region.entries
-        else {
+        guard region.isReadable, gap <= region.entries else {
             initialise(usedIndex: usedIndex)
             return
         }
@@ -40,17 +36,15 @@ final class SplitInflight {
     }
 
     private func initialise(usedIndex: UInt16) {
-        region.clear()
-        region.store64(0, 0)
-        region.store16(Place.entryCount, region.entries)
-        region.store16(Place.lastBatchHead, 0)
-        region.store16(Place.usedIndex, usedIndex)
-        for index in 0..<region.entries {
-            region.store64(Place.entry(index), 0)
-            region.store64(Place.entry(index) + Place.counter, 0)
-        }
         lastBatchHead = 0
-        region.store16(Place.version, InflightRegion.version)
+        region.initialise {
+            region.store16(Place.lastBatchHead, 0)
+            region.store16(Place.usedIndex, usedIndex)
+            for index in 0..<region.entries {
+                region.store64(Place.entry(index), 0)
+                region.store64(Place.entry(index) + Place.counter, 0)
+            }
+        }
     }
 
     /// The other process published its last batch but died before it could note that.
@@ -71,13 +65,16 @@ final class SplitInflight {
             guard index < size else { throw .inflightInvalid("head \(index) of \(size)") }
             found.append((index, region.load64(Place.entry(index) + Place.counter)))
         }
-        found.sort { $0.counter < $1.counter }
+        found.sort { $0.counter > $1.counter }
         pendingHeads = found.map { $0.head }
-        counter = found.last.map { $0.counter &+ 1 } ?? 0
+        counter = found.first.map { $0.counter &+ 1 } ?? 0
     }
 
     /// The next pending request is taken over; it is noted already.
-    func removeFirstPending() -> UInt16? { pendingHeads.isEmpty ? nil : pendingHeads.removeFirst() }
+    func removeFirstPending() -> UInt16? { pendingHeads.popLast() }
+
+    /// How many requests are still to be taken over.
+    var pendingCount: Int { pendingHeads.count }
 
     /// A request was taken from the available ring.
     func taken(_ head: UInt16) {

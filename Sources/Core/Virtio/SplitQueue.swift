@@ -50,7 +50,7 @@ struct SplitQueue: ~Copyable {
         if let region = setup.inflight {
             state.nextUsed = used.loadRelaxed16(2)
             let found = try SplitInflight(region, size: size, usedIndex: state.nextUsed)
-            state.nextAvailable = state.nextUsed &+ UInt16(found.pendingHeads.count)
+            state.nextAvailable = state.nextUsed &+ UInt16(found.pendingCount)
             inflight = found
         }
         guard state.nextAvailable &- state.nextUsed <= size else { throw .invalidState(state) }
@@ -221,7 +221,7 @@ struct SplitQueue: ~Copyable {
         }
         // As in `publish`: our wish must be out before the driver's index is read.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        let isPending = inflight.map { !$0.pendingHeads.isEmpty } ?? false
+        let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return available.loadAcquiring16(2) != nextAvailable || isPending
     }
 }

@@ -74,8 +74,11 @@ public struct QueueSetup: Sendable {
     public var call: EventFD?
     /// Where writes to guest memory are recorded during migration.
     public var dirtyLog: DirtyLog?
-    /// The used ring's address in the dirty log, where that is logged as well.
+    /// The address in the dirty log of the used ring (packed: of the descriptor ring, where used
+    /// descriptors are written), where that is logged as well.
     public var usedLogAddress: GuestAddress?
+    /// Signalled when the dirty log may have changed.
+    public var dirtyLogEvent: EventFD?
     /// Signalled when the queue breaks; the queue itself does that.
     public var error: EventFD?
     /// Where the queue notes what is in flight; what it finds there overrides `state`.

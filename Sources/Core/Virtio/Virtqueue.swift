@@ -4,17 +4,17 @@
 /// The loop that serves a queue is always this:
 ///
 ///     repeat {
-///         unsafe queue.pointee.disableNotifications(log: log.active)
+///         queue.disableNotifications()
 ///         while try queue.pop(into: chain) {
 ///             ... work ...
 ///             queue.push(chain, written: count)
 ///         }
-///         if unsafe queue.pointee.publish(log: log.active) { setup.call?.signal() }
-///     } while unsafe queue.pointee.enableNotifications(log: log.active)
+///         if queue.publish() { setup.call?.signal() }
+///     } while queue.enableNotifications()
 ///
-/// Chains may be pushed in any order and much later than they were popped. Whatever the driver does,
-/// nothing here traps: a mistake is thrown once, and from then on the queue is broken, which means
-/// that it yields no more chains. What was popped before may still be pushed.
+/// Chains may be pushed in any order and much later than they were popped. Whatever the driver
+/// does, nothing here traps: a mistake is thrown once, and from then on the queue is broken, which
+/// means that it yields no more chains. What was popped before may still be pushed.
 ///
 /// With `setup.inflight` the queue yields first what a process that was killed had taken and not
 /// given back, in the order in which it took it.
@@ -22,8 +22,7 @@
 /// A new start, for example after a migration, signals its first batch in any case, because nobody
 /// knows what the driver had been told.
 // SAFETY: for `@unchecked Sendable`: one thread at a time uses a queue, the one that serves it; who
-// hands it on synchronises. `setDirtyLog` may be called from any other thread, because `QueueLog`
-// is made for that and `log` and `setup` never change.
+// hands it on synchronises.
 public final class Virtqueue: @unchecked Sendable {
     /// The rings are structs behind pointers, for the reason that `ChainStorage` gives.
     // SAFETY: the pointee belongs to the queue, which makes it in `init` and ends it in `deinit`.
@@ -40,15 +39,15 @@ public final class Virtqueue: @unchecked Sendable {
 
     private var failure: QueueError?
     private let ring: Ring
-    private let log: QueueLog
+    private let log: QueueLog?
 
     /// Checks the ring's size, alignment and place in guest memory.
     public init(_ setup: QueueSetup) throws(QueueError) {
         self.setup = setup
         size = setup.layout.size
-        log = QueueLog(setup.dirtyLog, usedAddress: setup.usedLogAddress)
+        log = QueueLog(setup)
         if setup.features & VirtioFeature.packedRing != 0 {
-            let queue = try PackedQueue(setup, log: log.active)
+            let queue = try PackedQueue(setup, log: log)
             let place = UnsafeMutablePointer<PackedQueue>.allocate(capacity: 1)
             unsafe place.initialize(to: queue)
             ring = unsafe .packed(place)
@@ -110,7 +109,6 @@ public final class Virtqueue: @unchecked Sendable {
     /// Gives a chain back. The driver sees it after the next `publish`.
     /// - Parameter written: bytes that the device wrote, from the start of the writable buffers.
     public func push(_ chain: DescriptorChain, written: UInt32) {
-        let log = log.active
         if let log { unsafe log.markBuffers(&chain.storage.pointee, written: written) }
         switch ring {
         case .split(let queue):
@@ -123,37 +121,33 @@ public final class Virtqueue: @unchecked Sendable {
     /// Makes what was pushed visible to the driver.
     /// - Returns: whether the driver wants to be told; the caller then signals `setup.call`.
     public func publish() -> Bool {
-        switch ring {
-        case .split(let queue): unsafe queue.pointee.publish(log: log.active)
-        case .packed(let queue): unsafe queue.pointee.publish(log: log.active)
+        defer { log?.announce() }
+        return switch ring {
+        case .split(let queue): unsafe queue.pointee.publish(log: log)
+        case .packed(let queue): unsafe queue.pointee.publish(log: log)
         }
     }
 
     /// Tells the driver that it need not kick, because the queue is being looked at anyway. A hint:
     /// kicks may come all the same.
     public func disableNotifications() {
+        defer { log?.announce() }
         switch ring {
-        case .split(let queue): unsafe queue.pointee.disableNotifications(log: log.active)
-        case .packed(let queue): unsafe queue.pointee.disableNotifications(log: log.active)
+        case .split(let queue): unsafe queue.pointee.disableNotifications(log: log)
+        case .packed(let queue): unsafe queue.pointee.disableNotifications(log: log)
         }
     }
 
     /// Asks the driver for a kick when it adds more.
-    /// - Returns: whether more has come in the meantime, for which there may be no kick; look again.
+    /// - Returns: whether more has come in the meantime, for which there may be no kick; look
+    ///   again.
     public func enableNotifications() -> Bool {
+        defer { log?.announce() }
         let hasMore =
             switch ring {
-            case .split(let queue): unsafe queue.pointee.enableNotifications(log: log.active)
-            case .packed(let queue): unsafe queue.pointee.enableNotifications(log: log.active)
+            case .split(let queue): unsafe queue.pointee.enableNotifications(log: log)
+            case .packed(let queue): unsafe queue.pointee.enableNotifications(log: log)
             }
         return hasMore && !isBroken
-    }
-
-    /// Starts, changes or stops (`nil`) the recording of writes to guest memory. Any thread may call
-    /// this while another one serves the queue: every push, publish and notification change that
-    /// begins after the call is recorded in `log`. One that is under way may still go to the old
-    /// log, which therefore stays mapped until the queue has moved on to the new one.
-    public func setDirtyLog(_ log: DirtyLog?, usedLogAddress: GuestAddress?) {
-        self.log.replace(log, usedAddress: usedLogAddress)
     }
 }

@@ -61,6 +61,21 @@ struct InflightArea {
         }
     }
 
+    /// Where a packed queue's next used descriptor goes, as the area of a back end says that may be
+    /// of any kind: so it is not mapped. `nil` where there is no history.
+    static func packedNextUsed(
+        _ description: InflightDescription, _ fd: SharedFD, queue: Int
+    ) throws(SystemError) -> UInt16? {
+        guard queue >= 0, queue < Int(description.queueCount) else { return nil }
+        let size = InflightRegion.byteCount(entries: description.queueSize, isPacked: true)
+        let (offset, overflow) = description.mmapOffset.addingReportingOverflow(
+            UInt64(queue * size))
+        guard !overflow else { return nil }
+        return InflightRegion.packedNextUsed(
+            try fd.read(InflightRegion.packedHeaderSize, at: offset),
+            entries: description.queueSize)
+    }
+
     /// The part that belongs to a queue; `nil` where it has none.
     func region(queue: Int, isPacked: Bool) -> InflightRegion? {
         guard queue >= 0, queue < Int(description.queueCount) else { return nil }

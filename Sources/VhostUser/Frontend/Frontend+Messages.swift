@@ -255,11 +255,9 @@ extension Frontend {
 
     private func keptPackedPosition(_ index: Int) -> UInt16? {
         guard let inflight else { return nil }
-        let description = inflight.description
         do {
-            let area = try InflightArea(
-                description, inflight.fd, isPacked: true, message: "GET_INFLIGHT_FD")
-            return area.region(queue: index, isPacked: true)?.packedNextUsed
+            return try InflightArea.packedNextUsed(
+                inflight.description, inflight.fd, queue: index)
         } catch {
             Self.log(.warning, "\(error)")
             return nil
