@@ -11,6 +11,7 @@ final class BlockDriver {
     let call: EventFD
     private let scratch: ScratchMemory
     private var statuses: [UInt64: DriverBuffer] = [:]
+    private var places: [UInt64: UInt64] = [:]
     private var nextToken: UInt64 = 0
 
     init(_ scratch: ScratchMemory, features: UInt64, size: UInt16 = 64) throws {
@@ -28,6 +29,7 @@ final class BlockDriver {
 
     func write(_ contents: [UInt8], sector: UInt64) {
         send([header(1, sector: sector), scratch.place(contents)], [])
+        places[nextToken] = sector
     }
 
     func read(_ count: Int, sector: UInt64) -> DriverBuffer {
@@ -48,12 +50,18 @@ final class BlockDriver {
     /// How many requests are under way.
     var openCount: Int { statuses.count }
 
-    /// Takes what the device has finished. Requests that failed stay open; one that is finished twice
-    /// is an error.
+    /// Whether a write to that sector is under way.
+    func isWriting(_ sector: UInt64) -> Bool { places.values.contains(sector) }
+
+    /// Takes what the device has finished. Requests that failed stay open; one that is finished
+    /// twice is an error.
     func collect() throws {
         while let used = try queue.popUsed() {
             let status = statuses[used.token]
-            if try scratch.bytes(#require(status)) == [0] { statuses[used.token] = nil }
+            if try scratch.bytes(#require(status)) == [0] {
+                statuses[used.token] = nil
+                places[used.token] = nil
+            }
         }
     }
 

@@ -66,6 +66,15 @@ private final class MortalProcess {
         while process.reap() == nil { usleep(200) }
         self.process = nil
     }
+
+    /// 4096 bytes of the image.
+    func bytes(at sector: UInt64) -> [UInt8] {
+        let fd = unsafe clinux_open(image, O_RDONLY, 0)
+        defer { close(fd) }
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        _ = unsafe pread(fd, &bytes, 4096, Int(sector) * 512)
+        return bytes
+    }
 }
 
 @Suite("A block back end that is killed", .enabled(if: MortalProcess.executable != nil))
@@ -87,32 +96,47 @@ struct CrashTests {
         try frontend.setFeatures(features)
         try frontend.startQueue(0, driver.setup)
 
-        var random = SystemRandomNumberGenerator()
-        var written: [UInt64: UInt8] = [:]
-        var sector: UInt64 = 0
+        let disk = BusyDisk(driver)
+        var killsDuringIO = 0
         for _ in 0..<100 {
-            for _ in 0..<Int.random(in: 1...20, using: &random) where driver.openCount < 30 {
-                sector = (sector + 8) % (8 << 11)
-                // One write under way to each place at most, so that the last one counts.
-                let value = UInt8.random(in: 1...255, using: &random)
-                written[sector] = value
-                driver.write([UInt8](repeating: value, count: 4096), sector: sector)
-            }
-            usleep(UInt32.random(in: 0...3000, using: &random))
+            disk.writeSome()
+            usleep(UInt32.random(in: 0...3000))
             try driver.collect()
+            if driver.openCount > 0 { killsDuringIO += 1 }
             process.kill()
             let isLost = loop.run { frontend.state != .connected }
             #expect(isLost)
             try process.restart(under: frontend)
         }
+        #expect(killsDuringIO > 20)
         #expect(try driver.finishes(loop))
         #expect(driver.queue.freeCount == 32)
-        for (sector, value) in written {
-            let fd = unsafe clinux_open(process.image, O_RDONLY, 0)
-            var bytes = [UInt8](repeating: 0, count: 4096)
-            _ = unsafe pread(fd, &bytes, 4096, Int(sector) * 512)
-            close(fd)
-            #expect(bytes == [UInt8](repeating: value, count: 4096), "sector \(sector)")
+        for (sector, value) in disk.written {
+            #expect(process.bytes(at: sector) == [UInt8](repeating: value, count: 4096))
+        }
+    }
+}
+
+/// Writes to a few places again and again, so that a write that is done once more, after a later
+/// one to its place, is seen.
+private final class BusyDisk {
+    private let driver: BlockDriver
+    private let sectors = (0..<40).map { UInt64($0) * 8 }
+    private var value: UInt8 = 0
+    /// What is in each place once all is finished.
+    private(set) var written: [UInt64: UInt8] = [:]
+
+    init(_ driver: BlockDriver) { self.driver = driver }
+
+    /// Sends up to twenty writes.
+    func writeSome() {
+        for _ in 0..<Int.random(in: 1...20) where driver.openCount < 30 {
+            // One write under way to each place at most, so that the last one counts.
+            let sector = sectors.filter { !driver.isWriting($0) }.randomElement()
+            guard let sector else { return }
+            value = value % 255 + 1
+            written[sector] = value
+            driver.write([UInt8](repeating: value, count: 4096), sector: sector)
         }
     }
 }

@@ -44,7 +44,7 @@ private struct MessageFuzzer {
             (.setVringKick, 6), (.setVringCall, 2), (.setVringErr, 2), (.setVringEnable, 6),
             (.getVringBase, 2), (.addMemReg, 2), (.remMemReg, 1), (.setInflightFD, 1),
             (.getInflightFD, 1), (.getConfig, 1), (.setConfig, 1), (.setStatus, 1),
-            (.resetDevice, 1), (.setFeatures, 2), (.setOwner, 1),
+            (.resetDevice, 1), (.setFeatures, 2), (.setOwner, 1), (.setLogBase, 1), (.setLogFD, 1),
         ]
         let requests = usual.flatMap { Array(repeating: $0.0, count: $0.1) }
         return requests[Int.random(in: 0..<requests.count, using: &random)]

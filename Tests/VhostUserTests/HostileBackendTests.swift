@@ -115,6 +115,21 @@ struct HostileBackendTests {
         #expect(time < 2000)
     }
 
+    @Test("a device without queues is refused")
+    func noQueues() throws {
+        let (error, _) = try attempt { request, _ in
+            switch request {
+            case .getFeatures:
+                ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
+            // MQ.
+            case .getProtocolFeatures: ScriptedBackend.reply(request, bytes(1 as UInt64))
+            case .getQueueNum: ScriptedBackend.reply(request, bytes(0 as UInt64))
+            default: []
+            }
+        }
+        #expect(error?.description.contains("no queues") == true)
+    }
+
     @Test("an end in the middle of a message is reported")
     func cut() throws {
         let (error, _) = try attempt { request, _ in
@@ -184,6 +199,43 @@ struct HostileBackendTests {
             }
             #expect(time < 2000)
         }
+    }
+
+    @Test("a flood of requests on its own channel does not stretch the limits")
+    func flood() throws {
+        let loop = try EventLoop()
+        var options = FrontendOptions(.supervised, deviceID: VirtioDeviceID(42))
+        options.configSize = 16
+        options.replyTimeoutMilliseconds = 100
+        let frontend = Frontend(options, on: loop)
+        let (near, far) = try UnixSocket.pair()
+        let end = Clock.monotonic() + 3_000_000_000
+        let change = packet(BackendRequest.configChangeMsg.rawValue)
+        let many = (0..<64).flatMap { _ in change }
+        let thread = try Thread(name: "test-flood") {
+            let connection = Connection(far, nameOf: Connection.frontendNames)
+            while Clock.monotonic() < end, far.waitReadable(timeoutMilliseconds: 1000) {
+                guard let message = try? connection.receive() else { return }
+                switch FrontendRequest(rawValue: message.header.request) {
+                case .getFeatures:
+                    try? far.send(packet(1, flags: 5, bytes(VirtioFeature.version1 | 1 << 30)))
+                case .getProtocolFeatures:
+                    // BACKEND_REQ, CONFIG and REPLY_ACK.
+                    try? far.send(packet(15, flags: 5, bytes(0x228 as UInt64)))
+                case .setBackendReqFD:
+                    guard let channel = try? UnixSocket(adopting: message.fds[0]) else { return }
+                    try? far.send(packet(21, flags: 5, bytes(0 as UInt64)))
+                    // GET_CONFIG is never answered.
+                    while Clock.monotonic() < end, (try? channel.send(many)) != nil {}
+                default: try? far.send(packet(message.header.request, flags: 5, bytes(0 as UInt64)))
+                }
+            }
+        }
+        #expect(throws: FrontendError.self) { try frontend.attach(near) }
+        #expect(Clock.monotonic() < end)
+        near.shutDown()
+        frontend.close()
+        thread.join()
     }
 
     @Test("a message that nobody asked for ends the connection")

@@ -108,6 +108,44 @@ struct MalformedMessageTests {
         #expect(!(try rig.connect().ask(.getFeatures).isEmpty))
     }
 
+    @Test("gives up on a front end that stops in the midst of a message")
+    func stuck() throws {
+        var options = BackendServer.Options()
+        options.messageTimeoutMilliseconds = 50
+        let rig = try ServerRig(options: options)
+        let peer = try rig.connect()
+        let probe = try FDProbe()
+        try peer.send(bytes(5, 1, 8 as UInt32) + [1], fds: probe.passed)
+        probe.release()
+        let waiting = try rig.connect()
+        #expect(peer.isClosed())
+        #expect(probe.isReleased(rig.loop))
+        #expect(!(try waiting.ask(.getFeatures).isEmpty))
+        // Between two messages there is no limit.
+        rig.loop.runOnce(timeoutMilliseconds: 100)
+        #expect(!(try waiting.ask(.getFeatures).isEmpty))
+    }
+
+    @Test("is not kept from other work by a front end that sends without end")
+    func endless() throws {
+        let rig = try ServerRig()
+        let socket = try rig.connect().socket
+        let message = (0..<64).flatMap { _ in packet(FrontendRequest.setOwner.rawValue) }
+        let end = Clock.monotonic() + 2_000_000_000
+        let flood = try Thread(name: "test-flood") {
+            while Clock.monotonic() < end, (try? socket.send(message)) != nil {}
+        }
+        #expect(rig.loop.run { rig.server.isConnected })
+        rig.loop.runOnce(timeoutMilliseconds: 100)
+        var isDone = false
+        let timer = rig.loop.after(milliseconds: 1) { isDone = true }
+        while !isDone { rig.loop.runOnce(timeoutMilliseconds: 10) }
+        #expect(Clock.monotonic() < end)
+        timer.cancel()
+        rig.server.stop()
+        flood.join()
+    }
+
     @Test("puts messages together that come in pieces")
     func pieces() throws {
         let rig = try ServerRig()

@@ -112,7 +112,9 @@ final class Pairing {
         scratch = try ScratchMemory(windows)
         kick = try EventFD()
         call = try EventFD()
-        driver = DriverQueue(scratch, size: 16, features: ring.features, tableSize: 4)
+        // Each part has a page of its own, so that it shows which of them is in a dirty log.
+        driver = DriverQueue(
+            scratch, size: 16, features: ring.features, tableSize: 4, alignment: 4096)
         var options = FrontendOptions(.supervised, deviceID: VirtioDeviceID(42))
         options.configSize = 16
         options.avoided = avoided

@@ -10,11 +10,12 @@ final class ServerRig {
     let server: BackendServer
     private let path: String
 
-    init(queueCount: Int = 2) throws {
+    init(queueCount: Int = 2, options: BackendServer.Options = .init()) throws {
         loop = try EventLoop()
         device = EchoDevice(on: loop, queueCount: queueCount)
         path = "/tmp/apus-vhost-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
-        server = BackendServer(device, on: loop, as: .listen(try UnixListener(path: path)))
+        server = BackendServer(
+            device, on: loop, as: .listen(try UnixListener(path: path)), options: options)
         server.start()
     }
 

@@ -12,7 +12,6 @@ final class BackendQueue {
 
     /// Signalled by the driver's side; `nil` before it is set, and where the ring is polled.
     private(set) var kick: EventFD?
-    private(set) var isPolled = false
     /// Waits for the first kick.
     private var kickWatch: EventRegistration?
 
@@ -41,7 +40,6 @@ final class BackendQueue {
         kickWatch?.cancel()
         kickWatch = nil
         kick = fd.map { EventFD(adopting: $0) }
-        isPolled = fd == nil
         guard let kick else {
             isStarted = true
             return
@@ -65,7 +63,6 @@ final class BackendQueue {
         kickWatch?.cancel()
         kickWatch = nil
         kick = nil
-        isPolled = false
         isStarted = false
         isBroken = false
     }

@@ -1,7 +1,7 @@
 package import Core
 
-/// The device's side of vhost-user: offers a device on a Unix socket to one front end at a time, for
-/// ever. A front end that breaks the rules loses its connection, and the next one is served.
+/// The device's side of vhost-user: offers a device on a Unix socket to one front end at a time,
+/// for ever. A front end that breaks the rules loses its connection, and the next one is served.
 ///
 /// Everything here, and every call of the device, happens on the loop's thread.
 package final class BackendServer {
@@ -25,9 +25,11 @@ package final class BackendServer {
 
     /// What is offered.
     package struct Options: Sendable {
-        /// Protocol features that are implemented but not to be offered, for front ends that stumble
-        /// over them.
+        /// Protocol features that are implemented but not to be offered, for front ends that
+        /// stumble over them.
         package var hidden: ProtocolFeatures = []
+        /// How long the rest of a message may take once it has begun.
+        package var messageTimeoutMilliseconds: UInt32 = 5000
 
         package init() {}
     }
@@ -103,9 +105,7 @@ package final class BackendServer {
 
     private func connect(_ path: String) {
         do {
-            let socket = try UnixSocket(connectingTo: path)
-            retryDelay = Self.shortestRetry
-            serve(socket)
+            serve(try UnixSocket(connectingTo: path))
         } catch {
             if retryDelay == Self.shortestRetry {
                 Self.log(.warning, "waiting for a front end at \(path): \(error.reason)")
@@ -124,6 +124,7 @@ package final class BackendServer {
 
     private func serve(_ socket: UnixSocket) {
         Self.log(.info, "a front end has connected")
+        retryDelay = Self.shortestRetry
         session = BackendSession(device, socket, on: loop, options: options) { [unowned self] in
             ended()
         }

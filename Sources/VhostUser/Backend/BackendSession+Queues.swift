@@ -30,9 +30,7 @@ extension BackendSession {
         guard let size = UInt16(exactly: state.value), size > 0, size <= maximum else {
             throw ProtocolError("SET_VRING_NUM", "num", "\(state.value) is not 1 to \(maximum)")
         }
-        stopDevice(queue)
-        queue.size = size
-        update(queue)
+        change(queue) { $0.size = size }
     }
 
     func setAddress(_ address: VringAddress) throws(ProtocolError) {
@@ -44,10 +42,7 @@ extension BackendSession {
         if memoryTable.memory != nil, queue.size > 0 {
             _ = try layout(address, size: queue.size, message: "SET_VRING_ADDR")
         }
-        stopDevice(queue)
-        queue.address = address
-        queue.isBroken = false
-        update(queue)
+        change(queue) { $0.address = address }
     }
 
     func setBase(_ state: VringState) throws(ProtocolError) {
@@ -55,12 +50,11 @@ extension BackendSession {
         guard isPacked || state.value <= UInt32(UInt16.max) else {
             throw ProtocolError("SET_VRING_BASE", "num", "\(state.value) is more than 65535")
         }
-        stopDevice(queue)
-        queue.base = QueueState(
-            nextAvailable: UInt16(truncatingIfNeeded: state.value),
-            nextUsed: UInt16(truncatingIfNeeded: state.value >> 16))
-        queue.isBroken = false
-        update(queue)
+        change(queue) {
+            $0.base = QueueState(
+                nextAvailable: UInt16(truncatingIfNeeded: state.value),
+                nextUsed: UInt16(truncatingIfNeeded: state.value >> 16))
+        }
     }
 
     /// Stops a ring and says how far it got.
@@ -78,14 +72,13 @@ extension BackendSession {
 
     func setKick(_ value: UInt64, _ fds: [SharedFD]) throws(ProtocolError) {
         let (queue, fd) = try queueAndEvent(value, fds, message: "SET_VRING_KICK")
-        stopDevice(queue)
-        queue.isBroken = false
-        queue.setKick(fd, on: loop) { [unowned self, unowned queue] in update(queue) }
-        // What another back end left unfinished has been kicked already.
-        if inflight?.region(queue: queue.index, isPacked: isPacked)?.hasHistory == true {
-            queue.start()
+        change(queue) { queue in
+            queue.setKick(fd, on: loop) { [unowned self, unowned queue] in update(queue) }
+            // What another back end left unfinished has been kicked already.
+            if inflight?.region(queue: queue.index, isPacked: isPacked)?.hasHistory == true {
+                queue.start()
+            }
         }
-        update(queue)
     }
 
     func setCall(_ value: UInt64, _ fds: [SharedFD]) throws(ProtocolError) {
@@ -110,13 +103,7 @@ extension BackendSession {
 
     /// Queues that run go on in the new memory.
     func changeMemory(_ table: MemoryTable) {
-        let running = queues.filter { $0.isRunning }
-        for queue in running { stopDevice(queue) }
-        memoryTable = table
-        for queue in queues {
-            queue.isBroken = false
-            update(queue)
-        }
+        changeAll { memoryTable = table }
     }
 
     func setLog(_ description: LogDescription, _ fd: SharedFD) throws(ProtocolError) {
@@ -137,9 +124,13 @@ extension BackendSession {
             throw ProtocolError(name, "log size", "\(description.size) bytes do not cover memory")
         }
         dirtyLog = log
-        if features.map({ $0 & VhostFeature.logAll != 0 }) == true {
-            for queue in queues { restart(queue) }
-        }
+        restartLogged()
+    }
+
+    /// What concerns the log has changed; rings that are logged go on with it.
+    func restartLogged() {
+        guard let features, features & VhostFeature.logAll != 0 else { return }
+        for queue in queues { restart(queue) }
     }
 
     func makeInflight(_ wanted: InflightDescription) throws(ProtocolError) -> Reply {
@@ -166,13 +157,29 @@ extension BackendSession {
     }
 
     private func changeInflight(_ area: InflightArea) {
-        let running = queues.filter { $0.isRunning }
-        for queue in running { stopDevice(queue) }
-        inflight = area
-        for queue in running { update(queue) }
+        changeAll { inflight = area }
     }
 
     // MARK: Driving the device
+
+    /// Changes something about a ring while the device does not serve it. One that could not be
+    /// served gets another chance.
+    private func change(_ queue: BackendQueue, _ body: (BackendQueue) -> Void) {
+        stopDevice(queue)
+        queue.isBroken = false
+        body(queue)
+        update(queue)
+    }
+
+    /// The same with all rings.
+    private func changeAll(_ body: () -> Void) {
+        for queue in queues { stopDevice(queue) }
+        body()
+        for queue in queues {
+            queue.isBroken = false
+            update(queue)
+        }
+    }
 
     /// Makes the device serve the ring, or leave it, as all that is known about it says. A disabled
     /// ring is left alone: for the devices served here, processing a request has side effects.
@@ -226,12 +233,14 @@ extension BackendSession {
         if features & VhostFeature.logAll != 0, let dirtyLog {
             try checkLog(dirtyLog, address, size: queue.size)
             setup.dirtyLog = dirtyLog
+            setup.dirtyLogEvent = logEvent
             if address.flags & VringAddress.logFlag != 0 {
-                setup.usedLogAddress = GuestAddress(address.log)
+                // Front ends name the device area here also for packed rings, where used
+                // descriptors are in the descriptor ring. Its guest address is known anyway.
+                setup.usedLogAddress = isPacked ? layout.descriptors : GuestAddress(address.log)
             }
         }
-        let isContinued =
-            region?.hasHistory == true || state != freshState
+        let isContinued = region?.hasHistory == true || state != freshState
         try device.startQueue(queue.index, setup)
         queue.isRunning = true
         // Whoever served the ring before, we or a process that was killed, may have taken a kick
@@ -245,13 +254,12 @@ extension BackendSession {
     private func checkLog(
         _ log: DirtyLog, _ address: VringAddress, size: UInt16
     ) throws(ProtocolError) {
-        let count = sizes(size).device
         if let memory = memoryTable.memory, !log.covers(memory) {
             throw ProtocolError("SET_LOG_BASE", "log size", "the log does not cover memory")
         }
         guard
-            address.flags & VringAddress.logFlag == 0
-                || log.covers(GuestAddress(address.log), count: count)
+            isPacked || address.flags & VringAddress.logFlag == 0
+                || log.covers(GuestAddress(address.log), count: sizes(size).device)
         else {
             throw ProtocolError("SET_VRING_ADDR", "log", "the used ring is outside the log")
         }

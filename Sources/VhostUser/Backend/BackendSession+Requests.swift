@@ -34,7 +34,9 @@ extension BackendSession {
         case (.setLogBase, .log(let log)):
             for fd in fds { try setLog(log, fd) }
             return Reply(payload: .u64(0))
-        case (.setLogFD, _): logEvent = fds.first
+        case (.setLogFD, _):
+            logEvent = fds.first.map { EventFD(adopting: $0) }
+            restartLogged()
         case (.setVringNum, .vringState(let state)): try setSize(state)
         case (.setVringAddr, .vringAddress(let address)): try setAddress(address)
         case (.setVringBase, .vringState(let state)): try setBase(state)
@@ -56,7 +58,10 @@ extension BackendSession {
         case (.resetDevice, _): resetDevice()
         case (.setStatus, .u64(let value)): try setStatus(value)
         case (.getStatus, _): return Reply(payload: .u64(status))
+        case (.gpuSetSocket, _):
+            throw ProtocolError(request.rule.name, "request", "the device is not a GPU")
         default:
+            // Its feature is never on offer, so `checkLegal` has refused it already.
             throw ProtocolError(request.rule.name, "request", "it is not implemented")
         }
         return nil
@@ -73,8 +78,7 @@ extension BackendSession {
         guard value != features else { return }
         let deviceBits = value & ~VhostFeature.all
         let changesDevice = features.map { $0 & ~VhostFeature.all != deviceBits } ?? true
-        let running = queues.filter { $0.isRunning }
-        for queue in running { stopDevice(queue) }
+        for queue in queues { stopDevice(queue) }
         if changesDevice {
             do {
                 try device.setFeatures(deviceBits)

@@ -25,9 +25,12 @@ final class BackendSession {
     var memoryTable = MemoryTable()
     var inflight: InflightArea?
     var dirtyLog: DirtyLog?
-    /// To be told of changes of the log; nothing needs that.
-    var logEvent: SharedFD?
+    /// To be told of changes of the log.
+    var logEvent: EventFD?
     private var channel: UnixSocket?
+    /// Runs while a message has come in part.
+    private var messageTimer: EventRegistration?
+    private let messageTimeout: UInt32
 
     /// - Parameter onEnd: called once, when the connection has ended and everything is released.
     init(
@@ -39,6 +42,7 @@ final class BackendSession {
         self.onEnd = onEnd
         connection = Connection(socket, nameOf: Connection.frontendNames)
         offeredProtocol = Self.implemented.subtracting(options.hidden)
+        messageTimeout = options.messageTimeoutMilliseconds
         // The message format has eight bits for the number of a queue.
         queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
         watch = loop.watch(socket.fd.rawValue, for: .readable) { [unowned self] _ in receive() }
@@ -52,11 +56,25 @@ final class BackendSession {
 
     private func receive() {
         do {
-            while !isClosed, let message = try connection.receive() {
-                try handle(message)
-            }
+            // One at a time: a front end that sends without end must not keep the loop from others.
+            if let message = try connection.receive() { try handle(message) }
         } catch {
-            end(error)
+            return end(error)
+        }
+        limitWait()
+    }
+
+    /// A front end that stops in the midst of a message keeps the next one from being served.
+    private func limitWait() {
+        guard !isClosed, let name = connection.unfinished else {
+            messageTimer = nil
+            return
+        }
+        if messageTimer != nil { return }
+        messageTimer = loop.after(milliseconds: messageTimeout) { [unowned self] in
+            end(
+                .protocolError(
+                    ProtocolError(name, "size", "the rest of the message does not come")))
         }
     }
 
@@ -115,7 +133,9 @@ final class BackendSession {
     private func checkLegal(_ request: FrontendRequest) throws(ProtocolError) {
         // Some front ends ask for the number of queues before they acknowledge anything.
         let negotiated = request == .getQueueNum ? offeredProtocol : acknowledgedProtocol
-        guard negotiated.isSuperset(of: request.rule.needs) else {
+        guard negotiated.isSuperset(of: request.rule.needs),
+            (features ?? 0) & request.rule.needsFeatures == request.rule.needsFeatures
+        else {
             throw ProtocolError(
                 request.rule.name, "request", "the feature it needs was not negotiated")
         }
@@ -138,6 +158,7 @@ final class BackendSession {
         guard !isClosed else { return }
         isClosed = true
         watch = nil
+        messageTimer = nil
         connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)
@@ -147,6 +168,7 @@ final class BackendSession {
         memoryTable = MemoryTable()
         inflight = nil
         dirtyLog = nil
+        logEvent = nil
         channel = nil
     }
 

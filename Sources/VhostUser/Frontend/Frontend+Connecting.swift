@@ -37,8 +37,8 @@ extension Frontend {
     }
 
     /// Goes on with the back end at the other end of `socket`, also if there is still another one.
-    /// - Throws: why that back end cannot be used, in words for the user. The device then stalls until
-    ///   the next attempt.
+    /// - Throws: why that back end cannot be used, in words for the user. The device then stalls
+    ///   until the next attempt.
     package func attach(_ socket: UnixSocket) throws(FrontendError) {
         stopWaiting()
         if link != nil { drop("another back end takes over") }
@@ -91,7 +91,8 @@ extension Frontend {
             let state = recoveredState(index)
             queues[index]?.setup.state = state
             try sendQueue(link, index)
-            // Somebody may have heard the last kick, or used a buffer, and died before acting on it.
+            // Somebody may have heard the last kick, or used a buffer, and died before acting on
+            // it.
             queues[index]?.setup.kick?.signal()
             queues[index]?.setup.call?.signal()
         }
@@ -103,6 +104,7 @@ extension Frontend {
             throw FrontendError(
                 "the back end only speaks legacy virtio (VIRTIO_F_VERSION_1 is missing)")
         }
+        guard link.queueCount > 0 else { throw FrontendError("the back end has no queues") }
         if let wanted = options.queueCount, link.queueCount < wanted {
             throw FrontendError(
                 "the back end has \(link.queueCount) queues, but \(wanted) are wanted")

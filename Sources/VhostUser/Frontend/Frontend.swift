@@ -67,8 +67,8 @@ package final class Frontend: VirtioDevice {
     package var deviceID: VirtioDeviceID { options.deviceID }
     package internal(set) var state = State.disconnected(reason: "not connected yet")
 
-    /// Called when a back end has been lost or found, possibly in the midst of a verb: what is to be
-    /// done about it (`attach`) must wait until the loop is back.
+    /// Called when a back end has been lost or found, possibly in the midst of a verb: what is to
+    /// be done about it (`attach`) must wait until the loop is back.
     package var onStateChange: ((State) -> Void)?
     /// Called when the device's configuration space has changed.
     package var onConfigChange: (() -> Void)?

@@ -35,8 +35,8 @@ final class FrontendLink {
 
     /// Called on the loop when the back end breaks the connection between requests.
     var onBroken: ((ConnectionError) -> Void)?
-    /// Called when the back end says that the configuration space has changed, possibly in the midst
-    /// of a request.
+    /// Called when the back end says that the configuration space has changed, possibly in the
+    /// midst of a request.
     var onConfigChange: (() -> Void)?
 
     // What was agreed on and sent.
@@ -187,18 +187,17 @@ final class FrontendLink {
         channel = nil
     }
 
+    /// Serves one request: a back end that sends without end must not keep us from anything else.
     private func serveChannel() throws(ConnectionError) {
-        while let channel {
-            let message: Message?
-            do {
-                message = try channel.receive()
-            } catch .closed {
-                // A back end may do without.
-                return closeChannel()
-            }
-            guard let message else { return }
-            try serve(message, on: channel)
+        guard let channel else { return }
+        let message: Message?
+        do {
+            message = try channel.receive()
+        } catch .closed {
+            // A back end may do without.
+            return closeChannel()
         }
+        if let message { try serve(message, on: channel) }
     }
 
     private func serve(_ message: Message, on channel: Connection) throws(ConnectionError) {
@@ -227,9 +226,10 @@ final class FrontendLink {
                 "\(Connection.backendNames(header.request)) is not supported")
         }
         guard header.needsReply, has(.replyAck) else { return }
+        // A back end that lets its replies pile up does not want them.
         try channel.send(
             Message(
                 request: header.request, flags: Header.version | Header.replyFlag,
-                payload: Payload.u64(result).bytes))
+                payload: Payload.u64(result).bytes), timeoutMilliseconds: 0)
     }
 }

@@ -26,6 +26,12 @@ package final class Connection {
         BackendRequest(rawValue: request)?.rule.name ?? "back-end request \(request)"
     }
 
+    /// What is being put together, by name; `nil` between two messages.
+    package var unfinished: String? {
+        if let header { return nameOf(header.request) }
+        return bytes.isEmpty ? nil : "header"
+    }
+
     /// The next whole message, or `nil` if it has not all come yet.
     package func receive() throws(ConnectionError) -> Message? {
         while true {
@@ -57,7 +63,7 @@ package final class Connection {
 
     /// - Returns: false if there is nothing yet.
     private func receiveSome(_ count: Int) throws(ConnectionError) -> Bool {
-        let name = header.map { nameOf($0.request) } ?? "header"
+        let name = unfinished ?? "header"
         let part: ReceivedBytes?
         do {
             part = try socket.receive(upTo: count)
@@ -66,7 +72,7 @@ package final class Connection {
         }
         guard let part else { return false }
         if part.bytes.isEmpty {
-            if header == nil, bytes.isEmpty { throw .closed }
+            if unfinished == nil { throw .closed }
             throw .protocolError(
                 ProtocolError(
                     name, "size",
@@ -80,9 +86,13 @@ package final class Connection {
         return true
     }
 
-    package func send(_ message: Message) throws(ConnectionError) {
+    /// - Parameter timeoutMilliseconds: how long the peer has to make room.
+    package func send(
+        _ message: Message, timeoutMilliseconds: UInt64 = 5000
+    ) throws(ConnectionError) {
         do {
-            try socket.send(message.bytes, fds: message.fds)
+            try socket.send(
+                message.bytes, fds: message.fds, timeoutMilliseconds: timeoutMilliseconds)
         } catch {
             throw error.isConnectionReset ? .closed : .system(error)
         }

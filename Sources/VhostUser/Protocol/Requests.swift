@@ -1,3 +1,5 @@
+internal import Core
+
 /// What a front end asks a back end (vhost-user specification, "Front-end message types").
 package enum FrontendRequest: UInt32, CaseIterable, Sendable {
     case getFeatures = 1
@@ -92,13 +94,14 @@ package struct MessageRule: Sendable {
     package let reply: PayloadShape?
     /// How many descriptors the reply carries.
     package let replyDescriptors: ClosedRange<Int>
-    /// What must have been negotiated.
+    /// What must have been negotiated: extensions of the protocol, and bits of the feature word.
     package let needs: ProtocolFeatures
+    package let needsFeatures: UInt64
 
     init(
         _ name: String, _ payload: PayloadShape = .none, fds: ClosedRange<Int> = 0...0,
         reply: PayloadShape? = nil, replyFDs: ClosedRange<Int> = 0...0,
-        needs: ProtocolFeatures = []
+        needs: ProtocolFeatures = [], features: UInt64 = 0
     ) {
         self.name = name
         self.payload = payload
@@ -106,6 +109,7 @@ package struct MessageRule: Sendable {
         self.reply = reply
         self.replyDescriptors = replyFDs
         self.needs = needs
+        needsFeatures = features
     }
 }
 
@@ -140,7 +144,8 @@ extension FrontendRequest {
         case .netSetMTU: Rule("NET_SET_MTU", .u64, needs: .mtu)
         case .setBackendReqFD:
             Rule("SET_BACKEND_REQ_FD", fds: 1...1, needs: .backendRequests)
-        case .iotlbMsg: Rule("IOTLB_MSG", .iotlb, reply: .u64)
+        case .iotlbMsg:
+            Rule("IOTLB_MSG", .iotlb, reply: .u64, features: VirtioFeature.accessPlatform)
         case .setVringEndian: Rule("SET_VRING_ENDIAN", .vringState, needs: .crossEndian)
         case .getConfig: Rule("GET_CONFIG", .config, reply: .config, needs: .config)
         case .setConfig: Rule("SET_CONFIG", .config, needs: .config)

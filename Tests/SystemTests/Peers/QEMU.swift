@@ -15,10 +15,10 @@ final class QEMU {
     enum Processor {
         /// Two CPUs with all that QEMU can emulate.
         case full
-        /// For migrating. QEMU before 8.2 forgets to reset its TLBs when it collects dirty pages, so
-        /// that it loses the CPUs' own writes, whatever the disk. It works when TLBs are flushed all
-        /// the time: one CPU without global pages and PCID, and a kernel that changes page tables at
-        /// every entry.
+        /// For migrating. QEMU before 8.2 forgets to reset its TLBs when it collects dirty pages,
+        /// so that it loses the CPUs' own writes, whatever the disk. It works when TLBs are flushed
+        /// all the time: one CPU without global pages and PCID, and a kernel that changes page
+        /// tables at every entry.
         case flushing
 
         var arguments: [String] {
