@@ -1,36 +1,42 @@
-/// A part of a message that reads and writes itself.
+/// A part of a message, whose fields are named once, in their order, for both directions.
 package protocol WirePayload: Equatable, Sendable {
-    init(_ reader: inout WireReader) throws(ProtocolError)
-    func write(to writer: inout WireWriter)
+    /// With all fields zero.
+    init()
+    mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure)
+    /// Refuses values that have no meaning.
+    func check(_ message: String) throws(ProtocolError)
 }
 
 extension WirePayload {
-    package var bytes: [UInt8] {
-        var writer = WireWriter()
-        write(to: &writer)
-        return writer.bytes
+    package init(_ reader: inout WireReader) throws(ProtocolError) {
+        self.init()
+        try visit(&reader)
+        try check(reader.message)
     }
+
+    package func write(to writer: inout WireWriter) {
+        var copy = self
+        copy.visit(&writer)
+    }
+
+    package func check(_ message: String) throws(ProtocolError) {}
 }
 
 /// A queue and a number about it.
 package struct VringState: WirePayload {
-    package static let byteCount = 8
-    package var index: UInt32
-    package var value: UInt32
+    package var index: UInt32 = 0
+    package var value: UInt32 = 0
+
+    package init() {}
 
     package init(index: UInt32, value: UInt32) {
         self.index = index
         self.value = value
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        index = try reader.u32("index")
-        value = try reader.u32("num")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(index)
-        writer.append(value)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("index", &index)
+        try cursor.field("num", &value)
     }
 }
 
@@ -39,12 +45,14 @@ package struct VringAddress: WirePayload {
     /// Writes to the used ring are to be logged.
     package static let logFlag: UInt32 = 1  // VHOST_VRING_F_LOG
 
-    package var index: UInt32
-    package var flags: UInt32
-    package var descriptors: UInt64
-    package var used: UInt64
-    package var available: UInt64
-    package var log: UInt64
+    package var index: UInt32 = 0
+    package var flags: UInt32 = 0
+    package var descriptors: UInt64 = 0
+    package var used: UInt64 = 0
+    package var available: UInt64 = 0
+    package var log: UInt64 = 0
+
+    package init() {}
 
     package init(
         index: UInt32, flags: UInt32 = 0, descriptors: UInt64, used: UInt64, available: UInt64,
@@ -58,32 +66,25 @@ package struct VringAddress: WirePayload {
         self.log = log
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        index = try reader.u32("index")
-        flags = try reader.u32("flags")
-        descriptors = try reader.u64("descriptor")
-        used = try reader.u64("used")
-        available = try reader.u64("available")
-        log = try reader.u64("log")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(index)
-        writer.append(flags)
-        writer.append(descriptors)
-        writer.append(used)
-        writer.append(available)
-        writer.append(log)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("index", &index)
+        try cursor.field("flags", &flags)
+        try cursor.field("descriptor", &descriptors)
+        try cursor.field("used", &used)
+        try cursor.field("available", &available)
+        try cursor.field("log", &log)
     }
 }
 
 /// A piece of guest memory: where the guest sees it, where the front end does, and where in the
 /// accompanying file it begins.
 package struct MemoryRegionDescription: WirePayload {
-    package var guestAddress: UInt64
-    package var size: UInt64
-    package var userAddress: UInt64
-    package var mmapOffset: UInt64
+    package var guestAddress: UInt64 = 0
+    package var size: UInt64 = 0
+    package var userAddress: UInt64 = 0
+    package var mmapOffset: UInt64 = 0
+
+    package init() {}
 
     package init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, mmapOffset: UInt64) {
         self.guestAddress = guestAddress
@@ -92,44 +93,34 @@ package struct MemoryRegionDescription: WirePayload {
         self.mmapOffset = mmapOffset
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        guestAddress = try reader.u64("guest address")
-        size = try reader.u64("region size")
-        userAddress = try reader.u64("user address")
-        mmapOffset = try reader.u64("mmap offset")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(guestAddress)
-        writer.append(size)
-        writer.append(userAddress)
-        writer.append(mmapOffset)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("guest address", &guestAddress)
+        try cursor.field("region size", &size)
+        try cursor.field("user address", &userAddress)
+        try cursor.field("mmap offset", &mmapOffset)
     }
 }
 
 /// Where in a file the dirty log is.
 package struct LogDescription: WirePayload {
-    package var size: UInt64
-    package var offset: UInt64
+    package var size: UInt64 = 0
+    package var offset: UInt64 = 0
+
+    package init() {}
 
     package init(size: UInt64, offset: UInt64) {
         self.size = size
         self.offset = offset
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        size = try reader.u64("log size")
-        offset = try reader.u64("log offset")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(size)
-        writer.append(offset)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("log size", &size)
+        try cursor.field("log offset", &offset)
     }
 }
 
 /// A part of the device's configuration space.
-package struct ConfigAccess: WirePayload {
+package struct ConfigAccess: Equatable, Sendable {
     /// The most bytes in one message.
     package static let maximumSize = 256  // VHOST_USER_MAX_CONFIG_SIZE
     /// The driver writes (0) or migration does (1).
@@ -166,10 +157,12 @@ package struct ConfigAccess: WirePayload {
 
 /// The memory in which a back end notes what is in flight.
 package struct InflightDescription: WirePayload {
-    package var mmapSize: UInt64
-    package var mmapOffset: UInt64
-    package var queueCount: UInt16
-    package var queueSize: UInt16
+    package var mmapSize: UInt64 = 0
+    package var mmapOffset: UInt64 = 0
+    package var queueCount: UInt16 = 0
+    package var queueSize: UInt16 = 0
+
+    package init() {}
 
     package init(mmapSize: UInt64, mmapOffset: UInt64, queueCount: UInt16, queueSize: UInt16) {
         self.mmapSize = mmapSize
@@ -178,30 +171,24 @@ package struct InflightDescription: WirePayload {
         self.queueSize = queueSize
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        mmapSize = try reader.u64("mmap size")
-        mmapOffset = try reader.u64("mmap offset")
-        queueCount = try reader.u16("num queues")
-        queueSize = try reader.u16("queue size")
-    }
-
-    /// The four bytes of padding belong to C's struct, which most programs send as it is.
-    package func write(to writer: inout WireWriter) {
-        writer.append(mmapSize)
-        writer.append(mmapOffset)
-        writer.append(queueCount)
-        writer.append(queueSize)
-        writer.append(UInt32(0))
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("mmap size", &mmapSize)
+        try cursor.field("mmap offset", &mmapOffset)
+        try cursor.field("num queues", &queueCount)
+        try cursor.field("queue size", &queueSize)
+        cursor.trailer(4)
     }
 }
 
 /// A change of, or a question about, an I/O address's translation.
 package struct IOTLBMessage: WirePayload {
-    package var iova: UInt64
-    package var size: UInt64
-    package var userAddress: UInt64
-    package var permissions: UInt8
-    package var type: UInt8
+    package var iova: UInt64 = 0
+    package var size: UInt64 = 0
+    package var userAddress: UInt64 = 0
+    package var permissions: UInt8 = 0
+    package var type: UInt8 = 0
+
+    package init() {}
 
     package init(
         iova: UInt64, size: UInt64, userAddress: UInt64, permissions: UInt8, type: UInt8
@@ -213,64 +200,61 @@ package struct IOTLBMessage: WirePayload {
         self.type = type
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        iova = try reader.u64("iova")
-        size = try reader.u64("iotlb size")
-        userAddress = try reader.u64("user address")
-        permissions = try reader.u8("permissions")
-        type = try reader.u8("type")
-        guard permissions <= 3 else {
-            throw ProtocolError(reader.message, "permissions", "\(permissions) is not 0 to 3")
-        }
-        guard (1...4).contains(type) else {
-            throw ProtocolError(reader.message, "type", "\(type) is not 1 to 4")
-        }
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("iova", &iova)
+        try cursor.field("iotlb size", &size)
+        try cursor.field("user address", &userAddress)
+        try cursor.field("permissions", &permissions)
+        try cursor.field("type", &type)
+        cursor.trailer(6)
     }
 
-    package func write(to writer: inout WireWriter) {
-        writer.append(iova)
-        writer.append(size)
-        writer.append(userAddress)
-        writer.append(permissions)
-        writer.append(type)
-        writer.append([UInt8](repeating: 0, count: 6))
+    package func check(_ message: String) throws(ProtocolError) {
+        guard permissions <= 3 else {
+            throw ProtocolError(message, "permissions", "\(permissions) is not 0 to 3")
+        }
+        guard (1...4).contains(type) else {
+            throw ProtocolError(message, "type", "\(type) is not 1 to 4")
+        }
     }
 }
 
 /// How a device's state is to be transferred.
 package struct DeviceStateTransfer: WirePayload {
     /// 0 saves, 1 loads.
-    package var direction: UInt32
+    package var direction: UInt32 = 0
     /// Only 0, with all queues stopped, is defined.
-    package var phase: UInt32
+    package var phase: UInt32 = 0
+
+    package init() {}
 
     package init(direction: UInt32, phase: UInt32) {
         self.direction = direction
         self.phase = phase
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        direction = try reader.u32("direction")
-        phase = try reader.u32("phase")
-        guard direction <= 1 else {
-            throw ProtocolError(reader.message, "direction", "\(direction) is not 0 or 1")
-        }
-        guard phase == 0 else {
-            throw ProtocolError(reader.message, "phase", "\(phase) is not 0")
-        }
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("direction", &direction)
+        try cursor.field("phase", &phase)
     }
 
-    package func write(to writer: inout WireWriter) {
-        writer.append(direction)
-        writer.append(phase)
+    package func check(_ message: String) throws(ProtocolError) {
+        guard direction <= 1 else {
+            throw ProtocolError(message, "direction", "\(direction) is not 0 or 1")
+        }
+        guard phase == 0 else {
+            throw ProtocolError(message, "phase", "\(phase) is not 0")
+        }
     }
 }
 
 /// The area to map as a queue's notification register.
 package struct VringArea: WirePayload {
-    package var queueAndFlags: UInt64
-    package var size: UInt64
-    package var offset: UInt64
+    package var queueAndFlags: UInt64 = 0
+    package var size: UInt64 = 0
+    package var offset: UInt64 = 0
+
+    package init() {}
 
     package init(queueAndFlags: UInt64, size: UInt64, offset: UInt64) {
         self.queueAndFlags = queueAndFlags
@@ -278,26 +262,22 @@ package struct VringArea: WirePayload {
         self.offset = offset
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        queueAndFlags = try reader.u64("u64")
-        size = try reader.u64("area size")
-        offset = try reader.u64("area offset")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(queueAndFlags)
-        writer.append(size)
-        writer.append(offset)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("u64", &queueAndFlags)
+        try cursor.field("area size", &size)
+        try cursor.field("area offset", &offset)
     }
 }
 
 /// A mapping of a file into a shared memory region of the device.
 package struct SharedMemoryMap: WirePayload {
-    package var regionID: UInt8
-    package var fdOffset: UInt64
-    package var offset: UInt64
-    package var size: UInt64
-    package var flags: UInt64
+    package var regionID: UInt8 = 0
+    package var fdOffset: UInt64 = 0
+    package var offset: UInt64 = 0
+    package var size: UInt64 = 0
+    package var flags: UInt64 = 0
+
+    package init() {}
 
     package init(regionID: UInt8, fdOffset: UInt64, offset: UInt64, size: UInt64, flags: UInt64) {
         self.regionID = regionID
@@ -307,21 +287,12 @@ package struct SharedMemoryMap: WirePayload {
         self.flags = flags
     }
 
-    package init(_ reader: inout WireReader) throws(ProtocolError) {
-        regionID = try reader.u8("shmid")
-        _ = try reader.take("padding", 7)
-        fdOffset = try reader.u64("fd_offset")
-        offset = try reader.u64("shm_offset")
-        size = try reader.u64("len")
-        flags = try reader.u64("flags")
-    }
-
-    package func write(to writer: inout WireWriter) {
-        writer.append(regionID)
-        writer.append([UInt8](repeating: 0, count: 7))
-        writer.append(fdOffset)
-        writer.append(offset)
-        writer.append(size)
-        writer.append(flags)
+    package mutating func visit<C: WireCursor>(_ cursor: inout C) throws(C.Failure) {
+        try cursor.field("shmid", &regionID)
+        try cursor.padding(7)
+        try cursor.field("fd_offset", &fdOffset)
+        try cursor.field("shm_offset", &offset)
+        try cursor.field("len", &size)
+        try cursor.field("flags", &flags)
     }
 }

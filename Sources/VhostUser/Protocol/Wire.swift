@@ -1,3 +1,18 @@
+/// Goes over the fields of a payload in their order: a reader fills them in, a writer takes them.
+package protocol WireCursor {
+    associatedtype Failure: Error
+
+    mutating func field<T: FixedWidthInteger & UnsignedInteger>(
+        _ name: String, _ value: inout T
+    ) throws(Failure)
+
+    /// Bytes without a meaning.
+    mutating func padding(_ count: Int) throws(Failure)
+
+    /// Such bytes at the end, which belong to C's struct; not all programs send them.
+    mutating func trailer(_ count: Int)
+}
+
 /// Reads fields of a message in order, in host byte order (which is little-endian here).
 package struct WireReader {
     /// The message, for errors.
@@ -26,14 +41,6 @@ package struct WireReader {
         return value
     }
 
-    mutating func u8(_ field: String) throws(ProtocolError) -> UInt8 {
-        try integer(field, UInt8.self)
-    }
-
-    mutating func u16(_ field: String) throws(ProtocolError) -> UInt16 {
-        try integer(field, UInt16.self)
-    }
-
     mutating func u32(_ field: String) throws(ProtocolError) -> UInt32 {
         try integer(field, UInt32.self)
     }
@@ -59,6 +66,22 @@ package struct WireReader {
     }
 }
 
+extension WireReader: WireCursor {
+    package typealias Failure = ProtocolError
+
+    package mutating func field<T: FixedWidthInteger & UnsignedInteger>(
+        _ name: String, _ value: inout T
+    ) throws(ProtocolError) {
+        value = try integer(name, T.self)
+    }
+
+    package mutating func padding(_ count: Int) throws(ProtocolError) {
+        _ = try take("padding", count)
+    }
+
+    package mutating func trailer(_ count: Int) {}
+}
+
 /// Appends fields of a message.
 package struct WireWriter {
     package private(set) var bytes: [UInt8] = []
@@ -72,4 +95,20 @@ package struct WireWriter {
     }
 
     package mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
+}
+
+extension WireWriter: WireCursor {
+    package typealias Failure = Never
+
+    package mutating func field<T: FixedWidthInteger & UnsignedInteger>(
+        _ name: String, _ value: inout T
+    ) throws(Never) {
+        append(value)
+    }
+
+    package mutating func padding(_ count: Int) throws(Never) {
+        append([UInt8](repeating: 0, count: count))
+    }
+
+    package mutating func trailer(_ count: Int) { append([UInt8](repeating: 0, count: count)) }
 }
