@@ -152,14 +152,18 @@ public struct QueueFuzzer {
         var sum: UInt8 = 0
         var total: UInt64 = 0
         // SAFETY: that this is safe is what the fuzzer is there to find out.
-        for unsafe piece in unsafe chain.readable {
+        let readable = unsafe chain.readable
+        for index in readable.indices {
+            let piece = unsafe readable[index]
             unsafe sum &+= piece.iov_base.load(as: UInt8.self)
             unsafe sum &+= (piece.iov_base + piece.iov_len - 1).load(as: UInt8.self)
             total += unsafe UInt64(piece.iov_len)
         }
         precondition(total == chain.readableLength, "the readable pieces do not add up")
         total = 0
-        for unsafe piece in unsafe chain.writable {
+        let writable = unsafe chain.writable
+        for index in writable.indices {
+            let piece = unsafe writable[index]
             unsafe piece.iov_base.storeBytes(of: sum, as: UInt8.self)
             unsafe (piece.iov_base + piece.iov_len - 1).storeBytes(of: sum, as: UInt8.self)
             total += unsafe UInt64(piece.iov_len)

@@ -141,10 +141,15 @@ final class Pairing {
 
     /// The back end is killed, and another one takes over.
     func replaceBackend(prepare: (EchoDevice) -> Void = { _ in }) throws {
+        loseBackend()
+        try attachNewBackend(prepare: prepare)
+    }
+
+    /// The back end is killed, and the front end notices.
+    func loseBackend() {
         backend.kill()
         let isLost = loop.run { frontend.state != .connected }
         #expect(isLost)
-        try attachNewBackend(prepare: prepare)
     }
 
     func attachNewBackend(
@@ -169,6 +174,13 @@ final class Pairing {
         open[token] = (contents, reply)
         if driver.publish() && mustKick { kick.signal() }
         return token
+    }
+
+    /// The driver sends requests that the device takes and does not finish.
+    func sendHeld(_ count: Int) {
+        backend.perform { $0.device.isHolding = true }
+        for _ in 0..<count { send() }
+        #expect(backend.waits { $0.heldCount(0) == count })
     }
 
     /// Takes what the device has finished, and checks the contents.

@@ -29,12 +29,8 @@ struct ReconnectTests {
         try pairing.start()
         for _ in 0..<3 { pairing.send() }
         #expect(try pairing.finishes())
-        pairing.backend.perform { $0.device.isHolding = true }
-        for _ in 0..<4 { pairing.send() }
-        #expect(pairing.backend.waits { $0.log.count == 7 })
-        pairing.backend.kill()
-        let isLost = pairing.loop.run { pairing.frontend.state != .connected }
-        #expect(isLost)
+        pairing.sendHeld(4)
+        pairing.loseBackend()
         pairing.send()
         try pairing.attachNewBackend()
         #expect(try pairing.finishes())
@@ -49,9 +45,7 @@ struct ReconnectTests {
     func outOfOrder(ring: Pairing.Ring) throws {
         let pairing = try Pairing(ring)
         try pairing.start()
-        pairing.backend.perform { $0.device.isHolding = true }
-        for _ in 0..<5 { pairing.send() }
-        #expect(pairing.backend.waits { $0.log.count == 5 })
+        pairing.sendHeld(5)
         pairing.backend.perform { $0.device.finishOnly(0, [3, 1]) }
         try pairing.collect()
         #expect(pairing.finished == [4, 2])
@@ -97,9 +91,7 @@ struct ReconnectTests {
         try pairing.start()
         for _ in 0..<3 { pairing.send() }
         #expect(try pairing.finishes())
-        pairing.backend.perform { $0.device.isHolding = true }
-        for _ in 0..<2 { pairing.send() }
-        #expect(pairing.backend.waits { $0.log.count == 5 })
+        pairing.sendHeld(2)
         try pairing.replaceBackend()
         #expect(try pairing.finishes())
         #expect(pairing.finished == Array(1...5))
@@ -113,12 +105,8 @@ struct ReconnectTests {
         try pairing.start()
         pairing.send()
         #expect(try pairing.finishes())
-        pairing.backend.perform { $0.device.isHolding = true }
-        pairing.send()
-        #expect(pairing.backend.waits { $0.log.count == 2 })
-        pairing.backend.kill()
-        let isLost = pairing.loop.run { pairing.frontend.state != .connected }
-        #expect(isLost)
+        pairing.sendHeld(1)
+        pairing.loseBackend()
         var setup = pairing.setup
         setup.state = pairing.frontend.stopQueue(0)
         try pairing.frontend.startQueue(0, setup)
@@ -130,12 +118,8 @@ struct ReconnectTests {
     func resetWhileLost(ring: Pairing.Ring) throws {
         let pairing = try Pairing(ring)
         try pairing.start()
-        pairing.backend.perform { $0.device.isHolding = true }
-        pairing.send()
-        #expect(pairing.backend.waits { $0.log.count == 1 })
-        pairing.backend.kill()
-        let isLost = pairing.loop.run { pairing.frontend.state != .connected }
-        #expect(isLost)
+        pairing.sendHeld(1)
+        pairing.loseBackend()
         pairing.frontend.reset()
         try pairing.attachNewBackend()
         pairing.backend.perform { #expect($0.device.starts == 0) }
@@ -145,9 +129,7 @@ struct ReconnectTests {
     func incompatible() throws {
         let pairing = try Pairing(.packed)
         try pairing.start()
-        pairing.backend.kill()
-        let isLost = pairing.loop.run { pairing.frontend.state != .connected }
-        #expect(isLost)
+        pairing.loseBackend()
         let error = #expect(throws: FrontendError.self) {
             try pairing.attachNewBackend(hidden: [.inflight])
         }

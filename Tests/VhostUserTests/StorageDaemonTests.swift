@@ -58,92 +58,101 @@ private final class StorageDaemon {
     }
 }
 
+/// A daemon and a front end that is connected to it.
+private final class DaemonRig {
+    static let features =
+        VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
+
+    let daemon: StorageDaemon
+    let loop: EventLoop
+    let frontend: Frontend
+    let scratch: ScratchMemory
+
+    init(size: Int) throws {
+        daemon = try StorageDaemon(size: size)
+        try daemon.start()
+        loop = try EventLoop()
+        frontend = Frontend(
+            FrontendOptions(.connect(path: daemon.socket), deviceID: .block), on: loop)
+        scratch = try ScratchMemory(size: 4 << 20)
+        try frontend.connect()
+    }
+
+    deinit { frontend.close() }
+
+    /// A driver with a ring of its own for a queue that then runs.
+    func start(_ queue: Int) throws -> BlockDriver {
+        let driver = try BlockDriver(scratch, features: Self.features)
+        try frontend.startQueue(queue, driver.setup)
+        return driver
+    }
+}
+
 @Suite("A front end with QEMU's storage daemon", .enabled(if: StorageDaemon.isInstalled))
 struct StorageDaemonTests {
-    private static let features =
-        VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
+    /// Where a round of one queue writes, and what.
+    private func place(_ round: UInt64, _ queue: Int) -> (sector: UInt64, contents: [UInt8]) {
+        let sector = round * 100 + UInt64(queue) * 1000
+        return (sector, (0..<4096).map { UInt8(truncatingIfNeeded: UInt64($0) &* 7 &+ sector) })
+    }
 
     @Test("reads and writes through two queues, and outlives the daemon")
     func readAndWrite() throws {
-        let daemon = try StorageDaemon(size: 16 << 20)
-        try daemon.start()
-        let loop = try EventLoop()
-        let frontend = Frontend(
-            FrontendOptions(.connect(path: daemon.socket), deviceID: .block), on: loop)
-        defer { frontend.close() }
-        try frontend.connect()
-        #expect(frontend.queueCount == 2)
-        #expect(frontend.features & Self.features == Self.features)
-        #expect(frontend.readConfig(offset: 0, count: 8) == bytes(32768 as UInt64))
+        let rig = try DaemonRig(size: 16 << 20)
+        #expect(rig.frontend.queueCount == 2)
+        #expect(rig.frontend.features & DaemonRig.features == DaemonRig.features)
+        #expect(rig.frontend.readConfig(offset: 0, count: 8) == bytes(32768 as UInt64))
 
-        let scratch = try ScratchMemory(size: 4 << 20)
-        let drivers = try (0..<2).map { _ in try BlockDriver(scratch, features: Self.features) }
-        try frontend.setFeatures(Self.features)
-        for (index, driver) in drivers.enumerated() {
-            try frontend.startQueue(index, driver.setup)
-        }
+        try rig.frontend.setFeatures(DaemonRig.features)
+        let drivers = try (0..<2).map { try rig.start($0) }
         for round in 0..<4 as Range<UInt64> {
             for (index, driver) in drivers.enumerated() {
-                let sector = round * 100 + UInt64(index) * 1000
-                let contents = (0..<4096).map {
-                    UInt8(truncatingIfNeeded: UInt64($0) &* 7 &+ sector)
-                }
+                let (sector, contents) = place(round, index)
                 driver.write(contents, sector: sector)
                 // The first of them has an answer; the others are sent while there is nobody.
-                if round == 0 { #expect(try driver.finishes(loop)) }
+                if round == 0 { #expect(try driver.finishes(rig.loop)) }
             }
             if round == 1 {
-                daemon.kill()
-                let isLost = loop.run { frontend.state != .connected }
+                rig.daemon.kill()
+                let isLost = rig.loop.run { rig.frontend.state != .connected }
                 #expect(isLost)
             }
         }
-        try daemon.start()
-        let isBack = loop.run { frontend.state == .connected }
+        try rig.daemon.start()
+        let isBack = rig.loop.run { rig.frontend.state == .connected }
         #expect(isBack)
         for (index, driver) in drivers.enumerated() {
-            #expect(try driver.finishes(loop))
+            #expect(try driver.finishes(rig.loop))
             for round in 0..<4 as Range<UInt64> {
-                let sector = round * 100 + UInt64(index) * 1000
-                let contents = (0..<4096).map {
-                    UInt8(truncatingIfNeeded: UInt64($0) &* 7 &+ sector)
-                }
+                let (sector, contents) = place(round, index)
                 let buffer = driver.read(4096, sector: sector)
-                #expect(try driver.finishes(loop))
-                #expect(scratch.bytes(buffer) == contents)
-                #expect(daemon.contents(offset: Int(sector) * 512, count: 4096) == contents)
+                #expect(try driver.finishes(rig.loop))
+                #expect(rig.scratch.bytes(buffer) == contents)
+                #expect(rig.daemon.contents(offset: Int(sector) * 512, count: 4096) == contents)
             }
         }
     }
 
     @Test("stops and starts queues, and resets the device")
     func stopAndReset() throws {
-        let daemon = try StorageDaemon(size: 1 << 20)
-        try daemon.start()
-        let loop = try EventLoop()
-        let frontend = Frontend(
-            FrontendOptions(.connect(path: daemon.socket), deviceID: .block), on: loop)
-        defer { frontend.close() }
-        try frontend.connect()
-        let scratch = try ScratchMemory(size: 1 << 20)
+        let rig = try DaemonRig(size: 1 << 20)
         for _ in 0..<3 {
-            let driver = try BlockDriver(scratch, features: Self.features)
-            try frontend.setFeatures(Self.features)
-            try frontend.startQueue(0, driver.setup)
+            try rig.frontend.setFeatures(DaemonRig.features)
+            let driver = try rig.start(0)
             for sector in 0..<5 as Range<UInt64> {
                 driver.write([UInt8](repeating: UInt8(sector), count: 512), sector: sector)
             }
-            #expect(try driver.finishes(loop))
-            let state = frontend.stopQueue(0)
+            #expect(try driver.finishes(rig.loop))
+            let state = rig.frontend.stopQueue(0)
             #expect(state == driver.queue.state)
             var setup = driver.setup
             setup.state = state
-            try frontend.startQueue(0, setup)
+            try rig.frontend.startQueue(0, setup)
             let buffer = driver.read(512, sector: 4)
-            #expect(try driver.finishes(loop))
-            #expect(scratch.bytes(buffer) == [UInt8](repeating: 4, count: 512))
-            frontend.reset()
+            #expect(try driver.finishes(rig.loop))
+            #expect(rig.scratch.bytes(buffer) == [UInt8](repeating: 4, count: 512))
+            rig.frontend.reset()
         }
-        #expect(frontend.state == .connected)
+        #expect(rig.frontend.state == .connected)
     }
 }
