@@ -266,6 +266,47 @@ struct SegmentTests {
         #expect(cpu.rip == 0x5007 && cpu[4] == top + 12)
     }
 
+    @Test("far calls, jumps and returns with REX.W: 32-bit offsets, values of 8 bytes")
+    func farWide() throws {
+        // call far m16:32 by [rel 6000] with REX.W; hlt. There: retf with REX.W.
+        let machine = try BareMachine.running([
+            0x48, 0xFF, 0x1C, 0x25, 0x00, 0x60, 0x00, 0x00, 0xF4,
+        ])
+        let cpu = machine.cpu
+        machine.put(0x6000, UInt32(0x6100))
+        machine.put(0x6004, Selector.code64)
+        machine.put(0x6100, bytes: [0x48, 0xCB])
+        let top = cpu[4]
+        machine.runUntilHalt()
+        #expect(cpu.rip == 0x5009 && cpu[4] == top)
+        #expect(machine.frame64(top - 16, count: 2) == [0x5008, UInt64(Selector.code64)])
+        // jmp far m16:32 by [rel 6000] with REX.W
+        let jump = try BareMachine.running([0x48, 0xFF, 0x2C, 0x25, 0x00, 0x60, 0x00, 0x00])
+        jump.put(0x6000, UInt32(0x6100))
+        jump.put(0x6004, Selector.code64)
+        jump.put(0x6100, bytes: [0xF4])
+        jump.runUntilHalt()
+        #expect(jump.cpu.rip == 0x6101 && jump.cpu[4] == BareMachine.stack - 0x800)
+    }
+
+    @Test("IRETQ to level 3 makes GS null but keeps its base")
+    func keptBase() throws {
+        let machine = try BareMachine()
+        try machine.enterLong()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
+        try cpu.setMSR(0xC000_0101, 0x1234_5000)
+        cpu[4] = 0x8000
+        let frame: [UInt64] = [
+            0x6000, UInt64(Selector.userCode64), 0x202, 0x8800, UInt64(Selector.userData),
+        ]
+        for (index, value) in frame.enumerated() { machine.put(0x8000 + 8 * UInt64(index), value) }
+        try cpu.interruptReturn(operandSize: 8, nextRIP: 0x5002)
+        #expect(cpu.segment(SegmentRegister.gs).selector == 0)
+        #expect(!cpu.segment(SegmentRegister.gs).isUsable)
+        #expect(cpu.addressBase(SegmentRegister.gs) == 0x1234_5000)
+    }
+
     @Test("a call gate to level 0 switches stacks, copies parameters, and RETF comes back")
     func callGate() throws {
         let machine = try BareMachine()

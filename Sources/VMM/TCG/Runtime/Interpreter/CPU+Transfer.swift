@@ -139,13 +139,16 @@ extension CPU {
         }
     }
 
-    /// A far pointer in memory: the offset in the operand size, then the selector.
+    /// A far pointer in memory: the offset in the operand size, then the selector. As on AMD's
+    /// processors, which we show, an offset has at most 32 bits; the operand size is still what
+    /// CALL pushes (APM volume 3, "CALL (Far)").
     private func farPointer(_ op: OperationPointer) throws(Fault) -> (UInt64, UInt16) {
         let offset = effectiveOffset(op)
-        let first = try linearAddress(op, offset: offset, size: Int(op.size), isWrite: false)
+        let size = min(op.size, 4)
+        let first = try linearAddress(op, offset: offset, size: Int(size), isWrite: false)
         let second = try linearAddress(
-            op, offset: offset &+ UInt64(op.size), size: 2, isWrite: false)
-        return (try loadSized(first, size: op.size), try load(second, as: UInt16.self))
+            op, offset: offset &+ UInt64(size), size: 2, isWrite: false)
+        return (try loadSized(first, size: size), try load(second, as: UInt16.self))
     }
 
     // MARK: Segments, flags and modes

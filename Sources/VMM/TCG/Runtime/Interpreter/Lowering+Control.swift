@@ -109,8 +109,6 @@ extension Lowering {
         } else {
             transfer(&op, isCall ? .callFarMemory : .jumpFarMemory)
             op.form.insert(.memorySource)
-            // As AMD's processors, which we show: no 64-bit offsets (APM volume 3, JMP far).
-            op.size = min(op.size, 4)
         }
     }
 

@@ -133,7 +133,8 @@ extension CPU {
     }
 
     /// After a return to an outer level: data segments that the new level may not use become null
-    /// (SDM volume 2, RET).
+    /// (SDM volume 2, RET). Unlike a load of a null selector this leaves the base, which counts for
+    /// FS and GS in 64-bit code.
     func dropPrivilegedSegments() {
         for register in [
             SegmentRegister.es, SegmentRegister.ds, SegmentRegister.fs, SegmentRegister.gs,
@@ -141,7 +142,7 @@ extension CPU {
             let segment = segment(register)
             let isChecked = segment.type & 8 == 0 || segment.type & 4 == 0
             if segment.isUsable && isChecked && segment.dpl < cpl {
-                setSegment(register, Segment(selector: 0, attributes: Segment.unusable))
+                setSegment(register, Segment(attributes: Segment.unusable, base: segment.base))
             }
         }
     }
