@@ -67,7 +67,7 @@ struct APICTests {
         apic.deliver(.fixed, vector: 0x41, isLevel: false)
         #expect(!requested(machine.vcpu, 0x41))
         apic.deliver(.nmi, vector: 0, isLevel: false)
-        #expect(apic.takeEvents().hasNMI)
+        #expect(apic.takeEvents().nmiCount == 1)
         // Clearing the enable bit masks the local vector table.
         let enabled = try self.machine()
         try enabled.cpu.setMSR(0x835, 0x10700)
@@ -220,6 +220,19 @@ struct APICTests {
         timer.setDeadline(77)
         results = [fires(&timer, 76), fires(&timer, 77)]
         #expect(results == [false, true] && timer.deadline == UInt64.max)
+    }
+
+    @Test("a one-shot timer that has run out stays so when its mode becomes periodic")
+    func expiredTimer() throws {
+        var registers = APICRegisters(id: 0, isBootstrap: true)
+        _ = registers.write(APICRegister.spurious, 0x1FF, now: 0)
+        _ = registers.write(APICRegister.timer, 0x40, now: 0)
+        _ = registers.write(APICRegister.initialCount, 100, now: 0)
+        _ = registers.write(APICRegister.timer, 0x2_0040, now: 1000)
+        #expect(registers.requested[0x40])
+        #expect(registers.read(APICRegister.currentCount, now: 1001) == 0)
+        registers.fireTimer(5000)
+        #expect(registers.read(APICRegister.currentCount, now: 5000) == 0)
     }
 
     @Test("TSC_DEADLINE follows TSC_ADJUST, reads back, and reads 0 once it has fired")

@@ -212,6 +212,63 @@ struct BootTests {
         #expect(machine.frame64(cpu[4], count: 1)[0] & ~3 == 0x5000)
     }
 
+    @Test("two NMIs at once are both taken; while one is served a single one is kept")
+    func latchedNMI() throws {
+        let cases: [(Int, Int, UInt64)] = [(2, 0, 2), (3, 0, 2), (1, 2, 2)]
+        for (together, served, expected) in cases {
+            let machine = try BareMachine()
+            try machine.enterLong()
+            let cpu = machine.cpu
+            machine.setGate64(2, 0x6000)
+            machine.put(0x5000, bytes: [0x90] + Self.powerOff)
+            machine.put(0x6000, bytes: [0xFF, 0xC3, 0x48, 0xCF])  // inc ebx; iretq
+            let apic = machine.vcpu.apic
+            for _ in 0..<together { apic.deliver(.nmi, vector: 0, isLevel: false) }
+            if served > 0 {
+                _ = cpu.serviceInterrupts()
+                #expect(cpu.fields.isNMIBlocked)
+                for _ in 0..<served { apic.deliver(.nmi, vector: 0, isLevel: false) }
+            }
+            #expect(isPowerOff(machine.vcpu.run()))
+            #expect(cpu[3] == expected)
+        }
+    }
+
+    @Test("a single step ends HLT")
+    func stepOverHalt() throws {
+        let machine = try BareMachine()
+        try machine.enterLong()
+        machine.setGate64(1, 0x6000)
+        // push 102; popf; hlt; then power off
+        machine.put(0x5000, bytes: [0x68, 0x02, 0x01, 0x00, 0x00, 0x9D, 0xF4] + Self.powerOff)
+        // inc ecx; and dword [rsp + 16], ~100; iretq
+        machine.put(
+            0x6000,
+            bytes: [0xFF, 0xC1, 0x81, 0x64, 0x24, 0x10, 0xFF, 0xFE, 0xFF, 0xFF, 0x48, 0xCF])
+        #expect(isPowerOff(machine.vcpu.run()))
+        #expect(machine.cpu[1] == 1)
+        #expect(machine.cpu.fields.debugRegisters[6] & DR6.bs != 0)
+    }
+
+    @Test("SYSRET traps when it sets TF, SYSCALL does not when it clears TF")
+    func stepSystemCall() throws {
+        let machine = try BareMachine()
+        try machine.enterLong()
+        let cpu = machine.cpu
+        machine.setGate64(1, 0x6000)
+        try cpu.setMSR(0xC000_0081, UInt64(0x1B) << 48 | UInt64(BareMachine.Selector.code64) << 32)
+        try cpu.setMSR(0xC000_0082, 0x5800)
+        try cpu.setMSR(0xC000_0084, RFLAGS.tf)
+        (cpu[1], cpu[11]) = (0x5400, 0x102)
+        machine.put(0x5000, bytes: [0x48, 0x0F, 0x07])  // sysretq
+        machine.put(0x5400, bytes: [0x0F, 0x05])  // syscall, stepped
+        machine.put(0x5800, bytes: [0x90] + Self.powerOff)
+        // inc ebx; mov rdx, [rsp]; iretq, which keeps TF
+        machine.put(0x6000, bytes: [0xFF, 0xC3, 0x48, 0x8B, 0x14, 0x24, 0x48, 0xCF])
+        #expect(isPowerOff(machine.vcpu.run()))
+        #expect(cpu[3] == 1 && cpu[2] == 0x5400)
+    }
+
     @Test("a single step traps after every instruction, and after IRETQ one later")
     func singleStep() throws {
         let machine = try BareMachine()

@@ -109,6 +109,33 @@ struct SystemRegisterTests {
         #expect(cpu.fields.debugRegisters[6] & DR6.bd != 0)
     }
 
+    @Test("a debug exception replaces DR6's B0-B3 and leaves its other bits")
+    func debugStatus() throws {
+        // mov dr0, rax; mov dr7, rbx; nop at the breakpoint
+        let machine = try BareMachine.running([0x0F, 0x23, 0xC0, 0x0F, 0x23, 0xFB, 0x90, 0xF4])
+        let cpu = machine.cpu
+        (cpu[0], cpu[3]) = (BareMachine.code + 6, 2)
+        try cpu.writeDebugRegister(6, DR6.bs | 4)
+        machine.runUntilHalt()
+        #expect(machine.exception?.vector == 1)
+        #expect(try cpu.readDebugRegister(6) == DR6.fixed | DR6.bs | 1)
+    }
+
+    @Test("AMD's first performance counters exist and count nothing; MCA's and Intel's are #GP")
+    func counterMSRs() throws {
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
+        for number in UInt32(0xC001_0000)...0xC001_0007 {
+            try cpu.setMSR(number, 0x53_0076)
+            #expect(try cpu.msr(number) == 0)
+        }
+        for number in [0x179, 0x17A, 0x1A0, 0xC001_0008] as [UInt32] {
+            #expect(refuses { () throws(Fault) in _ = try cpu.msr(number) })
+            #expect(refuses { () throws(Fault) in try cpu.setMSR(number, 0) })
+        }
+    }
+
     @Test("data breakpoints see reads and writes, and the TLB forgets when they change")
     func dataBreakpoints() throws {
         let machine = try long()

@@ -98,6 +98,8 @@ extension APICRegisters {
         case APICRegister.commandHigh where !isX2:
             command = (command & 0xFFFF_FFFF) | UInt64(word & 0xFF00_0000) << 32
         case APICRegister.timer...APICRegister.error:
+            // What the timer owes, it owes in its old mode.
+            if register == APICRegister.timer { fireTimer(now) }
             writeLocalVector(Int(register - APICRegister.timer), word)
         case APICRegister.initialCount: timer.setInitialCount(word, now: now)
         case APICRegister.divide: timer.setDivideConfiguration(word, now: now)

@@ -123,7 +123,7 @@ struct APICRegisters: Sendable {
             triggerMode[vector] = isLevel
             requested[vector] = true
             return true
-        case .nmi: events.hasNMI = true
+        case .nmi: events.nmiCount = min(events.nmiCount + 1, 2)
         case .initialise:
             events.hasINIT = true
             events.startUp = nil

@@ -13,7 +13,8 @@ enum DeliveryMode: UInt8 {
 
 /// What waits for a CPU besides interrupts.
 struct APICEvents {
-    var hasNMI = false
+    /// NMIs; a CPU never holds more than two, one to take at once and one latched behind it.
+    var nmiCount: UInt8 = 0
     var hasINIT = false
     /// The vector of a start-up IPI.
     var startUp: UInt8?

@@ -86,7 +86,7 @@ extension TCGVCPU {
         cpu.fields.interruptShadow = 0
         cpu.fields.interruptPending = false
         cpu.fields.isNMIBlocked = false
-        cpu.fields.isNMIPending = false
+        cpu.fields.pendingNMIs = 0
         cpu.fields.isHalted = false
         cpu.fields.isShutDown = false
         cpu.fields.pendingEffect = 0

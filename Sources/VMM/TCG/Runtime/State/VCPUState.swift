@@ -145,9 +145,10 @@ struct TableRegister: BitwiseCopyable {
 
     /// An interrupt waits that the local APIC would deliver if IF were set.
     var interruptPending = false
-    /// An NMI has been delivered and no IRET has followed yet; another one waits.
+    /// An NMI has been delivered and no IRET has followed yet.
     var isNMIBlocked = false
-    var isNMIPending = false
+    /// NMIs that wait: one that is latched, and before it one that will be taken next.
+    var pendingNMIs: UInt8 = 0
     /// TF was set when the current single step began.
     var stepArmed = false
     /// DR6 bits of debug traps that wait for the end of the instruction.

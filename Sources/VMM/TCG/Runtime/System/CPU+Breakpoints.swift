@@ -40,6 +40,12 @@ extension CPU {
         }
     }
 
+    /// Sets the causes of a debug exception in DR6. B0-B3 say what hit now, as processors do it;
+    /// the other bits stay until software clears them (SDM volume 3, section 18.2.3).
+    func recordDebugException(_ causes: UInt64) {
+        fields.debugRegisters[6] = (fields.debugRegisters[6] & ~0xF) | causes
+    }
+
     func isBreakpointEnabled(_ number: Int) -> Bool {
         (fields.debugRegisters[7] >> UInt64(2 * number)) & 3 != 0
     }

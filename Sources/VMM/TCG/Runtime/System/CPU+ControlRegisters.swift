@@ -190,7 +190,7 @@ extension CPU {
             number += 2
         }
         if fields.debugRegisters[7] & DR7.gd != 0 {
-            fields.debugRegisters[6] |= DR6.bd
+            recordDebugException(DR6.bd)
             throw .debug
         }
         return number

@@ -95,6 +95,11 @@ extension CPU {
         let event = Event(
             vector: vector, kind: kind == .int1 ? .int1 : .software, errorCode: nil,
             returnRIP: nextRIP)
+        if kind == .int1 && fields.pendingDebug != 0 {
+            // A breakpoint that a load of SS held back comes with it, not after it.
+            recordDebugException(fields.pendingDebug)
+            fields.pendingDebug = 0
+        }
         if isVM86 && kind == .int {
             if fields.cr4 & CR4.vme != 0, try !isRedirected(vector) {
                 return try enterVirtualHandler(event)

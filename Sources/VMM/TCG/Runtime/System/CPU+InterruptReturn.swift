@@ -12,7 +12,7 @@ extension CPU {
             try returnProtected(operandSize)
         }
         fields.isNMIBlocked = false
-        if fields.isNMIPending { requestService() }
+        if fields.pendingNMIs > 0 { requestService() }
     }
 
     private func returnReal(_ operandSize: UInt8) throws(Fault) {

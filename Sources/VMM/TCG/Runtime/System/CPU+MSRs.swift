@@ -42,6 +42,8 @@ extension CPU {
         case 0xC000_0103: return fields.tscAux
         case 0x11, 0x4B56_4D00: return owner.msrs.wallClock
         case 0x12, 0x4B56_4D01: return owner.msrs.clock
+        // AMD's first performance counters exist whatever CPUID says; these count nothing.
+        case 0xC001_0000...0xC001_0007: return 0
         case 0xC001_0010: return owner.msrs.systemConfiguration
         case 0xC001_0015: return owner.msrs.hardwareConfiguration
         case 0xC001_001F: return owner.msrs.northBridge
@@ -94,6 +96,7 @@ extension CPU {
         case 0x12, 0x4B56_4D01:
             owner.msrs.clock = value
             if value & 1 != 0 { writeClockPage(value & ~1) }
+        case 0xC001_0000...0xC001_0007: break
         case 0xC001_0010: owner.msrs.systemConfiguration = value
         case 0xC001_0015: owner.msrs.hardwareConfiguration = value | 1 << 24
         case 0xC001_001F: owner.msrs.northBridge = value

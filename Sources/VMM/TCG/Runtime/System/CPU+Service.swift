@@ -19,7 +19,11 @@ extension CPU {
         }
         owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()
-        if events.hasNMI { fields.isNMIPending = true }
+        if events.nmiCount > 0 {
+            // Behind one in service a single NMI is latched (SDM volume 3, section 6.7.1).
+            fields.pendingNMIs = min(
+                fields.pendingNMIs + events.nmiCount, fields.isNMIBlocked ? 1 : 2)
+        }
         if events.hasINIT { owner.initialise() }
         // A start-up IPI that is seen together with an INIT came after it.
         if let vector = events.startUp { owner.startUp(vector) }
@@ -34,8 +38,8 @@ extension CPU {
     /// Delivers an NMI or an interrupt if the CPU takes it now.
     private func deliverPending() {
         fields.interruptPending = owner.apic.hasDeliverable
-        if fields.isNMIPending && !fields.isNMIBlocked {
-            fields.isNMIPending = false
+        if fields.pendingNMIs > 0 && !fields.isNMIBlocked {
+            fields.pendingNMIs -= 1
             fields.isNMIBlocked = true
             fields.isHalted = false
             deliverInterrupt(2)
@@ -74,7 +78,7 @@ extension CPU {
             if fields.debugRegisters[number] & linearMask == linear { hits |= 1 << UInt64(number) }
         }
         if hits == 0 { return }
-        fields.debugRegisters[6] |= hits
+        recordDebugException(hits)
         throw .debug
     }
 
@@ -88,9 +92,11 @@ extension CPU {
         if fields.pendingDebug != 0 && fields.interruptShadow != 2 { raiseDebugTrap() }
     }
 
+    /// A debug trap also ends a HLT.
     private func raiseDebugTrap() {
-        fields.debugRegisters[6] |= fields.pendingDebug
+        recordDebugException(fields.pendingDebug)
         fields.pendingDebug = 0
+        fields.isHalted = false
         deliver(.debug)
     }
 }

@@ -20,7 +20,6 @@ extension CPU {
         guard fields.efer & EFER.sce != 0, !isRealMode, !isVM86 else { throw .invalidOpcode }
         let selector = UInt16(truncatingIfNeeded: fields.star >> 32)
         let wasLong = is64Bit
-        fields.stepArmed = false
         self[1] = wasLong ? nextRIP : nextRIP & 0xFFFF_FFFF
         fields.cpl = 0
         setFlat(SegmentRegister.ss, (selector & ~3) &+ 8, FlatSegment.data, dpl: 0)
@@ -37,6 +36,15 @@ extension CPU {
             fields.systemFlags &= ~(RFLAGS.interruptEnable | RFLAGS.rf | RFLAGS.vm)
         }
         updateMode()
+        trapIfStepping()
+    }
+
+    /// SYSCALL and SYSRET trap if TF is set at their end, whatever it was before.
+    private func trapIfStepping() {
+        fields.stepArmed = false
+        guard fields.systemFlags & RFLAGS.tf != 0 else { return }
+        fields.pendingDebug |= DR6.bs
+        requestService()
     }
 
     func systemReturn(operandSize: UInt8) throws(Fault) {
@@ -63,6 +71,7 @@ extension CPU {
             fields.systemFlags |= RFLAGS.interruptEnable
         }
         updateMode()
+        trapIfStepping()
         if fields.systemFlags & RFLAGS.interruptEnable != 0 && fields.interruptPending {
             requestService()
         }
