@@ -92,6 +92,19 @@ int clinux_spawn(const char *path, char *const _Nullable *_Nonnull argv,
                  char *const _Nullable *_Nonnull envp, const int *_Nullable keep,
                  const int *_Nullable as, size_t keep_count);
 
+// LOCK CMPXCHG16B on 16 aligned bytes: true if they were *low and *high and are now the new ones,
+// else *low and *high are what was found.
+static inline _Bool clinux_compare_exchange_16(
+    void *place, uint64_t *low, uint64_t *high, uint64_t new_low, uint64_t new_high)
+{
+    _Bool equal;
+    __asm__ volatile("lock cmpxchg16b %1"
+                     : "=@ccz"(equal), "+m"(*(char(*)[16])place), "+a"(*low), "+d"(*high)
+                     : "b"(new_low), "c"(new_high)
+                     : "memory");
+    return equal;
+}
+
 #pragma clang assume_nonnull end
 
 #endif

@@ -34,7 +34,9 @@ final class RunState: @unchecked Sendable {
 
     private func start(_ machine: Machine, _ state: InitialCPUState) {
         parked = []
-        for cpu in machine.cpus { cpu.give(.start(cpu.index == 0 ? state : .reset)) }
+        // All of them before any runs: the first may call the others at once.
+        for cpu in machine.cpus { cpu.prepare(cpu.index == 0 ? state : .reset) }
+        for cpu in machine.cpus { cpu.give(.resume) }
     }
 
     // MARK: What comes in

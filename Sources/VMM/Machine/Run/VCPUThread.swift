@@ -6,10 +6,8 @@ internal import Synchronization
 /// reports that, and waits for the next order. Orders come from the control thread.
 final class VCPUThread: Sendable {
     enum Order: Sendable {
-        /// Go on where the CPU stopped.
+        /// Go on where the CPU stopped, or from the registers that `prepare` set.
         case resume
-        /// Start from these registers.
-        case start(InitialCPUState)
         /// Leave the thread.
         case end
     }
@@ -47,6 +45,9 @@ final class VCPUThread: Sendable {
         thread.withLock { $0 = new }
     }
 
+    /// Sets the registers that a CPU starts from, which waits for an order.
+    func prepare(_ state: InitialCPUState) { cpu.setInitialState(state) }
+
     /// Gives the next order to a CPU that has reported, or has not had any.
     func give(_ order: Order) {
         shared.withLock {
@@ -72,7 +73,6 @@ final class VCPUThread: Sendable {
         while true {
             orderGiven.wait()
             switch shared.withLock({ $0.order.take() }) {
-            case .start(let state): cpu.setInitialState(state)
             case .resume, nil: break
             case .end: return
             }

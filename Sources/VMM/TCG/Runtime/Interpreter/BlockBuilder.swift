@@ -69,6 +69,7 @@ extension CPU {
             }
             return CodeSource(count: count, inPage: count, isDevice: true)
         }
+        markCode(physical: page.physical)
         // SAFETY: `host` is a whole page.
         unsafe memcpy(cache.scratch, host + offset, count)
         return CodeSource(count: count, inPage: count)
@@ -93,6 +94,7 @@ extension CPU {
         source.secondPage = page.physical
         source.count = source.inPage + wanted
         if let host = unsafe page.host {
+            markCode(physical: page.physical)
             unsafe memcpy(cache.scratch + source.inPage, host, wanted)
         } else {
             source.isDevice = true
@@ -121,10 +123,6 @@ extension CPU {
         }
         _ = cache.allocate(size)
         cache.insert(block)
-        markCode(physical: unsafe header.pointee.physical & ~0xFFF)
-        if unsafe header.pointee.secondPage != UInt64.max {
-            markCode(physical: unsafe header.pointee.secondPage)
-        }
     }
 }
 

@@ -1,3 +1,5 @@
+internal import CLinux
+
 extension CPU {
     /// XCHG with memory; the register is the source.
     func exchange<T: OperandWord>(_ op: OperationPointer, _: T.Type) throws(Fault) {
@@ -65,21 +67,53 @@ extension CPU {
         UInt64(register(high, as: UInt32.self)) << 32 | UInt64(register(low, as: UInt32.self))
     }
 
-    /// CMPXCHG16B; an address that is not a multiple of 16 faults.
-    // FIXME: not atomic with several CPUs.
+    /// CMPXCHG16B, always with the host's own; an address that is not a multiple of 16 faults.
     func compareAndExchange16(_ op: OperationPointer) throws(Fault) {
         let linear = try linearAddress(op, size: 16, isWrite: true)
         guard linear & 15 == 0 else { throw .generalProtection(0) }
-        try probeWrite(linear, size: 16)
-        let low = try load(linear, as: UInt64.self)
-        let high = try load(linear &+ 8, as: UInt64.self)
-        let isEqual = low == self[Register.rax] && high == self[Register.rdx]
-        try store(linear, isEqual ? self[Register.rbx] : low)
-        try store(linear &+ 8, isEqual ? self[Register.rcx] : high)
+        var low = self[Register.rax]
+        var high = self[Register.rdx]
+        let isEqual: Bool
+        // SAFETY: 16 aligned bytes of memory in either case.
+        if let host = unsafe writableHost(linear, size: 16) {
+            isEqual = unsafe compareExchange16(host, &low, &high)
+        } else {
+            try probeWrite(linear, size: 16)
+            if let memory = unsafe try lockableMemory(linear & linearMask, size: 16) {
+                isEqual = unsafe compareExchange16(memory.host, &low, &high)
+                unsafe announce(memory.others)
+            } else {
+                isEqual = try compareExchange16(device: linear, &low, &high)
+            }
+        }
         if !isEqual {
             self[Register.rax] = low
             self[Register.rdx] = high
         }
         setZero(isEqual)
+    }
+
+    // SAFETY: the caller's 16 bytes are mapped and aligned.
+    @inline(__always)
+    private func compareExchange16(
+        _ host: UnsafeMutableRawPointer, _ low: inout UInt64, _ high: inout UInt64
+    ) -> Bool {
+        let newLow = self[Register.rbx]
+        let newHigh = self[Register.rcx]
+        return unsafe clinux_compare_exchange_16(host, &low, &high, newLow, newHigh)
+    }
+
+    /// A device sees two reads and two writes.
+    private func compareExchange16(
+        device linear: UInt64, _ low: inout UInt64, _ high: inout UInt64
+    ) throws(Fault) -> Bool {
+        let oldLow = try load(linear, as: UInt64.self)
+        let oldHigh = try load(linear &+ 8, as: UInt64.self)
+        let isEqual = oldLow == low && oldHigh == high
+        try store(linear, isEqual ? self[Register.rbx] : oldLow)
+        try store(linear &+ 8, isEqual ? self[Register.rcx] : oldHigh)
+        low = oldLow
+        high = oldHigh
+        return isEqual
     }
 }

@@ -88,6 +88,8 @@ extension CPU {
             return false
         }
         let inPage = min(count, 4096 - offset)
+        // Another CPU's write may have taken the mark away.
+        markCode(physical: page.physical)
         guard unsafe memcmp(host + offset, block.bytes, inPage) == 0 else {
             return discard(block)
         }
@@ -97,6 +99,7 @@ extension CPU {
             guard unsafe second.physical == header.pointee.secondPage,
                 let host = unsafe second.host
             else { return false }
+            markCode(physical: second.physical)
             guard unsafe memcmp(host, block.bytes + inPage, count - inPage) == 0 else {
                 return discard(block)
             }

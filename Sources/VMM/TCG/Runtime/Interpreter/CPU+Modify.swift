@@ -54,13 +54,14 @@ extension CPU {
             }
             return
         }
+        if isLocked { return try slowLockedModify(linear, T.self, body) }
         try probeWrite(linear, size: MemoryLayout<T>.size)
         try store(linear, body(try load(linear, as: T.self)))
     }
 
     /// The flags before `body` ran are put back for another attempt, since it may read them.
     // SAFETY: see `compareExchange`.
-    private func modifyAtomically<T: OperandWord>(
+    func modifyAtomically<T: OperandWord>(
         _ host: UnsafeMutableRawPointer, _: T.Type, _ body: (T) -> T
     ) {
         let result = unsafe state.pointee.flagResult

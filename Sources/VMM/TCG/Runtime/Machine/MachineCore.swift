@@ -15,6 +15,10 @@ final class MachineCore: Sendable {
     /// The time of day at the machine's start, in nanoseconds since 1970.
     let wallClockAtStart: UInt64
 
+    /// For LOCKed accesses across pages.
+    let busLock = BusLock()
+    private let codePageMap = Mutex<CodePageMap?>(nil)
+
     /// The interrupt controllers of all CPUs, by CPU index.
     private let apics = Mutex<[LocalAPIC]>([])
 
@@ -29,6 +33,16 @@ final class MachineCore: Sendable {
 
     /// Nanoseconds since the machine's start, on the host's clock.
     func hostTime() -> UInt64 { Clock.monotonic() &- start }
+
+    /// Which CPUs have decoded code where; made for the first CPU.
+    func codePages() throws(SystemError) -> CodePageMap {
+        try codePageMap.withLock { map throws(SystemError) in
+            if let map { return map }
+            let new = try CodePageMap(pageCount: ram.pageCount)
+            map = new
+            return new
+        }
+    }
 
     func add(_ apic: LocalAPIC) {
         apics.withLock { $0.append(apic) }

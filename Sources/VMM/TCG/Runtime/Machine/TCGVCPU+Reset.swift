@@ -98,7 +98,11 @@ extension TCGVCPU {
         reset()
         isWaitingForStartUp = false
         switch state {
-        case .reset: return isWaitingForStartUp = index != 0
+        case .reset:
+            isWaitingForStartUp = index != 0
+            // Nobody sets up the memory types of the CPUs that a kernel starts.
+            if isWaitingForStartUp { msrs.setWriteBack() }
+            return
         case .linux64(let entry, let parameters, let pageTables, let gdt, let stack):
             enterFlat(entry: entry, gdt: gdt, codeAttributes: 0xA09B)
             cpu[6] = parameters

@@ -16,6 +16,10 @@ public final class TCGVirtualMachine: VirtualMachine {
     }
 
     func makeCPU(index: Int) throws(AcceleratorError) -> TCGVCPU {
+        guard index < CodePageMap.maximumCPUs else {
+            throw AcceleratorError(
+                "cannot make CPU \(index): a machine has at most \(CodePageMap.maximumCPUs)")
+        }
         do {
             let cpu = try TCGVCPU(core: core, index: index)
             cpus.withLock { $0.append(cpu) }

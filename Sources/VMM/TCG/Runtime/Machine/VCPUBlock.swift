@@ -9,7 +9,6 @@ internal import Synchronization
 ///     512   VCPUState
 ///           the wake-up word and whether somebody sleeps on it
 ///           the soft TLB's tables and log
-///           the map of pages with decoded code
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
 // sum. Everything but the exit request and the bell belongs to the CPU's own thread.
 @safe final class VCPUBlock: @unchecked Sendable {
@@ -22,13 +21,11 @@ internal import Synchronization
 
     var cpu: CPU { unsafe CPU(state) }
 
-    init(ram: RAMTable) throws(SystemError) {
+    init(ram: RAMTable, codePages: CodePageMap, index: Int) throws(SystemError) {
         let stateOffset = VCPUState.fxImageSize
         let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
         let tlbOffset = (bellOffset + 64 + 4095) & ~4095
-        let mapOffset = (tlbOffset + TLB.size + 4095) & ~4095
-        let mapSize = Int(ram.pageCount)
-        mapping = try MemoryMapping(anonymous: mapOffset + mapSize)
+        mapping = try MemoryMapping(anonymous: (tlbOffset + TLB.size + 4095) & ~4095)
         let base = unsafe mapping.base
         let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
         unsafe state = (base + stateOffset).assumingMemoryBound(to: VCPUState.self)
@@ -36,8 +33,9 @@ internal import Synchronization
         unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(base)))
         unsafe state.pointee.ram = ram.regions
         unsafe state.pointee.ramCount = ram.count
-        unsafe state.pointee.codePages = (base + mapOffset).assumingMemoryBound(to: UInt8.self)
-        unsafe state.pointee.codePageCount = ram.pageCount
+        unsafe state.pointee.codePages = codePages.words
+        unsafe state.pointee.codePageCount = codePages.count
+        unsafe state.pointee.codeBit = 1 << UInt64(index & 63)
         let field = MemoryLayout<VCPUState>.offset(of: \VCPUState.exitRequest) ?? 0
         unsafe exitRequest = (base + stateOffset + field).assumingMemoryBound(
             to: Atomic<UInt32>.self)

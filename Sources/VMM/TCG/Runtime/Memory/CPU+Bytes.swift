@@ -74,9 +74,9 @@ extension CPU {
         if unsafe entry.pointee.physical & TLBFlags.slow == 0,
             let host = unsafe physicalHost(physical, count: UInt64(count))
         {
-            if hasCode(physical: physical) { invalidateCode(physical: physical, count: count) }
+            let others = prepareWrite(physical: physical, count: count)
             unsafe memcpy(host, source, count)
-            return
+            return announce(others)
         }
         var done = 0
         while done < count {

@@ -72,14 +72,12 @@ extension CPU {
 
     /// Writes up to 8 bytes with the rights of a mode (0-2).
     func store(_ linear: UInt64, size: Int, _ value: UInt64, mode: Int) throws(Fault) {
-        let left = 4096 - Int(linear & 0xFFF)
-        if size > left {
-            let second = (linear &+ UInt64(left)) & linearMask
-            _ = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
-            _ = unsafe try entry(second, mode: mode, access: PageFaultCode.write)
-            try store(linear, size: left, value, mode: mode)
-            try store(second, size: size - left, value >> UInt64(8 * left), mode: mode)
-            return
+        if size > 4096 - Int(linear & 0xFFF) {
+            if fields.isOnlyCPU { return try storeAcross(linear, size: size, value, mode: mode) }
+            let lock = owner.core.busLock
+            lock.lock()
+            defer { lock.unlock() }
+            return try storeAcross(linear, size: size, value, mode: mode)
         }
         let entry = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
         let physical = unsafe entry.pointee.page | (linear & 0xFFF)
@@ -90,7 +88,7 @@ extension CPU {
         guard unsafe entry.pointee.physical & TLBFlags.device == 0,
             let host = unsafe physicalHost(physical, count: UInt64(size))
         else { return storeDevice(physical, size: size, value) }
-        if hasCode(physical: physical) { invalidateCode(physical: physical, count: size) }
+        let others = prepareWrite(physical: physical, count: size)
         switch size {
         case 1: unsafe host.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
         case 2: unsafe host.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
@@ -100,9 +98,67 @@ extension CPU {
             var value = value
             unsafe memcpy(host, &value, min(size, 8))
         }
+        announce(others)
         // Once the code is gone, the next write may be fast.
         if unsafe entry.pointee.physical & TLBFlags.slow == 0 && !hasCode(physical: physical) {
             unsafe entry.pointee.writeTag = linear & ~0xFFF
+            unsafe keepSlow(entry, linear)
         }
+    }
+
+    /// A write that crosses a page border; both pages are checked first.
+    private func storeAcross(
+        _ linear: UInt64, size: Int, _ value: UInt64, mode: Int
+    ) throws(Fault) {
+        let left = 4096 - Int(linear & 0xFFF)
+        let second = (linear &+ UInt64(left)) & linearMask
+        _ = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
+        _ = unsafe try entry(second, mode: mode, access: PageFaultCode.write)
+        try store(linear, size: left, value, mode: mode)
+        try store(second, size: size - left, value >> UInt64(8 * left), mode: mode)
+    }
+
+    // MARK: LOCK
+
+    /// Replaces up to 8 bytes by what `body` makes of them, where only the slow path will do and
+    /// other CPUs run. Memory inside one page is changed atomically. A value across pages is
+    /// changed under the machine's bus lock. A device sees a read and a write.
+    func slowLockedModify<T: OperandWord>(
+        _ linear: UInt64, _: T.Type, _ body: (T) -> T
+    ) throws(Fault) {
+        let size = MemoryLayout<T>.size
+        try probeWrite(linear, size: size)
+        if let memory = unsafe try lockableMemory(linear & linearMask, size: size) {
+            unsafe modifyAtomically(memory.host, T.self, body)
+            return unsafe announce(memory.others)
+        }
+        guard size > 4096 - Int(linear & 0xFFF) else {
+            return try store(linear, body(try load(linear, as: T.self)))
+        }
+        let lock = owner.core.busLock
+        lock.lock()
+        defer { lock.unlock() }
+        let value = try load(linear, as: T.self)
+        try storeAcross(
+            linear & linearMask, size: size, UInt64(truncatingIfNeeded: body(value)),
+            mode: dataMode)
+    }
+
+    /// Memory that can be changed directly, and the CPUs that must hear of it (`announce`); `nil`
+    /// for devices and across pages.
+    func lockableMemory(
+        _ linear: UInt64, size: Int
+    ) throws(Fault) -> (host: UnsafeMutableRawPointer, others: UInt64)? {
+        if size > 4096 - Int(linear & 0xFFF) { return nil }
+        // SAFETY: as in `load`.
+        let entry = unsafe try entry(linear, mode: dataMode, access: PageFaultCode.write)
+        let physical = unsafe entry.pointee.page | (linear & 0xFFF)
+        guard unsafe entry.pointee.physical & TLBFlags.device == 0,
+            let host = unsafe physicalHost(physical, count: UInt64(size))
+        else { return nil }
+        if unsafe entry.pointee.physical & TLBFlags.watched != 0 {
+            noteWatched(linear, size: size, isWrite: true)
+        }
+        return unsafe (host, prepareWrite(physical: physical, count: size))
     }
 }

@@ -69,6 +69,7 @@ extension CPU {
         unsafe slot.pointee = TLBEntry(
             readTag: page, writeTag: isFast ? page : empty, addend: address &- page,
             physical: physical)
+        if isFast { unsafe keepSlow(slot, page) }
     }
 
     private func isAPICPage(_ physical: UInt64) -> Bool {
@@ -145,42 +146,5 @@ extension CPU {
             }
         }
         flushCodeLookups()
-    }
-
-    // MARK: Pages with decoded code
-
-    @inline(__always)
-    func hasCode(physical: UInt64) -> Bool {
-        let page = physical >> 12
-        // SAFETY: the map has `codePageCount` bytes.
-        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages
-        else { return false }
-        return unsafe map[Int(page)] != 0
-    }
-
-    /// The page holds decoded code from now on: writes to it take the slow path, which calls
-    /// `invalidateCode`.
-    func markCode(physical: UInt64) {
-        let page = physical >> 12
-        // SAFETY: as above; the tables have `modes * entries` slots.
-        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages,
-            unsafe map[Int(page)] == 0
-        else { return }
-        unsafe map[Int(page)] = 1
-        for slot in 0..<3 * TLB.entries {
-            let entry = unsafe state.pointee.tlbTables + slot
-            if unsafe entry.pointee.physical >> 12 == page {
-                unsafe entry.pointee.writeTag = TLBEntry.emptyTag(slot & (TLB.entries - 1))
-            }
-        }
-    }
-
-    /// No decoded code is left in the page. Writes become fast with the next slow one.
-    func unmarkCode(physical: UInt64) {
-        let page = physical >> 12
-        // SAFETY: as above.
-        guard page < fields.codePageCount, let map = unsafe state.pointee.codePages
-        else { return }
-        unsafe map[Int(page)] = 0
     }
 }

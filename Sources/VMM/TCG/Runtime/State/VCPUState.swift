@@ -1,3 +1,5 @@
+internal import Synchronization
+
 // The state of one virtual CPU lies in one block of raw memory, so that the interpreter, the leaf
 // stubs and later the translator reach every field by a constant offset:
 //
@@ -129,11 +131,11 @@ struct TableRegister: BitwiseCopyable {
     // SAFETY: the machine's table outlives the CPU.
     var ram: UnsafePointer<RAMRegion>?
     var ramCount = 0
-    /// One byte for each page of the guest-physical space below `codePageCount`: 1 where this
-    /// CPU holds decoded code.
-    // SAFETY: part of the CPU's memory, like this state.
-    var codePages: UnsafeMutablePointer<UInt8>?
+    /// The machine's CodePageMap, and this CPU's bit in it.
+    // SAFETY: the machine's map outlives the CPU.
+    var codePages: UnsafeMutablePointer<Atomic<UInt64>>?
     var codePageCount: UInt64 = 0
+    var codeBit: UInt64 = 1
     /// The page of the local APIC's registers, or a value that is no page.
     var apicPage: UInt64 = UInt64.max
     /// The page directory pointers that PAE paging loads with CR3 (SDM volume 3, section 4.4.1).
