@@ -25,6 +25,24 @@ struct BootTests {
         }
     }
 
+    @Test("two CPUs come up, share the work, and are there again after a reboot")
+    func twoCPUs() throws {
+        let guest = try Guest(["--cpus", "boot=2"], in: folder)
+        for _ in 0..<2 {
+            try guest.awaitShell()
+            #expect(try guest.run("nproc") == "2")
+            // Each CPU has had timer interrupts: it does run.
+            let timers = "awk '/^ *LOC:/ { print ($2 > 0) + ($3 > 0) }' /proc/interrupts"
+            #expect(try guest.run(timers) == "2")
+            let sums = "for i in 0 1 2 3; do (head -c 8388608 /dev/zero | md5sum) & done"
+            #expect(try guest.run("\(sums) | uniq | wc -l") == "1")
+            guest.send("sync; reboot -f")
+        }
+        try guest.awaitShell()
+        #expect(try guest.powerOff() == 0)
+        #expect(try guest.checkDisk() == "")
+    }
+
     @Test("a reboot starts again with the same backend, or exits with 3")
     func reboot() throws {
         let guest = try Guest(in: folder)

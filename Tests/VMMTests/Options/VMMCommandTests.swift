@@ -38,7 +38,7 @@ struct VMMCommandTests {
     @Test("everything can be said")
     func everything() throws {
         let options = try options(
-            "--kernel k --initramfs i --cmdline quiet --cpus boot=2 --memory "
+            "--kernel k --initramfs i --cmdline quiet --cpus boot=1 --memory "
                 + "size=1G,hugepages=on --disk a.img,readonly=on --disk socket=/s --serial "
                 + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
         #expect(options.boot.commandLine == "console=ttyS0 reboot=a panic=-1 quiet")
@@ -50,7 +50,7 @@ struct VMMCommandTests {
                 .child(name: "a.img", options: "path=a.img,readonly=on"), .socket(path: "/s"),
             ])
         #expect(options.serial == .file("/f"))
-        #expect(options.accelerator == .tcg(TCGOptions(clock: .counted, cpuCount: 2)))
+        #expect(options.accelerator == .tcg(TCGOptions(clock: .counted, cpuCount: 1)))
         #expect(options.policies.reboot == .exit)
         #expect(options.policies.panic == .restart)
     }
@@ -80,6 +80,10 @@ struct VMMCommandTests {
                 "--memory: size is a multiple of the huge pages' size"
             ),
             ("--kernel k --cpus boot=0", "--cpus: boot: 0 is not between 1 and 64"),
+            (
+                "--kernel k --cpus boot=2 --accel tcg,clock=counted",
+                "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1"
+            ),
             ("--kernel k --accel kvm", "--accel: provider: 'kvm' is not one of tcg"),
             (
                 "--kernel k --serial tty,file=x",

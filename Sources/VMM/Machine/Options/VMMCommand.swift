@@ -188,6 +188,10 @@ package struct VMMCommand: Sendable {
         let extra = values[Self.cmdline]
         if !line.isEmpty, !extra.isEmpty { line += " " }
         let clock = values[Self.accel].map { $0[Accel.clock] } ?? .host
+        if clock == .counted && cpuCount > 1 {
+            throw OptionError(
+                "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
+        }
         return MachineOptions(
             boot: BootSource(
                 kernel: kernel, initramfs: values[Self.initramfs], commandLine: line + extra),
