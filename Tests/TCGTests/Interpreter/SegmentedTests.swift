@@ -228,11 +228,19 @@ extension HostTests {
     ) -> String? {
         guard let ending else { return "did not end" }
         let expected = unsafe native.pointee
+        // A branch into its own bytes may find what the two worlds do not share (PUSH DS), or INT1,
+        // whose RIP not every hypervisor below us gets right.
+        let isBranch = [.call, .jmp, .ret].contains(instruction.mnemonic)
+        if isBranch, (0x101...0x110).contains(ending.rip) { return nil }
+        // Which of two operands faults first is the processor's choice.
+        if instruction.mnemonic == .cmps, expected.vector == 14, ending.vector == 13 { return nil }
         if expected.vector != ending.vector || expected.rip != ending.rip {
             return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
                 + "\(expected.vector) at \(String(expected.rip, radix: 16))"
         }
-        let hasError = ending.vector >= 10 && ending.vector <= 14
+        // The guest has pages at low addresses, which an offset may wrap to.
+        let isLow = ending.vector == 14 && guest.cpu.fields.cr2 < UserModeGuest.lowSize
+        let hasError = ending.vector >= 10 && ending.vector <= 14 && !isLow
         if hasError, expected.error != ending.error {
             return "error code \(ending.error) not \(expected.error)"
         }
