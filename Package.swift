@@ -102,7 +102,7 @@ let package = Package(
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         // They compare millions of instructions.
-        tests("TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: cpuSettings),
+        tests("TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
             "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
