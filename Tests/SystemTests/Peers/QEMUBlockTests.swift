@@ -98,10 +98,11 @@ struct QEMUBlockTests {
     /// meant to write, and reads others back from the disk. A page that the back end changed and
     /// that was not migrated shows as a wrong checksum here or as a damaged file system at the end.
     private static let migrationLoad = """
-        n=0; bad=0; while [ ! -e /run/stop ]; do f=part$((n % 6)); \
+        n=0; steps=0; bad=0; while [ ! -e /run/stop ]; do f=part$((n % 6)); \
         dd if=/dev/urandom bs=64k count=16 2>/dev/null | tee $f | sha256sum >/run/$f; sync; \
         echo 3 >/proc/sys/vm/drop_caches; \
-        for g in part*; do sha256sum <$g | cmp -s - /run/$g || bad=$((bad + 1)); done; \
+        for g in part*; do sha256sum <$g | cmp -s - /run/$g || bad=$((bad + 1)); \
+        steps=$((steps + 1)); echo $steps >/run/steps; done; \
         n=$((n + 1)); echo $n >/run/rounds; echo $bad >/run/bad; done; echo load-is-over >/run/over
         """
 
@@ -124,11 +125,10 @@ struct QEMUBlockTests {
             devices: QEMU.disk(servers[1].socket, queues: 1) + ["-incoming", "unix:\(channel)"])
         try source.console.type("(\(Self.migrationLoad)) &")
         try awaitRounds(2, on: source.console)
-        let before = try rounds(on: source.console)
+        let before = try count("steps", on: source.console)
         try migrate(source, to: channel)
-        let after = try rounds(on: target.console)
-        #expect(after > before)
-        try awaitRounds(after + 3, on: target.console)
+        #expect(try count("steps", on: target.console) > before)
+        try awaitRounds(try count("rounds", on: target.console) + 6, on: target.console)
         let console = target.console
         #expect(
             try console.ask("touch /run/stop; while [ ! -e /run/over ]; do sleep 1; done; echo ok")
@@ -143,14 +143,15 @@ struct QEMUBlockTests {
         }
     }
 
-    /// How many files the guest's load has written and checked.
-    private func rounds(on console: GuestConsole) throws -> Int {
-        Int(try console.ask("cat /run/rounds")) ?? 0
+    /// How many `rounds` (of writing a file and checking all) or `steps` (of checking one) the
+    /// guest's load has done.
+    private func count(_ name: String, on console: GuestConsole) throws -> Int {
+        Int(try console.ask("cat /run/\(name)")) ?? 0
     }
 
     private func awaitRounds(_ wanted: Int, on console: GuestConsole) throws {
         let deadline = Clock.monotonic() + 60_000_000_000
-        while try rounds(on: console) < wanted {
+        while try count("rounds", on: console) < wanted {
             try #require(Clock.monotonic() < deadline, "the guest does not get on")
             usleep(200_000)
         }
