@@ -109,16 +109,15 @@ import Testing
         #expect(try Array(image.bytes[4096..<8192]) == pattern(4096))
     }
 
-    @Test("a disk that has become shorter reads as zeroes", arguments: Setting.all)
+    @Test("reads behind the end of an image that has become shorter fail", arguments: Setting.all)
     func truncated(setting: Setting) throws {
         let image = try ScratchImage(pattern(16384))
         let disk = try TestDisk(setting.options(image), ring: setting.ring)
-        _ = unsafe truncate(image.path, 4096 + 512)
-        let read = try disk.request(Wire.read, reading: 8192)
-        #expect(read.status == Wire.ok)
-        #expect(
-            read.data
-                == Array(pattern(16384).prefix(4608)) + [UInt8](repeating: 0, count: 8192 - 4608))
+        _ = unsafe truncate(image.path, 8192)
+        #expect(try disk.request(Wire.read, sector: 16, reading: 4096).status == Wire.ioError)
+        #expect(try disk.request(Wire.read, sector: 12, reading: 4096).status == Wire.ioError)
+        let kept = try disk.request(Wire.read, reading: 4096)
+        #expect(kept.status == Wire.ok)
+        #expect(kept.data == Array(pattern(16384).prefix(4096)))
     }
-
 }

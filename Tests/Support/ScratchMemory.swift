@@ -7,8 +7,14 @@ public final class ScratchMemory {
     private var region = 0
     private var next: UInt64
 
+    /// Hands out what is in `memory`.
+    public init(_ memory: GuestMemory) {
+        self.memory = memory
+        next = memory.regions.first?.start.rawValue ?? 0
+    }
+
     /// Makes one region for each start and size; sizes are multiples of 4096.
-    public init(_ windows: [(start: UInt64, size: UInt64)]) throws {
+    public convenience init(_ windows: [(start: UInt64, size: UInt64)]) throws {
         var regions: [GuestRegion] = []
         for (start, size) in windows {
             let file = try MemFD(name: "scratch", size: size)
@@ -20,8 +26,7 @@ public final class ScratchMemory {
             else { throw GuestMemoryError.outOfRange(GuestAddress(start), count: size) }
             regions.append(region)
         }
-        memory = try GuestMemory(regions)
-        next = memory.regions.first?.start.rawValue ?? 0
+        self.init(try GuestMemory(regions))
     }
 
     /// One region of `size` bytes at 1 MiB.

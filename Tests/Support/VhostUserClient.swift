@@ -12,6 +12,7 @@ public final class VhostUserClient {
         case setFeatures = 2
         case setOwner = 3
         case setMemoryTable = 5
+        case setLogBase = 6
         case setRingSize = 8
         case setRingAddresses = 9
         case setRingBase = 10
@@ -23,6 +24,8 @@ public final class VhostUserClient {
         case getQueueCount = 17
         case enableRing = 18
         case getConfig = 24
+        case getInflight = 31
+        case setInflight = 32
     }
 
     public struct Failure: Error, CustomStringConvertible {
@@ -32,7 +35,9 @@ public final class VhostUserClient {
 
     static let protocolFeaturesBit: UInt64 = 1 << 30
     /// MQ, REPLY_ACK and CONFIG.
-    static let wantedProtocolFeatures: UInt64 = 1 << 0 | 1 << 3 | 1 << 9
+    public static let usualProtocolFeatures: UInt64 = 1 << 0 | 1 << 3 | 1 << 9
+    public static let logProtocolFeature: UInt64 = 1 << 1
+    public static let inflightProtocolFeature: UInt64 = 1 << 12
 
     private let socket: UnixSocket
     /// What both sides have agreed on.
@@ -90,14 +95,16 @@ public final class VhostUserClient {
         return bytes
     }
 
-    /// Agrees on features: all of `wanted` that the back end has.
-    public func negotiate(_ wanted: UInt64) throws {
+    /// Agrees on features: all of `wanted` and of `protocolFeatures` that the back end has.
+    public func negotiate(
+        _ wanted: UInt64, protocolFeatures: UInt64 = VhostUserClient.usualProtocolFeatures
+    ) throws {
         let offered = Self.value(try send(.getFeatures, hasReply: true), 0, UInt64.self)
         features = offered & (wanted | Self.protocolFeaturesBit)
         if offered & Self.protocolFeaturesBit != 0 {
             let all = Self.value(try send(.getProtocolFeatures, hasReply: true), 0, UInt64.self)
-            protocolFeatures = all & Self.wantedProtocolFeatures
-            try send(.setProtocolFeatures, Self.bytes(protocolFeatures))
+            self.protocolFeatures = all & protocolFeatures
+            try send(.setProtocolFeatures, Self.bytes(self.protocolFeatures))
         }
         try send(.setOwner)
         try send(.setFeatures, Self.bytes(features))

@@ -7,21 +7,6 @@ import VhostUser
 
 /// The block back end in a process that is killed again and again.
 private final class MortalProcess {
-    /// The executable that was built together with the tests.
-    static let executable: String? = {
-        var buffer = [UInt8](repeating: 0, count: 4096)
-        let count = unsafe buffer.withUnsafeMutableBytes {
-            unsafe readlink("/proc/self/exe", $0.baseAddress.unsafelyUnwrapped, $0.count)
-        }
-        let own = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
-        for candidate in [own] + CommandLine.arguments {
-            guard let slash = candidate.lastIndex(of: "/") else { continue }
-            let path = "\(candidate[..<slash])/apus"
-            if unsafe access(path, X_OK) == 0 { return path }
-        }
-        return nil
-    }()
-
     let image: String
     private var process: ChildProcess?
 
@@ -41,7 +26,7 @@ private final class MortalProcess {
     func start() throws -> UnixSocket {
         let (near, far) = try UnixSocket.pair()
         process = try ChildProcess(
-            path: Self.executable ?? "",
+            path: BuiltExecutable.path ?? "",
             arguments: ["apus-block", "--fd=3", "--disk", "path=\(image)", "--log-level", "error"],
             environment: [], descriptors: [(far.fd, 3)])
         return near
@@ -77,7 +62,7 @@ private final class MortalProcess {
     }
 }
 
-@Suite("A block back end that is killed", .enabled(if: MortalProcess.executable != nil))
+@Suite("A block back end that is killed", .enabled(if: BuiltExecutable.path != nil))
 struct CrashTests {
     @Test(
         "loses no request and finishes none twice, a hundred times",

@@ -62,10 +62,6 @@ extension BlockWorker {
         switch Int32(truncatingIfNeeded: -result) {
         case EINTR, EAGAIN:
             submitTransfer(slot)
-        case 0 where slots[slot].phase == .read:
-            // The file has become shorter than the disk; what is missing reads as zeroes.
-            slots[slot].clearRest()
-            finish(slot, .ok)
         case EINVAL where image.isDirect && !slots[slot].isCached:
             // Direct I/O is pickier than it said.
             slots[slot].isCached = true
@@ -141,8 +137,14 @@ extension BlockWorker {
     /// Ends a request because the host could not do it.
     private func fail(_ slot: UInt32, _ result: Int64) {
         let code = Int32(truncatingIfNeeded: -result)
-        let reason = code == 0 ? "nothing was written" : SystemError("", errno: code).reason
         let phase = slots[slot].phase
+        let reason =
+            switch code {
+            case 0: phase == .read ? "the image has become shorter" : "nothing was written"
+            // The buffers were checked when the request came.
+            case EFAULT: "the front end has taken the buffers' memory away"
+            default: SystemError("", errno: code).reason
+            }
         Self.log.guest("\(phase) at byte \(slots[slot].offset) failed: \(reason)")
         finish(slot, .ioError)
     }

@@ -1,4 +1,6 @@
 internal import CLinux
+// The compiler counts `iovec` to whichever of the C modules it happens to load first.
+internal import CURing
 internal import Core
 
 /// A range of sectors to discard or to fill with zeroes, checked and turned into bytes.
@@ -68,17 +70,6 @@ struct BlockRange: BitwiseCopyable {
             left -= length
             unsafe parts = part + 1
             partCount -= 1
-        }
-    }
-
-    /// Fills what is left of the buffers with zeroes.
-    func clearRest() {
-        guard let parts = unsafe parts else { return }
-        // SAFETY: the buffers are guest memory that was checked when the chain was popped.
-        for i in 0..<Int(partCount) {
-            let part = unsafe parts[i]
-            unsafe part.iov_base?.initializeMemory(
-                as: UInt8.self, repeating: 0, count: part.iov_len)
         }
     }
 

@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 
 #include "CLinuxBlock.h"
+#include "CLinuxGuard.h"
 
 #pragma clang assume_nonnull begin
 

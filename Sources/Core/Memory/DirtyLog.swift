@@ -29,6 +29,9 @@ public final class DirtyLog: Sendable {
         pageCount = UInt64(size) * 8
     }
 
+    /// Whether the owner of the bitmap's memory has taken it away.
+    package var isLost: Bool { mapping.isLost }
+
     /// Whether the bitmap has a bit for every page of `count` bytes (at least one) from `address`.
     public func covers(_ address: GuestAddress, count: UInt64) -> Bool {
         guard let last = address.advanced(by: count - 1) else { return false }

@@ -8,23 +8,47 @@ internal import Glibc
     // anyway; every access says how it deals with that.
     nonisolated(unsafe) public let base: UnsafeMutableRawPointer
     public let size: Int
+    /// The number of the guard against the loss of the memory, and whom it tells.
+    private let lossGuard: (number: Int32, event: EventFD)?
 
-    private init(base: UnsafeMutableRawPointer, size: Int) {
-        unsafe self.base = unsafe base
+    private init(_ address: UnsafeMutableRawPointer?, _ size: Int, onLoss event: EventFD? = nil)
+        throws(SystemError)
+    {
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw SystemError("mmap", errno: errno)
+        }
+        unsafe base = unsafe address
         self.size = size
+        guard let event else {
+            lossGuard = nil
+            return
+        }
+        // SAFETY: the memory stays mapped and the event open until the guard is removed.
+        let number = unsafe clinux_guard_add(address, size, event.rawValue)
+        guard number >= 0 else {
+            unsafe munmap(address, size)
+            throw SystemError("mmap", errno: -number)
+        }
+        lossGuard = (number, event)
     }
 
     /// Maps `size` bytes of `fd` from `offset`, shared, readable and (by default) writable.
     public convenience init(
         sharing fd: Int32, offset: UInt64 = 0, size: Int, isWritable: Bool = true
     ) throws(SystemError) {
+        try self.init(sharing: fd, offset: offset, size: size, isWritable: isWritable, onLoss: nil)
+    }
+
+    private convenience init(
+        sharing fd: Int32, offset: UInt64, size: Int, isWritable: Bool, onLoss: EventFD?
+    ) throws(SystemError) {
         guard let offset = Int(exactly: offset), size > 0 else {
             throw SystemError("mmap", errno: EINVAL)
         }
         let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
-        // SAFETY: the kernel chooses the place; the result is checked below.
+        // SAFETY: the kernel chooses the place; the result is checked by the initialiser.
         let address = unsafe mmap(nil, size, protection, MAP_SHARED | MAP_NORESERVE, fd, offset)
-        try unsafe self.init(address, size)
+        try unsafe self.init(address, size, onLoss: onLoss)
     }
 
     /// Maps `size` bytes of private zeroes, which take memory only once they are touched.
@@ -35,12 +59,15 @@ internal import Glibc
         try unsafe self.init(address, size)
     }
 
-    /// A part of a file in memory, at any offset: where the kernel wants mappings aligned, more is
-    /// mapped.
+    /// A part of another process's file in memory, at any offset: where the kernel wants mappings
+    /// aligned, more is mapped.
+    /// - Parameter onLoss: signalled when the memory cannot be touched any more, because its owner
+    ///   has made the file shorter, or there is no room for its pages. It then `isLost`: it reads as
+    ///   zeroes, and what is written goes nowhere.
     /// - Returns: the mapping and where in it the part begins.
-    /// - Throws: `EOVERFLOW` where the file is not that long; touching the rest would be fatal.
+    /// - Throws: `EOVERFLOW` where the file is not that long.
     package static func part(
-        of fd: Int32, offset: UInt64, size: UInt64
+        of fd: Int32, offset: UInt64, size: UInt64, onLoss: EventFD
     ) throws(SystemError) -> (mapping: MemoryMapping, offset: UInt64) {
         var alignment: UInt64 = 0
         var fileSize: Int64 = 0
@@ -54,18 +81,16 @@ internal import Glibc
         let before = offset % alignment
         let length = (before + size + alignment - 1) / alignment * alignment
         let mapping = try MemoryMapping(
-            sharing: fd, offset: offset - before, size: Int(truncatingIfNeeded: length))
+            sharing: fd, offset: offset - before, size: Int(truncatingIfNeeded: length),
+            isWritable: true, onLoss: onLoss)
         return (mapping, before)
     }
 
-    private convenience init(_ address: UnsafeMutableRawPointer?, _ size: Int) throws(SystemError) {
-        guard let address = unsafe address, unsafe address != MAP_FAILED else {
-            throw SystemError("mmap", errno: errno)
-        }
-        unsafe self.init(base: address, size: size)
-    }
+    /// Whether the owner of the memory has taken it away.
+    package var isLost: Bool { lossGuard.map { clinux_guard_is_lost($0.number) != 0 } ?? false }
 
     deinit {
+        if let lossGuard { clinux_guard_remove(lossGuard.number) }
         // SAFETY: base and size are what mmap returned, and nobody holds this object any more.
         _ = unsafe munmap(base, size)
     }

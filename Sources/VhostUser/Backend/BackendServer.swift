@@ -125,7 +125,12 @@ package final class BackendServer {
     private func serve(_ socket: UnixSocket) {
         Self.log(.info, "a front end has connected")
         retryDelay = Self.shortestRetry
-        session = BackendSession(device, socket, on: loop, options: options) { [unowned self] in
+        do {
+            session = try BackendSession(device, socket, on: loop, options: options) {
+                [unowned self] in ended()
+            }
+        } catch {
+            Self.log(.error, "a front end cannot be served: \(error)")
             ended()
         }
     }

@@ -112,7 +112,8 @@ extension BackendSession {
         let log: DirtyLog?
         do {
             let part = try MemoryMapping.part(
-                of: fd.rawValue, offset: description.offset, size: description.size)
+                of: fd.rawValue, offset: description.offset, size: description.size,
+                onLoss: lossEvent)
             log = DirtyLog(
                 part.mapping, offset: Int(truncatingIfNeeded: part.offset),
                 size: Int(truncatingIfNeeded: description.size))
@@ -153,7 +154,8 @@ extension BackendSession {
 
     func setInflight(_ description: InflightDescription, _ fd: SharedFD) throws(ProtocolError) {
         changeInflight(
-            try InflightArea(description, fd, isPacked: isPacked, message: "SET_INFLIGHT_FD"))
+            try InflightArea(
+                description, fd, isPacked: isPacked, onLoss: lossEvent, message: "SET_INFLIGHT_FD"))
     }
 
     private func changeInflight(_ area: InflightArea) {

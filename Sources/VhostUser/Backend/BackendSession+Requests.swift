@@ -21,7 +21,8 @@ extension BackendSession {
         case (.setOwner, _), (.resetOwner, _): break
         case (.getQueueNum, _): return Reply(payload: .u64(UInt64(queues.count)))
         case (.setMemTable, .memoryTable(let regions)):
-            try changeMemory(MemoryTable(regions, fds, message: request.rule.name))
+            try changeMemory(
+                MemoryTable(regions, fds, onLoss: lossEvent, message: request.rule.name))
         case (.getMaxMemSlots, _): return Reply(payload: .u64(UInt64(MemoryTable.maximumSlots)))
         case (.addMemReg, .memoryRegion(let region)):
             var table = memoryTable

@@ -22,7 +22,10 @@ final class BackendSession {
     var features: UInt64?
     var status: UInt64 = 0
     let queues: [BackendQueue]
-    var memoryTable = MemoryTable()
+    var memoryTable: MemoryTable
+    /// Signalled when the front end takes away memory that it has shared.
+    let lossEvent: EventFD
+    private var lossWatch: EventRegistration?
     var inflight: InflightArea?
     var dirtyLog: DirtyLog?
     /// To be told of changes of the log.
@@ -36,7 +39,9 @@ final class BackendSession {
     init(
         _ device: any VirtioDevice, _ socket: UnixSocket, on loop: EventLoop,
         options: BackendServer.Options, onEnd: @escaping () -> Void
-    ) {
+    ) throws(SystemError) {
+        lossEvent = try EventFD()
+        memoryTable = MemoryTable(onLoss: lossEvent)
         self.device = device
         self.loop = loop
         self.onEnd = onEnd
@@ -46,6 +51,9 @@ final class BackendSession {
         // The message format has eight bits for the number of a queue.
         queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
         watch = loop.watch(socket.fd.rawValue, for: .readable) { [unowned self] _ in receive() }
+        lossWatch = loop.watch(lossEvent.rawValue, for: .readable) { [unowned self] _ in
+            loseMemory()
+        }
     }
 
     var offeredFeatures: UInt64 { device.features | VhostFeature.all }
@@ -141,6 +149,27 @@ final class BackendSession {
         }
     }
 
+    /// Ends the connection if memory is lost that is still in use. Until this runs, the queues saw
+    /// zeroes there.
+    private func loseMemory() {
+        lossEvent.drain()
+        let error: ProtocolError
+        if let region = memoryTable.lostRegion {
+            error = ProtocolError(
+                "SET_MEM_TABLE", "region size",
+                "the front end's memory file is shorter than its region of \(region.size) bytes at "
+                    + "guest address \(GuestAddress(region.guestAddress)), or there is no room for "
+                    + "its pages")
+        } else if inflight?.isLost == true {
+            error = ProtocolError("SET_INFLIGHT_FD", "mmap size", "the file has become shorter")
+        } else if dirtyLog?.isLost == true {
+            error = ProtocolError("SET_LOG_BASE", "log size", "the file has become shorter")
+        } else {
+            return
+        }
+        end(.protocolError(error))
+    }
+
     private func end(_ error: ConnectionError) {
         guard !isClosed else { return }
         switch error {
@@ -159,13 +188,14 @@ final class BackendSession {
         isClosed = true
         watch = nil
         messageTimer = nil
+        lossWatch = nil
         connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)
             queue.stop()
         }
         device.reset()
-        memoryTable = MemoryTable()
+        memoryTable = MemoryTable(onLoss: lossEvent)
         inflight = nil
         dirtyLog = nil
         logEvent = nil

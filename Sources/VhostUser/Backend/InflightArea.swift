@@ -23,7 +23,8 @@ struct InflightArea {
 
     /// Maps one that a front end has kept.
     init(
-        _ description: InflightDescription, _ fd: SharedFD, isPacked: Bool, message: String
+        _ description: InflightDescription, _ fd: SharedFD, isPacked: Bool, onLoss: EventFD,
+        message: String
     ) throws(ProtocolError) {
         try Self.check(description, message: message)
         let entry = InflightRegion.byteCount(entries: description.queueSize, isPacked: isPacked)
@@ -37,7 +38,8 @@ struct InflightArea {
         }
         do {
             let part = try MemoryMapping.part(
-                of: fd.rawValue, offset: description.mmapOffset, size: description.mmapSize)
+                of: fd.rawValue, offset: description.mmapOffset, size: description.mmapSize,
+                onLoss: onLoss)
             self.init(description, part.mapping, offset: Int(truncatingIfNeeded: part.offset))
         } catch {
             throw ProtocolError(message, "mmap size", "it cannot be mapped: \(error.reason)")
@@ -49,6 +51,9 @@ struct InflightArea {
         self.mapping = mapping
         self.offset = offset
     }
+
+    /// Whether the front end has taken the memory away.
+    var isLost: Bool { mapping.isLost }
 
     /// Checks what does not depend on the memory.
     static func check(_ description: InflightDescription, message: String) throws(ProtocolError) {

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Core
 
 /// The guest memory that a front end has shared, and the user addresses that it names it by.
@@ -14,12 +15,16 @@ struct MemoryTable {
     /// The regions by guest address.
     private(set) var memory: GuestMemory?
 
-    init() {}
+    /// Signalled when a front end takes memory away.
+    private let lossEvent: EventFD
+
+    init(onLoss: EventFD) { lossEvent = onLoss }
 
     /// Maps all of a table.
     init(
-        _ regions: [MemoryRegionDescription], _ fds: [SharedFD], message: String
+        _ regions: [MemoryRegionDescription], _ fds: [SharedFD], onLoss: EventFD, message: String
     ) throws(ProtocolError) {
+        self.init(onLoss: onLoss)
         guard regions.count == fds.count else {
             throw ProtocolError(
                 message, "descriptors", "there are \(fds.count) for \(regions.count) regions")
@@ -37,7 +42,7 @@ struct MemoryTable {
             throw ProtocolError(
                 message, "num regions", "there are \(Self.maximumSlots) regions already")
         }
-        let entry = try Self.map(description, fd, message: message)
+        let entry = try map(description, fd, message: message)
         for other in entries where Self.overlap(other.description, description) {
             throw ProtocolError(message, "user address", "the region overlaps another one")
         }
@@ -76,7 +81,12 @@ struct MemoryTable {
         return nil
     }
 
-    private static func map(
+    /// A region whose memory the front end has taken away.
+    var lostRegion: MemoryRegionDescription? {
+        entries.first { $0.region.mapping.isLost }?.description
+    }
+
+    private func map(
         _ description: MemoryRegionDescription, _ fd: SharedFD, message: String
     ) throws(ProtocolError) -> Entry {
         guard description.size > 0 else {
@@ -89,7 +99,8 @@ struct MemoryTable {
         }
         do {
             let part = try MemoryMapping.part(
-                of: fd.rawValue, offset: description.mmapOffset, size: description.size)
+                of: fd.rawValue, offset: description.mmapOffset, size: description.size,
+                onLoss: lossEvent)
             let region = GuestRegion(
                 start: GuestAddress(description.guestAddress), size: description.size,
                 mapping: part.mapping, mappingOffset: part.offset)
@@ -97,6 +108,11 @@ struct MemoryTable {
                 throw ProtocolError(message, "region size", "it cannot be mapped")
             }
             return Entry(description: description, region: region)
+        } catch let error as SystemError where error.code == EOVERFLOW {
+            throw ProtocolError(
+                message, "region size",
+                "the front end's memory file is shorter than its region, \(description.size) bytes "
+                    + "at offset \(description.mmapOffset)")
         } catch let error as SystemError {
             throw ProtocolError(
                 message, "mmap offset",
