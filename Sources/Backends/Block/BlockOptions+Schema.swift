@@ -17,6 +17,10 @@ extension BlockOptions {
         static let engine = OptionKey(
             "engine", .choice(Engine.self), default: .automatic,
             help: "how I/O is done; auto takes the best that the host allows")
+        static let threads = OptionKey(
+            "threads", .integer(0...64),
+            help: "most threads that engine=threads may add to each queue's own; by default "
+                + "\(usualHelperCount), and 0 for an image in memory")
         static let queueCount = OptionKey(
             "num-queues", .integer(1...64), default: 4,
             help: "most queues that a driver may use, each with a thread")
@@ -51,7 +55,8 @@ extension BlockOptions {
         "disk", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.format.any, Keys.readOnly.any, Keys.direct.any, Keys.engine.any,
-            Keys.queueCount.any, Keys.queueSize.any, Keys.serial.any, Keys.writeback.any,
+            Keys.threads.any, Keys.queueCount.any, Keys.queueSize.any, Keys.serial.any,
+            Keys.writeback.any,
             Keys.discard.any, Keys.blockSize.any, Keys.lock.any,
         ])
 
@@ -61,6 +66,7 @@ extension BlockOptions {
         isReadOnly = values[Keys.readOnly]
         isDirect = values[Keys.direct]
         engine = values[Keys.engine]
+        helperCount = values[Keys.threads].map { Int(clamping: $0) }
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         serial = values[Keys.serial]

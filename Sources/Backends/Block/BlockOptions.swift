@@ -7,7 +7,7 @@ package struct BlockOptions: Equatable, Sendable {
         case ioURing = "io_uring"
         /// Linux asynchronous I/O; only with direct I/O.
         case aio
-        /// Ordinary system calls in the queue's own thread.
+        /// Ordinary system calls in threads.
         case threads
     }
 
@@ -18,6 +18,9 @@ package struct BlockOptions: Equatable, Sendable {
     /// Bypass the host's page cache (O_DIRECT).
     package var isDirect = false
     package var engine = Engine.automatic
+    /// Threads that each queue may have besides its own, where ordinary system calls do the I/O;
+    /// `nil`: none for images in memory, otherwise `usualHelperCount`.
+    package var helperCount: Int?
     package var queueCount = 4
     /// The largest ring that a driver may make.
     package var maximumQueueSize: UInt16 = 1024
@@ -31,6 +34,8 @@ package struct BlockOptions: Equatable, Sendable {
     package var blockSize: UInt32?
     /// Whether the image is locked against other users.
     package var isLocked = true
+
+    static let usualHelperCount = 8
 
     package init(path: String) { self.path = path }
 

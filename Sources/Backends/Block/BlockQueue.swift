@@ -20,7 +20,8 @@ final class BlockQueue {
             throw BlockError("cannot start queue \(index): \(error)")
         }
         let setup = IOEngineSetup(
-            image: shared.image, slots: Int(queue.size), kick: kick, stop: stopSignal)
+            image: shared.image, slots: Int(queue.size), helpers: shared.helperCount, kick: kick,
+            stop: stopSignal)
         var failure = BlockError("cannot start queue \(index): there is no engine")
         for kind in engines where thread == nil {
             do throws(BlockError) {
@@ -91,8 +92,9 @@ enum EngineKind: Equatable {
     /// Why the host does not let this process use the engine, or `nil` if it does.
     func obstacle(_ image: RawImage) -> BlockError? {
         do throws(BlockError) {
-            let kick = try Self.event()
-            let setup = IOEngineSetup(image: image, slots: 1, kick: kick, stop: try Self.event())
+            let kick = try EventWaiter.event()
+            let setup = IOEngineSetup(
+                image: image, slots: 1, helpers: 0, kick: kick, stop: try EventWaiter.event())
             switch self {
             case .ioURing: try URingEngine(setup).check()
             case .aio: _ = try AIOEngine(setup)
@@ -101,14 +103,6 @@ enum EngineKind: Equatable {
             return nil
         } catch {
             return error
-        }
-    }
-
-    private static func event() throws(BlockError) -> EventFD {
-        do throws(SystemError) {
-            return try EventFD()
-        } catch {
-            throw BlockError("\(error)")
         }
     }
 }

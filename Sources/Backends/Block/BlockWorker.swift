@@ -13,10 +13,14 @@ final class BlockShared: Sendable {
     /// Reads as zeroes, and takes no memory as long as nobody writes to it.
     let zeroes: MemoryMapping
 
+    /// Threads that each queue may have besides its own, for operations that wait.
+    let helperCount: Int
+
     static let zeroesSize = 1 << 20
 
     init(image: RawImage, options: BlockOptions) throws(BlockError) {
         self.image = image
+        helperCount = options.helperCount ?? (image.isInMemory ? 0 : BlockOptions.usualHelperCount)
         isWriteback = Atomic(options.isWriteback)
         let text = Array(options.serial.utf8.prefix(BlockOptions.serialSize))
         serial = text + [UInt8](repeating: 0, count: BlockOptions.serialSize - text.count)

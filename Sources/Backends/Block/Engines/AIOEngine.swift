@@ -27,25 +27,13 @@ internal import Glibc
 
     private let waiter: EventWaiter
     private let completed: EventFD
-    private var signals: UInt32 = 0
-
-    private static let kickTag: UInt32 = 0
-    private static let stopTag: UInt32 = 1
-    private static let completionTag: UInt32 = 2
 
     init(_ setup: IOEngineSetup) throws(BlockError) {
         image = setup.image
         slots = setup.slots
         done = CompletionFIFO(capacity: setup.slots)
-        do throws(SystemError) {
-            completed = try EventFD()
-            waiter = try EventWaiter()
-            try waiter.add(setup.kick.rawValue, tag: Self.kickTag)
-            try waiter.add(setup.stop.rawValue, tag: Self.stopTag)
-            try waiter.add(completed.rawValue, tag: Self.completionTag)
-        } catch {
-            throw BlockError("cannot wait for requests: \(error)")
-        }
+        completed = try EventWaiter.event()
+        waiter = try EventWaiter(setup, completed: completed)
         var context: io_context_t?
         let code = unsafe io_setup(Int32(clamping: setup.slots), &context)
         guard code == 0, let context = unsafe context else {
@@ -95,7 +83,7 @@ internal import Glibc
         submitPending()
         collect()
         if done.count > 0 || resultCount > 0 { return }
-        signals |= waiter.wait(mayBlock: mayBlock)
+        waiter.wait(mayBlock: mayBlock)
         collect()
     }
 
@@ -144,15 +132,6 @@ internal import Glibc
             let result = Int64(Int(bitPattern: unsafe event.res))
             return .completion(slot: slot, result: result)
         }
-        if let event = done.next() { return event }
-        if signals & (1 << Self.kickTag) != 0 {
-            signals &= ~(1 << Self.kickTag)
-            return .kick
-        }
-        if signals & (1 << Self.stopTag) != 0 {
-            signals &= ~(1 << Self.stopTag)
-            return .stop
-        }
-        return nil
+        return done.next() ?? waiter.next()
     }
 }

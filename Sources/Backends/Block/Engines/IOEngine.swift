@@ -70,6 +70,8 @@ struct IOEngineSetup: Sendable {
     var image: RawImage
     /// Operations that can be under way at once; slots are numbered from zero.
     var slots: Int
+    /// Threads that `ThreadEngine` may start; with none, the queue's own thread does everything.
+    var helpers: Int
     var kick: EventFD
     var stop: EventFD
 }

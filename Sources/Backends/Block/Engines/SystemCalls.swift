@@ -2,8 +2,12 @@ internal import CLinux
 
 /// Does operations with ordinary, blocking system calls.
 enum SystemCalls {
-    /// The number of bytes, or -errno.
-    static func perform(_ operation: IOOperation, on image: RawImage) -> Int64 {
+    /// Does an operation.
+    /// - Parameter mayWait: whether a read may wait for the device.
+    /// - Returns: the number of bytes, or -errno.
+    static func perform(
+        _ operation: IOOperation, on image: RawImage, mayWait: Bool = true
+    ) -> Int64 {
         let fd = operation.isCached ? image.cachedFD : image.fd
         // Offsets and lengths lie inside the image, whose size fits in 63 bits.
         let offset = Int64(truncatingIfNeeded: operation.offset)
@@ -11,11 +15,12 @@ enum SystemCalls {
         switch operation.kind {
         case .read, .write, .stableWrite:
             guard let parts = unsafe operation.parts else { return 0 }
-            let flags = operation.kind == .stableWrite ? CLINUX_RWF_DSYNC : 0
+            let readFlags = mayWait ? 0 : CLINUX_RWF_NOWAIT
+            let writeFlags = operation.kind == .stableWrite ? CLINUX_RWF_DSYNC : 0
             // SAFETY: the parts are mapped buffers of the slot, which waits for this call.
             return operation.kind == .read
-                ? Int64(unsafe clinux_preadv(fd, parts, operation.partCount, offset, 0))
-                : Int64(unsafe clinux_pwritev(fd, parts, operation.partCount, offset, flags))
+                ? Int64(unsafe clinux_preadv(fd, parts, operation.partCount, offset, readFlags))
+                : Int64(unsafe clinux_pwritev(fd, parts, operation.partCount, offset, writeFlags))
         case .sync: return Int64(clinux_fdatasync(fd))
         case .allocate: return Int64(clinux_fallocate(fd, operation.mode, offset, length))
         case .discard:

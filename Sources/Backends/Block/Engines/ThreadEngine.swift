@@ -1,51 +1,68 @@
 internal import Core
 
-/// Does each operation at once, with an ordinary system call in the queue's own thread. The best
-/// there is for images in memory, and the one that every host allows.
+/// Does I/O with ordinary system calls, which every host allows. Operations that may have to wait
+/// for a device go to helper threads, if there are to be any; the others are done at once, in the
+/// queue's own thread, which is the best there is for images in memory.
 final class ThreadEngine: IOEngine {
     static let batch = 16
 
     private let image: RawImage
     private let waiter: EventWaiter
     private var done: CompletionFIFO
-    private var signals: UInt32 = 0
-
-    private static let kickTag: UInt32 = 0
-    private static let stopTag: UInt32 = 1
+    private let pool: OperationPool
+    private let helperLimit: Int
+    private var helpers: [Thread] = []
 
     init(_ setup: IOEngineSetup) throws(BlockError) {
         image = setup.image
+        helperLimit = setup.helpers
         done = CompletionFIFO(capacity: setup.slots)
-        do throws(SystemError) {
-            waiter = try EventWaiter()
-            try waiter.add(setup.kick.rawValue, tag: Self.kickTag)
-            try waiter.add(setup.stop.rawValue, tag: Self.stopTag)
-        } catch {
-            throw BlockError("cannot wait for requests: \(error)")
-        }
+        let completed = try EventWaiter.event()
+        waiter = try EventWaiter(setup, completed: completed)
+        pool = OperationPool(image: image, slots: setup.slots, completed: completed)
+    }
+
+    deinit {
+        pool.end(threadCount: helpers.count)
+        for helper in helpers { helper.join() }
     }
 
     func begin() {}
 
     func submit(_ operation: IOOperation, slot: UInt32) {
-        done.append(slot: slot, result: SystemCalls.perform(operation, on: image))
+        if let result = performAtOnce(operation) {
+            done.append(slot: slot, result: result)
+        } else if pool.add(operation, slot: slot), helpers.count < helperLimit {
+            startHelper()
+        }
+    }
+
+    /// The result of an operation that need not wait.
+    private func performAtOnce(_ operation: IOOperation) -> Int64? {
+        if helperLimit == 0 { return SystemCalls.perform(operation, on: image) }
+        // What the page cache holds is there already.
+        guard operation.kind == .read, !image.isDirect || operation.isCached else { return nil }
+        let result = SystemCalls.perform(operation, on: image, mayWait: false)
+        return result < 0 ? nil : result
+    }
+
+    private func startHelper() {
+        do throws(SystemError) {
+            helpers.append(try Thread(name: "queue helper") { [pool] in pool.serve() })
+        } catch {
+            blockLog(.warning, "a helper thread cannot be started: \(error.reason)")
+            // Without any, nobody else would do what was added.
+            if helpers.isEmpty { pool.performNext() }
+        }
     }
 
     func wait(mayBlock: Bool) {
+        pool.collect(into: &done)
         if done.count > 0 { return }
-        signals |= waiter.wait(mayBlock: mayBlock)
+        waiter.wait(mayBlock: mayBlock)
+        pool.collect(into: &done)
     }
 
-    func nextEvent() -> IOEvent? {
-        if let event = done.next() { return event }
-        if signals & (1 << Self.kickTag) != 0 {
-            signals &= ~(1 << Self.kickTag)
-            return .kick
-        }
-        if signals & (1 << Self.stopTag) != 0 {
-            signals &= ~(1 << Self.stopTag)
-            return .stop
-        }
-        return nil
-    }
+    @inline(__always)
+    func nextEvent() -> IOEvent? { done.next() ?? waiter.next() }
 }

@@ -3,10 +3,10 @@ internal import Glibc
 /// Lets one thread wait for another.
 // SAFETY: the semaphore is initialised before any use, never moves, and is freed when nobody holds
 // this object any more; its functions may be called from any thread.
-@safe final class Semaphore: Sendable {
+@safe package final class Semaphore: Sendable {
     nonisolated(unsafe) private let handle: UnsafeMutablePointer<sem_t>
 
-    init() {
+    package init() {
         unsafe handle = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
         unsafe _ = sem_init(handle, 0, 0)
     }
@@ -16,8 +16,8 @@ internal import Glibc
         unsafe handle.deallocate()
     }
 
-    func signal() { unsafe _ = sem_post(handle) }
+    package func signal() { unsafe _ = sem_post(handle) }
 
     /// Waits for one `signal`. A signal handler may interrupt the wait, which then goes on.
-    func wait() { while unsafe sem_wait(handle) != 0 {} }
+    package func wait() { while unsafe sem_wait(handle) != 0 {} }
 }
