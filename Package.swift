@@ -97,6 +97,9 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
             path: "Tests/Support", swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "block-benchmark", dependencies: ["TestSupport", "Core", "CLinux"],
+            path: "Benchmarks/Block", swiftSettings: swiftSettings),
         tests("Core", uses: ["Core", "TestSupport", "CLinux"]),
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(
