@@ -231,6 +231,15 @@ struct MSIXTableTests {
         #expect(machine.takeMessages() == [MSIMessage(address: 0xFEE0_1000, data: 0x40)])
     }
 
+    @Test("a message to no CPU is nobody's", arguments: [0, 0x1000, 0x1_FEE0_0000, 0xFEF0_0000])
+    func strangeAddress(address: UInt64) {
+        setMask(0, false)
+        table.setControl(MSIXTable.enable)
+        table.writeTable(offset: 0, size: 8, address)
+        table.trigger(0)
+        #expect(machine.takeMessages().isEmpty)
+    }
+
     @Test("a masked vector is pending, and sent once when it is unmasked")
     func vectorMask() {
         table.setControl(MSIXTable.enable)

@@ -1,3 +1,4 @@
+import CLinux
 import Core
 import Foundation
 import Testing
@@ -116,11 +117,76 @@ struct BadInputTests {
         thread.join()
     }
 
+    @Test(
+        "closed standard streams do not become the guest's", arguments: ["<&-", ">&-", "<&- >&-"])
+    func closedStreams(streams: String) throws {
+        let kernel = try folder.file("kernel", TinyKernel.printsAndPowersOff)
+        let apus = try RunningProgram(
+            "/bin/sh",
+            ["-c", "exec \"$0\" --kernel \"$1\" \(streams)", Setting.binary ?? "", kernel])
+        #expect(try apus.wait(seconds: 20) == 0)
+        #expect(apus.errorText == "")
+        #expect(apus.text == (streams.contains(">") ? "" : "hello\n"))
+    }
+
+    @Test("output that nobody reads is reported once, and the guest goes on")
+    func closedPipe() throws {
+        let kernel = try folder.file("kernel", TinyKernel.printsAndPowersOff)
+        let apus = try RunningProgram(
+            "/bin/bash",
+            [
+                "-c", "set -o pipefail; (sleep 0.5; \"$0\" --kernel \"$1\") | true",
+                Setting.binary ?? "", kernel,
+            ])
+        #expect(try apus.wait(seconds: 20) == 0)
+        #expect(apus.errorText == "apus: warning: serial: output is lost: write: Broken pipe\n")
+    }
+
+    @Test("a terminal that nobody reads does not keep the machine, and gets its mode back")
+    func stalledTerminal() throws {
+        let near = SharedFD(owning: open("/dev/ptmx", O_RDWR | O_NOCTTY))
+        var number: Int32 = 0
+        let (unlock, getNumber): (UInt, UInt) = (0x4004_5431, 0x8004_5430)  // TIOCSPTLCK, TIOCGPTN
+        for request in [unlock, getNumber] {
+            // SAFETY: both take a pointer to an `int`, which lives for the call.
+            let result = unsafe withUnsafeMutablePointer(to: &number) {
+                unsafe clinux_ioctl(near.rawValue, request, UInt(bitPattern: $0))
+            }
+            #expect(result == 0)
+        }
+        let name = "/dev/pts/\(number)"
+        let far = SharedFD(owning: open(name, O_RDWR | O_NOCTTY))
+        func isRaw() -> Bool {
+            var mode = termios()
+            // SAFETY: `mode` lives for the call.
+            unsafe _ = tcgetattr(far.rawValue, &mode)
+            return mode.c_lflag & tcflag_t(ICANON) == 0
+        }
+        let kernel = try folder.file("kernel", TinyKernel.printsForEver)
+        let apus = try RunningProgram(
+            "/bin/sh",
+            [
+                "-c", "exec \"$0\" --kernel \"$1\" <\"$2\" >\"$2\"", Setting.binary ?? "", kernel,
+                name,
+            ])
+        let deadline = Date() + 10
+        while !isRaw(), Date() < deadline { usleep(10_000) }
+        #expect(isRaw())
+        // Time to fill the terminal's buffer.
+        usleep(1_000_000)
+        apus.kill(SIGTERM)
+        #expect(try apus.wait(seconds: 10) == 6)
+        #expect(!isRaw())
+    }
+
     @Test("a triple fault exits with 5")
     func tripleFault() throws {
         let kernel = try folder.file("kernel", TinyKernel.tripleFault)
         let apus = try RunningProgram.apus(["--kernel", kernel, "--serial", "null"])
         #expect(try apus.wait(seconds: 20) == 5)
+        #expect(
+            apus.errorText
+                == "apus: warning: machine: the guest's CPU stopped with a triple fault\n")
     }
 }
 
@@ -130,6 +196,18 @@ enum TinyKernel {
     static let tripleFault = pvh(
         // lidt [0x1000100]; int3; hlt. What it loads is zero.
         [0x0f, 0x01, 0x1d, 0x00, 0x01, 0x00, 0x01, 0xcc, 0xf4])
+
+    /// Prints "hello" through the serial port and powers off by ACPI.
+    static let printsAndPowersOff = pvh(
+        // mov dx, 0x3f8; for each byte: mov al, BYTE; out dx, al.
+        [0x66, 0xba, 0xf8, 0x03] + Array("hello\r\n".utf8).flatMap { [0xb0, $0, 0xee] }
+            // mov dx, 0x600; mov al, 0x34; out dx, al; hlt.
+            + [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4])
+
+    /// Writes "x" to the serial port again and again.
+    static let printsForEver = pvh(
+        // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out.
+        [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x78, 0xee, 0xeb, 0xfd])
 
     /// An ELF file with 32-bit code at 0x1000000 and the note that makes it PVH's entry.
     static func pvh(_ code: [UInt8]) -> Data {

@@ -12,6 +12,13 @@ struct ProgramTests {
         let version = try RunningProgram.apus(["--version"])
         #expect(try version.wait() == 0)
         #expect(version.text.hasPrefix("apus 0."))
+        let full = try RunningProgram(
+            "/bin/sh", ["-c", "exec \"$0\" --help >/dev/full", Setting.binary ?? ""])
+        #expect(try full.wait() == 1)
+        #expect(
+            full.errorText
+                == "apus: error: standard output cannot be written: write: No space left on "
+                + "device\n")
     }
 
     @Test("it is one static file of at most 12 MB")

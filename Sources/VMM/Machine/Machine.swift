@@ -1,6 +1,7 @@
 internal import Accelerator
 internal import Core
 internal import Devices
+internal import Glibc
 internal import Synchronization
 internal import TCG
 internal import VhostUser
@@ -81,6 +82,14 @@ final class Machine: @unchecked Sendable {
         }
         do {
             return try GuestMemoryBacking(windows, options: options.backing).memory
+        let host = UInt64(clamping: sysconf(Int32(_SC_PHYS_PAGES)))
+            .multipliedReportingOverflow(by: UInt64(clamping: sysconf(Int32(_SC_PAGESIZE))))
+            .partialValue
+        guard !options.backing.prefault || options.size <= host else {
+            throw BootError(
+                "the host's \(host >> 20) MiB of memory are not enough to allocate the guest's "
+                    + "\(options.size >> 20) MiB at the start; leave out prefault=on")
+        }
         } catch {
             throw BootError("\(error)")
         }

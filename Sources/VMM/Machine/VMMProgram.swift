@@ -17,14 +17,13 @@ package enum VMMProgram {
             let (request, level) = try command.parse(arguments)
             Log.configure(program: "apus", level: level)
             switch request {
-            case .help: printOut(command.schema.help)
-            case .version: printOut("apus \(VMMCommand.release)\n")
+            case .help: return printOut(command.schema.help).rawValue
+            case .version: return printOut("apus \(VMMCommand.release)\n").rawValue
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level
                 return try run(options, timeline).rawValue
             }
-            return 0
         } catch let error as OptionError {
             log(.error, "\(error)")
             return Outcome.usage.rawValue
@@ -62,11 +61,19 @@ package enum VMMProgram {
         return run.outcome ?? .error
     }
 
-    private static func printOut(_ text: String) {
+    private static func printOut(_ text: String) -> Outcome {
+        // A single write: pipes and files take all of it.
+        guard writeText(text, to: STDOUT_FILENO) != text.utf8.count else { return .powerOff }
+        log(.error, "standard output cannot be written: \(SystemError("write", errno: errno))")
+        return .error
+    }
+
+    /// - Returns: how many bytes were written.
+    fileprivate static func writeText(_ text: String, to fd: Int32) -> Int {
         var text = text
-        text.withUTF8 { bytes in
+        return text.withUTF8 { bytes in
             // SAFETY: the bytes live for the call.
-            _ = unsafe write(STDOUT_FILENO, bytes.baseAddress, bytes.count)
+            unsafe write(fd, bytes.baseAddress, bytes.count)
         }
     }
 }
@@ -75,20 +82,12 @@ extension Machine {
     /// The guest has printed its first line of user space.
     func reachedUserSpace() {
         guard options.showsBootTiming else { return }
-        Self.report(timeline.report)
+        _ = VMMProgram.writeText(timeline.report, to: STDERR_FILENO)
     }
 
     /// How much work the whole run was.
     func reportEnd() {
         let counts = cpus.map { String($0.retiredInstructions) }.joined(separator: " + ")
-        Self.report("instructions retired: \(counts)\n")
-    }
-
-    private static func report(_ text: String) {
-        var text = text
-        text.withUTF8 { bytes in
-            // SAFETY: the bytes live for the call.
-            _ = unsafe write(STDERR_FILENO, bytes.baseAddress, bytes.count)
-        }
+        _ = VMMProgram.writeText("instructions retired: \(counts)\n", to: STDERR_FILENO)
     }
 }

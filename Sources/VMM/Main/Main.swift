@@ -7,6 +7,7 @@ internal import VMM
 @main
 enum Main {
     static func main() {
+        openStandardStreams()
         let arguments = CommandLine.arguments
         let name = arguments.first.map { $0.split(separator: "/").last ?? "" } ?? ""
         if name == "apus-block" {
@@ -18,6 +19,15 @@ enum Main {
         if arguments.dropFirst().first == "block" {
             exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst(2))))
         }
-        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskSchema: BlockOptions.schema))
+        exit(
+            VMMProgram.run(
+                arguments: Array(arguments.dropFirst()), diskSchema: BlockOptions.schema))
+    }
+
+    /// A standard stream that was closed would come back as the next file that is opened, and a
+    /// guest's memory or a message would become its input or output.
+    private static func openStandardStreams() {
+        // SAFETY: the path lives for the call.
+        while (0...STDERR_FILENO).contains(unsafe clinux_open("/dev/null", O_RDWR, 0)) {}
     }
 }

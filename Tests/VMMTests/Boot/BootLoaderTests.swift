@@ -92,14 +92,38 @@ struct BootLoaderTests {
         }
         #expect(
             error?.description
-                == "the kernel needs 17 MiB of memory to start, the guest has 16 MiB; give it more with --memory size="
-        )
+                == "the kernel needs 17 MiB of memory to start, the guest has 16 MiB; "
+                + "give it more with --memory size=")
+    }
+
+    @Test("an initramfs larger than memory is refused before it is read")
+    func largeInitramfs() throws {
+        let path = try folder.file("large", TestKernels.initramfs())
+        let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
+        try handle.truncate(atOffset: 3 << 30)
+        try handle.close()
+        let kernel = try folder.file("kernel", Self.bzImage)
+        let source = BootSource(kernel: kernel, initramfs: path, commandLine: "")
+        #expect(
+            throws: BootError(
+                "the initramfs '\(path)' has 3072 MiB, which is more than the 64 MiB that there "
+                    + "is room for")
+        ) { try BootLoader(memory: memory, map: map, rsdp: 0).load(source) }
     }
 
     @Test("a command line that is too long is refused")
     func longCommandLine() {
         #expect(throws: BootError("the command line has 3000 bytes, the kernel takes 2047")) {
             try load(kernel: Self.bzImage, commandLine: String(repeating: "x", count: 3000))
+        }
+    }
+
+    @Test("a command line that a lying kernel allows is refused for lack of room")
+    func longerCommandLine() {
+        var kernel = Self.bzImage
+        kernel.replaceSubrange(0x238..<0x23c, with: TestKernels.bytes(UInt32.max))
+        #expect(throws: BootError("the command line has 70000 bytes, the kernel takes 65535")) {
+            try load(kernel: kernel, commandLine: String(repeating: "x", count: 70_000))
         }
     }
 

@@ -93,6 +93,26 @@ struct InitramfsCheckTests {
         #expect(InitramfsCheck.problem(try TestKernels.image(one + [0x1f, 0x8b, 8])) == nil)
     }
 
+    @Test("an ELF file with endless parts is refused at once")
+    func endless() throws {
+        func elf(_ header: [UInt8], count: UInt16) -> [UInt8] {
+            var bytes = Array(TestKernels.elf.prefix(64))
+            bytes.replaceSubrange(56..<58, with: TestKernels.bytes(count))
+            return bytes + (0..<count).flatMap { _ in header }
+        }
+        var part = Array(TestKernels.elf[64..<120])
+        #expect(
+            throws: BootError("the kernel 'k' cannot be used: it has 60000 parts, more than 128")
+        ) { try KernelImage(TestKernels.image(elf(part, count: 60000)), path: "k") }
+        // Nothing in the file, 1 GiB in memory.
+        part.replaceSubrange(
+            32..<48, with: TestKernels.bytes(UInt64(0)) + TestKernels.bytes(UInt64(1 << 30)))
+        #expect(
+            throws: BootError(
+                "the kernel 'k' cannot be used: its parts are larger than 4 GiB together")
+        ) { try KernelImage(TestKernels.image(elf(part, count: 5)), path: "k") }
+    }
+
     @Test("every shorter archive is recognised as truncated")
     func truncated() throws {
         let one = TestKernels.initramfs()

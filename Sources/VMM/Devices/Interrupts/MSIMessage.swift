@@ -7,4 +7,7 @@ package struct MSIMessage: Equatable, Sendable {
         self.address = address
         self.data = data
     }
+
+    /// Whether the address is one of the CPUs'. Elsewhere a message is a write that nobody awaits.
+    package var isInterrupt: Bool { address >> 20 == 0xFEE }
 }

@@ -153,7 +153,7 @@ package final class MSIXTable: Sendable {
     }
 
     private func send(_ message: MSIMessage?) {
-        guard let message else { return }
+        guard let message, message.isInterrupt else { return }
         machine.signalMSI(address: message.address, data: message.data)
     }
 }

@@ -167,7 +167,9 @@ extension VirtioPCI {
     /// unmasked and it can, else by watching them.
     private func route(_ queue: Int) {
         let call = calls[queue]
-        if unsafe controlState.canBind, let message = msix.message(vector(queue)) {
+        if unsafe controlState.canBind, let message = msix.message(vector(queue)),
+            message.isInterrupt
+        {
             let isBound = machine.bindInterrupt(call, address: message.address, data: message.data)
             unsafe controlState.canBind = isBound
             mayBind.store(isBound, ordering: .relaxed)

@@ -1,7 +1,7 @@
 internal import Core
 
-/// Where the things that a kernel is started with are in low memory. Linux copies or gives up all of
-/// them early; none overlaps the BIOS data area or the memory that it keeps for itself.
+/// Where the things that a kernel is started with are in low memory. Linux copies or gives up all
+/// of them early; none overlaps the BIOS data area or the memory that it keeps for itself.
 enum BootLayout {
     static let gdt: UInt64 = 0x500
     static let startInfo: UInt64 = 0x6000

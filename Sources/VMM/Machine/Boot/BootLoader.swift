@@ -30,7 +30,8 @@ struct BootLoader {
     func load(_ source: BootSource) throws(BootError) -> Result {
         let kernel = try KernelImage(path: source.kernel)
         let initramfs = try source.initramfs.map { path throws(BootError) in
-            let image = try ImageBytes(file: path, "initramfs")
+            let image = try ImageBytes(
+                file: path, "initramfs", limit: Int(clamping: map.lowRAM.size))
             if let problem = InitramfsCheck.problem(image) {
                 throw BootError("the initramfs '\(path)' \(problem)")
             }
@@ -98,8 +99,8 @@ struct BootLoader {
             let megabytes = (needed + 0xf_ffff) >> 20
             let what = initramfs == nil ? "the kernel needs" : "kernel and initramfs need"
             throw BootError(
-                "\(what) \(megabytes) MiB of memory to start, the guest has \(map.lowRAM.size >> 20) MiB; give it more with --memory size="
-            )
+                "\(what) \(megabytes) MiB of memory to start, the guest has "
+                    + "\(map.lowRAM.size >> 20) MiB; give it more with --memory size=")
         }
         guard size > 0 else { return nil }
         // A kernel may say up to where it finds an initramfs (boot.rst, initrd_addr_max).
@@ -115,8 +116,9 @@ struct BootLoader {
         _ text: String, _ kernel: KernelImage
     ) throws -> MemoryMap.Range {
         let bytes = Array(text.utf8)
-        let limit = kernel.setupHeaderField(0x238, as: UInt32.self).map(Int.init) ?? 2047
-        guard bytes.count <= min(limit, BootLayout.commandLineLimit - 1) else {
+        let wanted = kernel.setupHeaderField(0x238, as: UInt32.self).map(Int.init) ?? 2047
+        let limit = min(wanted, BootLayout.commandLineLimit - 1)
+        guard bytes.count <= limit else {
             throw BootError("the command line has \(bytes.count) bytes, the kernel takes \(limit)")
         }
         guard !bytes.contains(0) else { throw BootError("the command line contains a NUL") }

@@ -12,6 +12,9 @@ struct ELFImage {
 
     /// What may not be loaded: nothing that comes in a file needs more.
     static let memoryLimit: UInt64 = 4 << 30
+    /// Kernels have about ten parts and a few hundred bytes of notes. More would only cost time.
+    private static let partLimit = 128
+    private static let noteLimit = 64 << 10
 
     let segments: [Segment]
     /// The physical address of the 64-bit entry.
@@ -36,6 +39,9 @@ struct ELFImage {
         else { throw Self.truncated }
         guard entrySize >= 56, count > 0 else {
             throw BootError("it is an ELF file without parts to load")
+        }
+        guard count <= Self.partLimit else {
+            throw BootError("it has \(count) parts, more than \(Self.partLimit)")
         }
         guard image.contains(tableOffset, entrySize * count) else { throw Self.truncated }
 
@@ -65,6 +71,9 @@ struct ELFImage {
         } else {
             throw BootError("its entry is not in any part of it that is loaded")
         }
+        guard segments.reduce(0, { $0 + $1.memorySize }) <= Self.memoryLimit else {
+            throw BootError("its parts are larger than 4 GiB together")
+        }
         self.segments = segments
         self.pvhEntry = pvhEntry
     }
@@ -87,7 +96,7 @@ struct ELFImage {
     private static func pvhEntry(_ image: ImageBytes, _ header: Int) -> UInt32? {
         guard let start = image.load(header + 8, as: UInt64.self).flatMap({ Int(exactly: $0) }),
             let size = image.load(header + 32, as: UInt64.self).flatMap({ Int(exactly: $0) }),
-            image.contains(start, size)
+            size <= noteLimit, image.contains(start, size)
         else { return nil }
         var position = start
         let end = start + size

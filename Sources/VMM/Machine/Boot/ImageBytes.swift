@@ -5,7 +5,7 @@ internal import Glibc
 /// The bytes of a kernel or initramfs, from a file or unpacked from one. Every access is checked.
 // SAFETY: the only unsafe storage is `mapping`'s; accesses are checked against `count`.
 @safe struct ImageBytes: Sendable {
-    /// What no kernel or initramfs reaches; guards against mistakes, not attacks.
+    /// What no kernel reaches; guards against mistakes, not attacks.
     static let sizeLimit = 4 << 30
 
     private let mapping: MemoryMapping
@@ -18,8 +18,12 @@ internal import Glibc
     }
 
     /// Reads a whole file.
-    /// - Parameter what: for messages, for example `kernel`.
-    init(file path: String, _ what: String) throws(BootError) {
+    /// - Parameters:
+    ///   - what: for messages, for example `kernel`.
+    ///   - limit: the most bytes that are of use.
+    init(
+        file path: String, _ what: String, limit: Int = ImageBytes.sizeLimit
+    ) throws(BootError) {
         do {
             // SAFETY: the path lives for the call. Non-blocking, so that a pipe by this name does
             // not stop us.
@@ -32,8 +36,11 @@ internal import Glibc
                 throw BootError("the \(what) '\(path)' is not a file")
             }
             guard status.st_size > 0 else { throw BootError("the \(what) '\(path)' is empty") }
-            guard status.st_size <= Self.sizeLimit else {
-                throw BootError("the \(what) '\(path)' is larger than 4 GiB")
+            guard status.st_size <= limit else {
+                let size = (status.st_size - 1) >> 20 + 1
+                throw BootError(
+                    "the \(what) '\(path)' has \(size) MiB, which is more than the "
+                        + "\(limit >> 20) MiB that there is room for")
             }
             mapping = try MemoryMapping(anonymous: status.st_size)
             count = try Self.readAll(fd.rawValue, into: mapping)

@@ -42,6 +42,7 @@ final class SerialConsole: @unchecked Sendable {
     private var outputWatch: EventRegistration?
     private var inputWatch: EventRegistration?
     private var unwritten: [UInt8] = []
+    private var isOutputLost = false
     private var unread: [UInt8] = []
     private var isInputOver = false
     private var keys = EscapeKeys()
@@ -57,9 +58,7 @@ final class SerialConsole: @unchecked Sendable {
         do {
             switch backend {
             case .terminal:
-                // A duplicate, so that the owner may close it like any other.
-                output = SharedFD(
-                    owning: try checking("fcntl", clinux_fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)))
+                output = try Self.standardOutput()
                 input = STDIN_FILENO
             case .file(let path):
                 let flags = O_WRONLY | O_CREAT | O_TRUNC | O_APPEND
@@ -74,6 +73,19 @@ final class SerialConsole: @unchecked Sendable {
         } catch {
             throw BootError("the serial port's output cannot be opened: \(error.reason)")
         }
+    }
+
+    /// Standard output, as a descriptor of our own. A terminal is opened again, so that it can be
+    /// non-blocking for us alone: one that takes only a part would stop the whole machine.
+    private static func standardOutput() throws(SystemError) -> SharedFD {
+        if isatty(STDOUT_FILENO) == 1 {
+            let flags = O_WRONLY | O_NOCTTY | O_NONBLOCK
+            // SAFETY: the path lives for the call.
+            let fd = unsafe clinux_open("/proc/self/fd/\(STDOUT_FILENO)", flags, 0)
+            if fd >= 0 { return SharedFD(owning: fd) }
+        }
+        return SharedFD(
+            owning: try checking("fcntl", clinux_fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)))
     }
 
     /// Connects the device and starts to read. The terminal becomes raw.
@@ -162,13 +174,17 @@ final class SerialConsole: @unchecked Sendable {
         }
         if count > 0 {
             unwritten.removeFirst(count)
+            isOutputLost = false
             return true
         }
         if count < 0, errno == EINTR || errno == EAGAIN { return true }
-        // Nobody is left to read it; the guest goes on.
-        Self.log(.warning, "output is lost: \(SystemError("write", errno: errno))")
+        // Nobody is left to read it, or there is no room; the guest goes on.
+        if !isOutputLost {
+            Self.log(.warning, "output is lost: \(SystemError("write", errno: errno))")
+        }
+        isOutputLost = true
         unwritten = []
-        return false
+        return true
     }
 
     // MARK: Input

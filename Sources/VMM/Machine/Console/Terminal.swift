@@ -1,8 +1,8 @@
 internal import Core
 internal import Glibc
 
-/// The terminal of this process in raw mode, for as long as this object lives: keys go to the guest
-/// as they are, Ctrl-C included. Output processing stays on, so that messages of our own look right.
+/// The terminal of this process in raw mode, for as long as this object lives: keys go to the
+/// guest as they are, Ctrl-C included. Output processing stays on, so that messages of our own look right.
 final class Terminal {
     private let fd: Int32
     private var original = termios()
@@ -27,6 +27,9 @@ final class Terminal {
     }
 
     func restore() {
+        // Whoever has the foreground now has a mode of its own, and setting ours would stop us.
+        let foreground = tcgetpgrp(fd)
+        guard foreground < 0 || foreground == getpgrp() else { return }
         // SAFETY: `original` lives for the call.
         unsafe _ = tcsetattr(fd, TCSANOW, &original)
     }

@@ -8,7 +8,9 @@ package struct VMMCommand: Sendable {
     /// In front of what the user gives. Linux would rather use EFI to reboot a machine without
     /// legacy hardware, so it is told to use ACPI. The panic notifier reports a panic before the
     /// reboot that `panic=-1` makes of it.
-    package static let defaultCommandLine = "console=ttyS0 reboot=a panic=-1"
+    package static let defaultCommandLine = "\(serialCommandLine) \(bareCommandLine)"
+    private static let serialCommandLine = "console=ttyS0"
+    private static let bareCommandLine = "reboot=a panic=-1"
 
     // MARK: Boot
 
@@ -184,9 +186,9 @@ package struct VMMCommand: Sendable {
         }
         let serial = try Self.serialBackend(values[Self.serial])
         let cpuCount = Int(values[Self.cpus].map { $0[CPUs.boot] } ?? 1)
-        var line = values[Self.defaultCmdline] && serial != .off ? Self.defaultCommandLine : ""
-        let extra = values[Self.cmdline]
-        if !line.isEmpty, !extra.isEmpty { line += " " }
+        let base = serial == .off ? Self.bareCommandLine : Self.defaultCommandLine
+        let line = [values[Self.defaultCmdline] ? base : "", values[Self.cmdline]]
+            .filter { !$0.isEmpty }.joined(separator: " ")
         let clock = values[Self.accel].map { $0[Accel.clock] } ?? .host
         if clock == .counted && cpuCount > 1 {
             throw OptionError(
@@ -194,7 +196,7 @@ package struct VMMCommand: Sendable {
         }
         return MachineOptions(
             boot: BootSource(
-                kernel: kernel, initramfs: values[Self.initramfs], commandLine: line + extra),
+                kernel: kernel, initramfs: values[Self.initramfs], commandLine: line),
             cpuCount: cpuCount,
             memory: try Self.memoryOptions(values[Self.memory]),
             accelerator: .tcg(TCGOptions(clock: clock, cpuCount: cpuCount)),

@@ -68,7 +68,9 @@ final class RunState: @unchecked Sendable {
     }
 
     private func take(_ outcome: Outcome, _ policy: EndPolicy) {
-        Self.log(.info, outcome.meaning)
+        // What a guest's user did not ask for must not end silently.
+        let isAccident = outcome == .panic || outcome == .tripleFault
+        Self.log(isAccident ? .warning : .info, outcome.meaning)
         request(policy == .restart ? .restart : .end(outcome))
     }
 
