@@ -44,12 +44,19 @@ need_packages() {
         die "these packages could not be installed: ${missing[*]}"
 }
 
-# Builds the executable; its path is .build/release/apus.
+# Builds the executable; its path is .build/release/apus. Nothing happens if nothing has changed:
+# even then SwiftPM would take seconds to find out.
 build_release() {
+    local stamp=.build/release-built
+    [ -x .build/release/apus ] && [ -e "$stamp" ] &&
+        [ -z "$(find Package.swift Sources -newer "$stamp" -print -quit)" ] && return
     command -v swift >/dev/null ||
         die "the Swift toolchain (6.2 or newer) is needed; see https://www.swift.org/install"
     say "Building apus (release)"
+    mkdir -p .build
+    touch "$stamp.new"
     swift build -c release --disable-local-rpath --product apus >&2 || die "the build failed"
+    mv "$stamp.new" "$stamp"
 }
 
 # Downloads a Debian package and unpacks it into a folder; nothing is installed.
