@@ -13,17 +13,18 @@ struct VirtioBench {
     let function: VirtioPCI
     let bus: PCIBus
     let memory = Bus()
+    let ram: GuestMemory
     let config: RegisterWindow
     let bar: RegisterWindow
 
     static let features = VirtioFeature.version1 | VirtioFeature.ringReset | 0b1010
 
-    init(queueCount: Int = 2, canBind: Bool = false) throws {
+    init(queueCount: Int = 2, canBind: Bool = false, pace: VirtioPCI.Pace = .free) throws {
         machine = FakeMachine(canBind: canBind)
         device = RecordingDevice(queueCount: queueCount)
+        ram = try ScratchMemory([(start: 0, size: 1 << 16)]).memory
         function = try VirtioPCI(
-            device, memory: try ScratchMemory(size: 1 << 16).memory, machine: machine,
-            control: control)
+            device, memory: ram, machine: machine, control: control, pace: pace)
         bus = PCIBus(
             memory: memory, windows: [PCIWindow(start: 0xC000_0000, size: 0x100_0000)])
         try bus.add(function, device: 0)

@@ -144,18 +144,19 @@ struct BadInputTests {
 
     @Test("a terminal that nobody reads does not keep the machine, and gets its mode back")
     func stalledTerminal() throws {
-        let near = SharedFD(owning: open("/dev/ptmx", O_RDWR | O_NOCTTY))
+        // SAFETY: paths live for the calls.
+        let near = SharedFD(owning: unsafe open("/dev/ptmx", O_RDWR | O_NOCTTY))
         var number: Int32 = 0
         let (unlock, getNumber): (UInt, UInt) = (0x4004_5431, 0x8004_5430)  // TIOCSPTLCK, TIOCGPTN
         for request in [unlock, getNumber] {
             // SAFETY: both take a pointer to an `int`, which lives for the call.
             let result = unsafe withUnsafeMutablePointer(to: &number) {
-                unsafe clinux_ioctl(near.rawValue, request, UInt(bitPattern: $0))
+                clinux_ioctl(near.rawValue, request, UInt(bitPattern: $0))
             }
             #expect(result == 0)
         }
         let name = "/dev/pts/\(number)"
-        let far = SharedFD(owning: open(name, O_RDWR | O_NOCTTY))
+        let far = SharedFD(owning: unsafe open(name, O_RDWR | O_NOCTTY))
         func isRaw() -> Bool {
             var mode = termios()
             // SAFETY: `mode` lives for the call.

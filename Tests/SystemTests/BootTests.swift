@@ -87,20 +87,29 @@ struct BootTests {
         return status.map { !$0.contains("State:\tZ") } ?? false
     }
 
-    @Test("two boots with counted time retire the same instructions")
-    func deterministic() throws {
-        let counts = try (0..<2).map { _ in
+    @Test(
+        "two boots with counted time retire the same instructions and write the same to the disk",
+        arguments: ["", ",num-queues=2,queue-size=16"])
+    func deterministic(diskOptions: String) throws {
+        let original = "\(folder.path)/original.ext4"
+        try Guest.makeDisk(original, size: "64M")
+        var reports: [String] = []
+        for copy in ["one", "two"].map({ "\(folder.path)/\($0).ext4" }) {
+            try FileManager.default.copyItem(atPath: original, toPath: copy)
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
-                "--cmdline", "quiet apus.poweroff", "--memory", "size=256M",
+                "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
+                "--disk", "path=\(copy)\(diskOptions)",
                 "--accel", "tcg,clock=counted", "--boot-timing",
             ])
             #expect(try apus.wait(seconds: 120) == 0)
-            return apus.errorText.split(separator: "\n").first {
-                $0.hasPrefix("instructions retired")
+            #expect(apus.text.contains("apus-guest: ready"))
+            let count = apus.errorText.split(separator: "\n").first {
+                $0.hasPrefix("instructions retired: ")
             }
+            reports.append("\(try #require(count)) \(try sha1(of: copy))")
         }
-        #expect(counts[0] != nil)
-        #expect(counts[0] == counts[1])
+        #expect(reports[0] == reports[1])
+        #expect(try sha1(of: original) != reports[0].suffix(40))
     }
 }

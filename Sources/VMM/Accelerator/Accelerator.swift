@@ -83,6 +83,9 @@ public enum MachineEffect: UInt8, Sendable {
     case panicked
     /// The guest reported that its crash kernel takes over (pvpanic).
     case crashLoaded
+    /// Devices have been told something, and guest time stands still until they have done it: the
+    /// CPU goes on then.
+    case awaitDevices
 }
 
 /// What a CPU's accesses reach outside memory: the machine's buses. Called on vCPU threads.

@@ -41,6 +41,8 @@ final class Machine: @unchecked Sendable {
     /// The disks' backends: processes of our own, and connections to others.
     private var diskProcesses: [DiskProcess] = []
     private var frontends: [Frontend] = []
+    /// The devices that work while the guest stands still.
+    private var lockstepDevices: [VirtioPCI] = []
     var run: RunState
 
     /// - Parameter loop: of the calling thread.
@@ -80,8 +82,6 @@ final class Machine: @unchecked Sendable {
         let windows = [map.lowRAM, map.highRAM].compactMap { range in
             range.map { GuestMemoryWindow(start: $0.address, size: $0.size) }
         }
-        do {
-            return try GuestMemoryBacking(windows, options: options.backing).memory
         let host = UInt64(clamping: sysconf(Int32(_SC_PHYS_PAGES)))
             .multipliedReportingOverflow(by: UInt64(clamping: sysconf(Int32(_SC_PAGESIZE))))
             .partialValue
@@ -90,6 +90,8 @@ final class Machine: @unchecked Sendable {
                 "the host's \(host >> 20) MiB of memory are not enough to allocate the guest's "
                     + "\(options.size >> 20) MiB at the start; leave out prefault=on")
         }
+        do {
+            return try GuestMemoryBacking(windows, options: options.backing).memory
         } catch {
             throw BootError("\(error)")
         }
@@ -149,8 +151,10 @@ final class Machine: @unchecked Sendable {
 
     /// Connects the disks to the bus, and to the processes that serve them.
     func addDisks() throws(BootError) {
+        let isCounted = options.accelerator.isCounted
         for disk in options.disks {
             let frontend: Frontend
+            var pace = VirtioPCI.Pace.free
             switch disk {
             case .child(let name, let text):
                 let process = DiskProcess(
@@ -158,6 +162,7 @@ final class Machine: @unchecked Sendable {
                 diskProcesses.append(process)
                 try process.start()
                 frontend = process.frontend
+                if isCounted { pace = .lockstep }
             case .socket(let path):
                 frontend = Frontend(
                     FrontendOptions(.connect(path: path), deviceID: .block), on: control.loop)
@@ -166,16 +171,22 @@ final class Machine: @unchecked Sendable {
                 } catch {
                     throw BootError("the disk at socket '\(path)' cannot be used: \(error)")
                 }
+                if isCounted {
+                    Self.log(
+                        .warning,
+                        "the disk at socket '\(path)' answers when it likes, so runs do not repeat")
+                }
             }
             frontends.append(frontend)
-            try add(frontend)
+            try add(frontend, pace)
         }
     }
 
-    private func add(_ frontend: Frontend) throws(BootError) {
+    private func add(_ frontend: Frontend, _ pace: VirtioPCI.Pace) throws(BootError) {
         do {
             let function = try VirtioPCI(
-                frontend, memory: memory, machine: virtualMachine, control: control)
+                frontend, memory: memory, machine: virtualMachine, control: control, pace: pace)
+            if pace == .lockstep { lockstepDevices.append(function) }
             frontend.onConfigChange = { [weak function] in function?.configChanged() }
             frontend.onQueueError = { [weak function] queue in
                 function?.deviceFailed("the back end cannot go on with queue \(queue)")
@@ -184,6 +195,13 @@ final class Machine: @unchecked Sendable {
         } catch {
             throw BootError("a disk cannot be added: \(error)")
         }
+    }
+
+    /// Whether the devices that the guest waits for are done. Ask until they are.
+    func settleDevices() -> Bool {
+        var isSettled = true
+        for device in lockstepDevices where !device.settle() { isSettled = false }
+        return isSettled
     }
 
     /// Lets the devices finish what they are doing, and ends the processes behind them. No CPU

@@ -8,9 +8,10 @@ import Testing
 struct VMMCommandTests {
     static let path = OptionKey.required("path", .path, help: "The image")
     static let readOnly = OptionKey("readonly", .bool, default: false, help: "Refuse writes")
+    static let engine = OptionKey("engine", .text("NAME"), default: "auto", help: "The engine")
     let command = VMMCommand(
         diskSchema: OptionSchema(
-            "disk", leadingKey: "path", keys: [path.any, readOnly.any]))
+            "disk", leadingKey: "path", keys: [path.any, readOnly.any, engine.any]))
 
     func options(_ text: String) throws -> MachineOptions {
         let (request, _) = try command.parse(text.split(separator: " ").map(String.init))
@@ -39,7 +40,7 @@ struct VMMCommandTests {
     func everything() throws {
         let options = try options(
             "--kernel k --initramfs i --cmdline quiet --cpus boot=1 --memory "
-                + "size=1G,hugepages=on --disk a.img,readonly=on --disk socket=/s --serial "
+                + "size=1G,hugepages=on --disk a.img,engine=aio --disk socket=/s --serial "
                 + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
         #expect(options.boot.commandLine == "console=ttyS0 reboot=a panic=-1 quiet")
         #expect(
@@ -47,7 +48,7 @@ struct VMMCommandTests {
                 == MemoryOptions(size: 1 << 30, backing: GuestMemoryOptions(pageSize: .huge2M)))
         #expect(
             options.disks == [
-                .child(name: "a.img", options: "path=a.img,readonly=on"), .socket(path: "/s"),
+                .child(name: "a.img", options: "path=a.img,engine=aio"), .socket(path: "/s"),
             ])
         #expect(options.serial == .file("/f"))
         #expect(options.accelerator == .tcg(TCGOptions(clock: .counted, cpuCount: 1)))
@@ -55,11 +56,28 @@ struct VMMCommandTests {
         #expect(options.policies.panic == .restart)
     }
 
-    @Test("the default command line can be left out, and goes with the serial port")
+    @Test("the default command line can be left out; its console goes with the serial port")
     func commandLine() throws {
         #expect(
             try options("--kernel k --default-cmdline off --cmdline x").boot.commandLine == "x")
-        #expect(try options("--kernel k --serial off --cmdline x").boot.commandLine == "x")
+        #expect(
+            try options("--kernel k --serial off --cmdline x").boot.commandLine
+                == "reboot=a panic=-1 x")
+        #expect(
+            try options("--kernel k --serial off --default-cmdline off").boot.commandLine == "")
+    }
+
+    @Test("with counted time a disk does its requests in order, unless its engine is given")
+    func countedDisks() throws {
+        let options = try options(
+            "--kernel k --accel tcg,clock=counted --disk a --disk b,engine=threads "
+                + "--disk c,engine=aio")
+        #expect(
+            options.disks == [
+                .child(name: "a", options: "path=a,engine=threads,threads=0"),
+                .child(name: "b", options: "path=b,engine=threads,threads=0"),
+                .child(name: "c", options: "path=c,engine=aio"),
+            ])
     }
 
     @Test(

@@ -63,7 +63,8 @@ extension VirtioPCI {
             kicks[queue].drain()
             calls[queue].drain()
         }
-        let offered = unsafe Self.transportFeatures(device.features)
+        awaited.withLock { $0 = [:] }
+        let offered = unsafe Self.transportFeatures(device.features, pace)
         registers.withLock { $0.reset(offered: offered) }
     }
 
@@ -96,6 +97,7 @@ extension VirtioPCI {
         let setup = QueueSetup(
             layout: layout, features: features, memory: memory,
             state: isPacked ? .freshPacked : .freshSplit, kick: kicks[queue], call: calls[queue])
+        prepareLockstep(queue, layout)
         do throws(VirtioDeviceError) {
             try unsafe device.startQueue(queue, setup)
             unsafe controlState.isRunning[queue] = true
@@ -166,6 +168,8 @@ extension VirtioPCI {
     /// Lets the calls of a queue become interrupts: by the virtual machine if the vector is
     /// unmasked and it can, else by watching them.
     private func route(_ queue: Int) {
+        // In lockstep the rings say when to interrupt.
+        guard pace == .free else { return }
         let call = calls[queue]
         if unsafe controlState.canBind, let message = msix.message(vector(queue)),
             message.isInterrupt
@@ -196,7 +200,10 @@ extension VirtioPCI {
     }
 
     private func queueCalled(_ queue: Int) {
-        guard calls[queue].drain() else { return }
+        if calls[queue].drain() { interruptQueue(queue) }
+    }
+
+    func interruptQueue(_ queue: Int) {
         if msix.isEnabled {
             msix.trigger(vector(queue))
         } else {

@@ -50,6 +50,16 @@ internal import Synchronization
         var routes: [CallRoute]
         /// Whether the virtual machine takes calls itself; assumed until it says no.
         var canBind = true
+        /// In lockstep: the used indices for which the driver has been interrupted, if it wanted.
+        var reported: [UInt16]
+    }
+
+    /// How the device's work relates to guest time.
+    package enum Pace: Sendable {
+        /// The device works beside the guest, and interrupts it when it is done.
+        case free
+        /// The guest stands still while the device works (VirtioPCI+Lockstep.swift).
+        case lockstep
     }
 
     // SAFETY: used on the control thread only.
@@ -63,6 +73,9 @@ internal import Synchronization
     let registers: Mutex<VirtioRegisters>
     let kicks: [EventFD]
     let calls: [EventFD]
+    let pace: Pace
+    /// In lockstep: the queues that the guest waits for, and whether they still need a kick.
+    let awaited = Mutex<[Int: Bool]>([:])
     /// Whether calls may be bound to vectors, so that changes of vectors matter.
     let mayBind = Atomic<Bool>(true)
     private let config: LockedConfigSpace
@@ -75,24 +88,26 @@ internal import Synchronization
     /// - Parameter name: what messages call the device.
     package init(
         _ device: any VirtioDevice, name: String = "device", memory: GuestMemory,
-        machine: any VirtualMachine, control: any ControlPlane
+        machine: any VirtualMachine, control: any ControlPlane, pace: Pace = .free
     ) throws(SystemError) {
         unsafe self.device = device
         self.name = name
         self.memory = memory
         self.machine = machine
         self.control = control
+        self.pace = pace
         let queueCount = min(device.queueCount, Layout.maximumQueueCount)
         let vectorCount = min(queueCount + 1, Layout.maximumVectorCount)
         msix = MSIXTable(vectorCount: vectorCount, machine: machine)
         registers = Mutex(
             VirtioRegisters(
-                offered: Self.transportFeatures(device.features),
+                offered: Self.transportFeatures(device.features, pace),
                 maximumQueueSizes: (0..<queueCount).map(device.maximumQueueSize),
                 vectorCount: vectorCount))
         unsafe controlState = ControlState(
             isRunning: Array(repeating: false, count: queueCount),
-            routes: Array(repeating: .idle, count: queueCount))
+            routes: Array(repeating: .idle, count: queueCount),
+            reported: Array(repeating: 0, count: queueCount))
         var kicks: [EventFD] = []
         var calls: [EventFD] = []
         for _ in 0..<queueCount {
@@ -108,13 +123,15 @@ internal import Synchronization
     }
 
     /// Leaves out what this transport does not do.
-    static func transportFeatures(_ features: UInt64) -> UInt64 {
+    static func transportFeatures(_ features: UInt64, _ pace: Pace) -> UInt64 {
         let singleRoot: UInt64 = 1 << 37
         let notificationConfig: UInt64 = 1 << 39
         let administration: UInt64 = 1 << 41
-        return features
-            & ~(singleRoot | notificationConfig | administration
-            | VirtioFeature.notificationData | VirtioFeature.accessPlatform)
+        var unsupported =
+            singleRoot | notificationConfig | administration | VirtioFeature.notificationData
+            | VirtioFeature.accessPlatform
+        if pace == .lockstep { unsupported |= lockstepExcluded }
+        return features & ~unsupported
     }
 
     // MARK: BAR
@@ -138,15 +155,21 @@ internal import Synchronization
         switch Page(rawValue: offset / Layout.page) {
         case .common: writeCommon(part, size: size, value)
         case .device: writeDeviceConfig(part, size: size, value)
-        case .notify:
-            let queue = Int(part / Layout.notifyMultiplier)
-            if kicks.indices.contains(queue) { kicks[queue].signal() }
+        case .notify: notify(Int(part / Layout.notifyMultiplier))
         case .table:
             msix.writeTable(offset: part, size: size, value)
             vectorsChanged()
         case .isr, .pending, nil: break
         }
-        return .none
+        return isAwaited ? .awaitDevices : .none
+    }
+
+    private func notify(_ queue: Int) {
+        guard kicks.indices.contains(queue) else { return }
+        switch pace {
+        case .free: kicks[queue].signal()
+        case .lockstep: awaited.withLock { $0[queue] = true }
+        }
     }
 
     private func readISR() -> UInt64 {
@@ -225,6 +248,7 @@ internal import Synchronization
     package func setBAR(_ bar: Int, address: UInt64) { config.setBAR(bar, address: address) }
 
     package func barMoved(_ bar: Int, to address: UInt64?) {
+        guard pace == .free else { return }
         notifyBase.withLock { base in
             if let base { bindNotifies(base, isBinding: false) }
             base = address.map { $0 &+ Page.notify.rawValue * Layout.page }

@@ -25,6 +25,11 @@ package struct MemoryOptions: Equatable, Sendable {
 /// Who runs the guest's code.
 package enum AcceleratorOptions: Equatable, Sendable {
     case tcg(TCGOptions)
+
+    /// Whether guest time is counted instructions, so that runs can repeat.
+    package var isCounted: Bool {
+        if case .tcg(let options) = self { options.clock == .counted } else { false }
+    }
 }
 
 /// Who serves a disk.

@@ -201,7 +201,7 @@ package struct VMMCommand: Sendable {
             memory: try Self.memoryOptions(values[Self.memory]),
             accelerator: .tcg(TCGOptions(clock: clock, cpuCount: cpuCount)),
             serial: serial,
-            disks: try diskOptions(values[disk]),
+            disks: try diskOptions(values[disk], isCounted: clock == .counted),
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
@@ -267,7 +267,18 @@ package struct VMMCommand: Sendable {
         }
     }
 
-    private func diskOptions(_ disks: [OptionValues]) throws(OptionError) -> [DiskOptions] {
+    /// Runs that repeat need requests to be done in order, by the queue's own thread. Whoever asks
+    /// for another engine gets it.
+    private static func orderedEngine(_ disk: OptionValues) -> String {
+        let engine = disk.text(of: "engine")
+        guard engine == nil || engine == "threads" else { return "" }
+        let threads = disk.text(of: "threads") == nil ? ",threads=0" : ""
+        return (engine == nil ? ",engine=threads" : "") + threads
+    }
+
+    private func diskOptions(
+        _ disks: [OptionValues], isCounted: Bool
+    ) throws(OptionError) -> [DiskOptions] {
         var result: [DiskOptions] = []
         for values in disks {
             if let socket = values[Self.diskSocket] {
@@ -279,7 +290,8 @@ package struct VMMCommand: Sendable {
                 guard let path = values.text(of: "path") else {
                     throw OptionError("--disk: path or socket is missing")
                 }
-                result.append(.child(name: path, options: values.text))
+                let order = isCounted ? Self.orderedEngine(values) : ""
+                result.append(.child(name: path, options: values.text + order))
             }
         }
         return result

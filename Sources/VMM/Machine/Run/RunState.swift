@@ -12,12 +12,18 @@ final class RunState: @unchecked Sendable {
     }
 
     private static let log = Log("machine")
+    /// How often the devices are asked in a row whether they are done.
+    private static let quickWaits = 1000
 
     private let policies: EndPolicies
     private let loop: EventLoop
     private weak var machine: Machine?
     /// CPUs that wait for an order.
     private var parked: Set<Int> = []
+    /// Those among them that go on when the devices are done.
+    private var waiting: Set<Int> = []
+    private var waitTimer: EventRegistration?
+    private var waitCount = 0
     private var action: Action?
     private(set) var outcome: Outcome?
 
@@ -34,6 +40,7 @@ final class RunState: @unchecked Sendable {
 
     private func start(_ machine: Machine, _ state: InitialCPUState) {
         parked = []
+        waiting = []
         // All of them before any runs: the first may call the others at once.
         for cpu in machine.cpus { cpu.prepare(cpu.index == 0 ? state : .reset) }
         for cpu in machine.cpus { cpu.give(.resume) }
@@ -60,10 +67,33 @@ final class RunState: @unchecked Sendable {
         case .reset: take(.reboot, policies.reboot)
         case .powerOff: take(.powerOff, policies.shutdown)
         case .panicked: take(.panic, policies.panic)
-        case .none, .crashLoaded:
-            guard action == nil, let cpu = machine?.cpus[index] else { return }
-            parked.remove(index)
-            cpu.give(.resume)
+        case .none, .crashLoaded: resume(index)
+        case .awaitDevices:
+            waiting.insert(index)
+            waitCount = 0
+            awaitDevices()
+        }
+    }
+
+    private func resume(_ index: Int) {
+        guard action == nil, let cpu = machine?.cpus[index] else { return }
+        parked.remove(index)
+        cpu.give(.resume)
+    }
+
+    /// Lets the waiting CPUs go on as soon as the devices are done.
+    private func awaitDevices() {
+        waitTimer = nil
+        guard let machine, !waiting.isEmpty else { return }
+        if machine.settleDevices() {
+            for index in waiting { resume(index) }
+            waiting = []
+        } else {
+            // Devices are quick, or gone for long.
+            waitCount += 1
+            waitTimer = loop.after(milliseconds: waitCount < Self.quickWaits ? 0 : 1) {
+                [weak self] in self?.awaitDevices()
+            }
         }
     }
 
