@@ -105,7 +105,9 @@ let package = Package(
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         // They compare millions of instructions.
-        tests("TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised),
+        tests(
+            "TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised
+        ),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
             "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
