@@ -89,7 +89,7 @@ struct BootTests {
 
     @Test(
         "two boots with counted time retire the same instructions and write the same to the disk",
-        arguments: ["", ",num-queues=2,queue-size=16"])
+        arguments: ["", ",num-queues=2,queue-size=20"])
     func deterministic(diskOptions: String) throws {
         let original = "\(folder.path)/original.ext4"
         try Guest.makeDisk(original, size: "64M")

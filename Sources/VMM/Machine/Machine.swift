@@ -156,9 +156,10 @@ final class Machine: @unchecked Sendable {
             let frontend: Frontend
             var pace = VirtioPCI.Pace.free
             switch disk {
-            case .child(let name, let text):
+            case .child(let name, let text, let queueSize):
                 let process = DiskProcess(
-                    name: name, options: text, logLevel: options.logLevel, loop: control.loop)
+                    name: name, options: text, queueSize: queueSize, logLevel: options.logLevel,
+                    loop: control.loop)
                 diskProcesses.append(process)
                 try process.start()
                 frontend = process.frontend

@@ -8,10 +8,11 @@ import Testing
 struct VMMCommandTests {
     static let path = OptionKey.required("path", .path, help: "The image")
     static let readOnly = OptionKey("readonly", .bool, default: false, help: "Refuse writes")
+    static let queueSize = OptionKey("queue-size", .text("N"), default: "", help: "Entries")
     static let engine = OptionKey("engine", .text("NAME"), default: "auto", help: "The engine")
     let command = VMMCommand(
         diskSchema: OptionSchema(
-            "disk", leadingKey: "path", keys: [path.any, readOnly.any, engine.any]))
+            "disk", leadingKey: "path", keys: [path.any, readOnly.any, engine.any, queueSize.any]))
 
     func options(_ text: String) throws -> MachineOptions {
         let (request, _) = try command.parse(text.split(separator: " ").map(String.init))
@@ -65,6 +66,13 @@ struct VMMCommandTests {
                 == "reboot=a panic=-1 x")
         #expect(
             try options("--kernel k --serial off --default-cmdline off").boot.commandLine == "")
+    }
+
+    @Test("a disk's queue size is known to its front end")
+    func smallQueues() throws {
+        let options = try options("--kernel k --disk a,queue-size=20")
+        #expect(
+            options.disks == [.child(name: "a", options: "path=a,queue-size=20", queueSize: 20)])
     }
 
     @Test("with counted time a disk does its requests in order, unless its engine is given")

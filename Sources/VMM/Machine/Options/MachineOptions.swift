@@ -34,8 +34,9 @@ package enum AcceleratorOptions: Equatable, Sendable {
 
 /// Who serves a disk.
 package enum DiskOptions: Equatable, Sendable {
-    /// A backend process of our own, with its options in the form of `--disk`.
-    case child(name: String, options: String)
+    /// A backend process of our own, with its options in the form of `--disk`, and the most entries
+    /// in a queue if they say so.
+    case child(name: String, options: String, queueSize: UInt16? = nil)
     /// A process that listens on a Unix socket.
     case socket(path: String)
 }

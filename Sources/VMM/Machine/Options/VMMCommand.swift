@@ -291,7 +291,9 @@ package struct VMMCommand: Sendable {
                     throw OptionError("--disk: path or socket is missing")
                 }
                 let order = isCounted ? Self.orderedEngine(values) : ""
-                result.append(.child(name: path, options: values.text + order))
+                let queueSize = values.text(of: "queue-size").flatMap { UInt16($0) }
+                result.append(
+                    .child(name: path, options: values.text + order, queueSize: queueSize))
             }
         }
         return result

@@ -28,14 +28,21 @@ final class DiskProcess {
     private var delay = DiskProcess.shortestDelay
     private var isEnding = false
 
-    /// - Parameter options: what `apus-block --disk` is told.
-    init(name: String, options: String, logLevel: Log.Level, loop: EventLoop) {
+    /// - Parameters:
+    ///   - options: what `apus-block --disk` is told.
+    ///   - queueSize: what they say of it; a driver is offered the power of two below.
+    init(
+        name: String, options: String, queueSize: UInt16?, logLevel: Log.Level, loop: EventLoop
+    ) {
         self.name = name
         self.options = options
         self.logLevel = logLevel
         self.loop = loop
         var settings = FrontendOptions(.supervised, deviceID: .block)
         settings.handshakeTimeoutMilliseconds = 3000
+        if let queueSize, queueSize > 0, queueSize < settings.maximumQueueSize {
+            settings.maximumQueueSize = 1 << UInt16(15 - queueSize.leadingZeroBitCount)
+        }
         frontend = Frontend(settings, on: loop)
     }
 
