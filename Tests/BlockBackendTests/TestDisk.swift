@@ -128,7 +128,9 @@ final class TestDisk {
         // Requests that it has not taken yet are the device's to find.
         if let state { setup.state = state }
         setup.dirtyLog = log
-        setup.usedLogAddress = log == nil ? nil : driver.layout.device
+        let isPacked = driver.features & VirtioFeature.packedRing != 0
+        let used = isPacked ? driver.layout.descriptors : driver.layout.device
+        setup.usedLogAddress = log == nil ? nil : used
         try device.startQueue(0, setup)
         isStarted = true
     }
