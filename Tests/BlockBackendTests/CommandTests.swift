@@ -47,6 +47,18 @@ import Testing
                 == .success(.serve(.path("/s"), options)))
     }
 
+    @Test(
+        "helper threads are counted",
+        arguments: [("", nil), (",threads=0", 0), (",threads=64", 64)] as [(String, Int?)])
+    func threads(text: String, count: Int?) {
+        var options = BlockOptions(path: "d")
+        options.engine = .threads
+        options.helperCount = count
+        #expect(
+            outcome("--fd=3", "--disk", "path=d,engine=threads\(text)")
+                == .success(.serve(.inherited(3), options)))
+    }
+
     @Test("capabilities are printed whatever else is said")
     func capabilities() {
         #expect(
@@ -70,6 +82,12 @@ import Testing
         #expect(
             outcome("--fd=3", "--disk", "path=d,serial=123456789012345678901")
                 == refusal("--disk: serial: '123456789012345678901' is longer than 20 bytes"))
+        #expect(
+            outcome("--fd=3", "--disk", "path=d,threads=65")
+                == refusal("--disk: threads: 65 is not between 0 and 64"))
+        #expect(
+            outcome("--fd=3", "--disk", "path=d,threads=many")
+                == refusal("--disk: threads: 'many' is not a whole number"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,format=qcow2")
                 == refusal("--disk: format: 'qcow2' is not one of raw"))

@@ -8,9 +8,11 @@ import VhostUser
 /// The block back end in a process that is killed again and again.
 private final class MortalProcess {
     let image: String
+    private let engine: String
     private var process: ChildProcess?
 
-    init(size: Int) throws {
+    init(size: Int, engine: String) throws {
+        self.engine = engine
         image = "/tmp/apus-crash-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).raw"
         let fd = unsafe clinux_open(image, O_CREAT | O_RDWR, 0o600)
         ftruncate(fd, size)
@@ -27,7 +29,10 @@ private final class MortalProcess {
         let (near, far) = try UnixSocket.pair()
         process = try ChildProcess(
             path: BuiltExecutable.path ?? "",
-            arguments: ["apus-block", "--fd=3", "--disk", "path=\(image)", "--log-level", "error"],
+            arguments: [
+                "apus-block", "--fd=3", "--disk", "path=\(image),engine=\(engine)", "--log-level",
+                "error",
+            ],
             environment: [], descriptors: [(far.fd, 3)])
         return near
     }
@@ -66,9 +71,10 @@ private final class MortalProcess {
 struct CrashTests {
     @Test(
         "loses no request and finishes none twice, a hundred times",
-        .timeLimit(.minutes(2)), arguments: [0, VirtioFeature.packedRing] as [UInt64])
-    func torture(ringFeature: UInt64) throws {
-        let process = try MortalProcess(size: 8 << 20)
+        .timeLimit(.minutes(2)), arguments: [0, VirtioFeature.packedRing] as [UInt64],
+        ["auto", "threads"])
+    func torture(ringFeature: UInt64, engine: String) throws {
+        let process = try MortalProcess(size: 8 << 20, engine: engine)
         let loop = try EventLoop()
         let frontend = Frontend(FrontendOptions(.supervised, deviceID: .block), on: loop)
         defer { frontend.close() }

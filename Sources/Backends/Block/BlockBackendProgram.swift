@@ -8,7 +8,8 @@ package enum BlockBackendProgram {
 
     /// Runs the program until it is told to end.
     /// - Parameter arguments: what follows the program's name.
-    /// - Returns: the exit status: 0, or 1 after one sentence on standard error.
+    /// - Returns: the exit status: 0, or, after one sentence on standard error, 2 if the command
+    ///   line is wrong and 1 if something else is.
     package static func run(arguments: [String]) -> Int32 {
         Log.configure(program: "apus-block", level: .warning)
         do {
@@ -22,7 +23,7 @@ package enum BlockBackendProgram {
             return 0
         } catch {
             log(.error, "\(error)")
-            return 1
+            return error is OptionError ? 2 : 1
         }
     }
 
@@ -52,9 +53,13 @@ package enum BlockBackendProgram {
             }
         } catch {
             switch endpoint {
+            case .path(let path) where error.code == EADDRINUSE:
+                throw BlockError(
+                    "cannot listen at \(path): another program listens there, or it is no socket")
             case .path(let path): throw BlockError("cannot listen at \(path): \(error.reason)")
             case .inherited(let number):
-                throw BlockError("descriptor \(number) is no socket to serve on: \(error.reason)")
+                throw BlockError(
+                    "descriptor \(number) is no Unix socket to serve on: \(error.reason)")
             }
         }
     }

@@ -84,8 +84,9 @@ struct BlockCommand: Equatable {
             (
                 "Ending",
                 "  Ends with status 0 on SIGTERM or SIGINT, and when the peer of a connected socket "
-                    + "leaves.\n  Otherwise it serves the next front end. Ends with status 1 and one "
-                    + "sentence when it\n  cannot work."
+                    + "leaves.\n  Otherwise it serves the next front end. Ends with one sentence and "
+                    + "status 2 when\n  the command line is wrong, and with status 1 when it cannot "
+                    + "work."
             ),
         ])
 

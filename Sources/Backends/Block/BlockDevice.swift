@@ -39,7 +39,7 @@ package final class BlockDevice: VirtioDevice {
                 usable.append(kind)
             }
         }
-        blockLog(.info, "engine: \(usable.first.map { "\($0)" } ?? "none")")
+        blockLog(.info, "engine: \(usable.first?.rawValue ?? "none")")
         return usable
     }
 

@@ -67,8 +67,8 @@ final class BlockQueue {
 }
 
 /// The ways to do I/O.
-enum EngineKind: Equatable {
-    case ioURing
+enum EngineKind: String {
+    case ioURing = "io_uring"
     case aio
     case threads
 

@@ -162,12 +162,38 @@ package enum InheritedSocket {
     case listening(UnixListener)
     case connected(UnixSocket)
 
-    /// Finds out what `fd` is (SO_ACCEPTCONN).
+    /// Finds out what `fd` is.
+    /// - Throws: also if it is not a stream socket of the Unix domain, or neither listens nor is
+    ///   connected.
     package init(_ fd: SharedFD) throws(SystemError) {
+        guard try Self.option(SO_DOMAIN, of: fd) == AF_UNIX else {
+            throw SystemError("getsockopt", errno: EAFNOSUPPORT)
+        }
+        guard try Self.option(SO_TYPE, of: fd) == Int32(SOCK_STREAM.rawValue) else {
+            throw SystemError("getsockopt", errno: EPROTOTYPE)
+        }
         let listens = try checking("getsockopt", clinux_is_listening(fd.rawValue)) != 0
+        if !listens { try Self.checkPeer(of: fd) }
         self =
             listens
             ? .listening(try UnixListener(adopting: fd)) : .connected(try UnixSocket(adopting: fd))
+    }
+
+    private static func option(_ name: Int32, of fd: SharedFD) throws(SystemError) -> Int32 {
+        var value: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        // SAFETY: both results live for the call, and `size` is the value's.
+        _ = try retrying("getsockopt") {
+            unsafe getsockopt(fd.rawValue, SOL_SOCKET, name, &value, &size)
+        }
+        return value
+    }
+
+    private static func checkPeer(of fd: SharedFD) throws(SystemError) {
+        var address = sockaddr()
+        var size = socklen_t(MemoryLayout<sockaddr>.size)
+        // SAFETY: both results live for the call, which fills no more than `size` bytes.
+        _ = try retrying("getpeername") { unsafe getpeername(fd.rawValue, &address, &size) }
     }
 }
 
