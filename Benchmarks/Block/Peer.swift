@@ -49,9 +49,14 @@ final class PeerProcess {
         process = try ChildProcess(path: path, arguments: [path] + arguments, environment: [])
     }
 
+    /// By SIGTERM, which gives the image's lock back at once. QEMU's daemon sometimes hangs then.
     deinit {
-        process.signal(SIGKILL)
-        while process.reap() == nil { usleep(1000) }
+        process.signal(SIGTERM)
+        let patience = Clock.monotonic() + 500_000_000
+        while process.reap() == nil {
+            if Clock.monotonic() > patience { process.signal(SIGKILL) }
+            usleep(1000)
+        }
     }
 
     /// CPU time that all of its threads have used, in nanoseconds.

@@ -126,15 +126,24 @@ int clinux_direct_alignment(int fd, uint32_t *memory, uint32_t *offset)
 #endif
 }
 
-int clinux_lock_file(int fd, int exclusive)
+static int set_lock(int fd, short type)
 {
-    struct flock lock = {
-        .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0};
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0};
     int result;
     RETRY(result, fcntl(fd, F_OFD_SETLK, &lock));
     if (result == 0)
         return 0;
     return errno == EACCES ? -EAGAIN : -errno;
+}
+
+int clinux_lock_file(int fd, int exclusive)
+{
+    return set_lock(fd, exclusive ? F_WRLCK : F_RDLCK);
+}
+
+void clinux_unlock_file(int fd)
+{
+    (void)set_lock(fd, F_UNLCK);
 }
 
 int clinux_io_uring_enable(int ring)

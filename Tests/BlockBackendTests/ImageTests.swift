@@ -40,6 +40,21 @@ import Testing
         withExtendedLifetime(image) {}
     }
 
+    @Test("the lock goes with the device, whatever did the I/O", arguments: Setting.all)
+    func unlocked(setting: Setting) throws {
+        let file = try ScratchImage(pattern(65536))
+        for _ in 0..<20 {
+            do {
+                let disk = try TestDisk(setting.options(file), ring: setting.ring)
+                #expect(try disk.request(Wire.read, reading: 4096).status == Wire.ok)
+                let whileOpen = refusal(BlockOptions(path: file.path))
+                #expect(whileOpen.hasSuffix("in use by another process"))
+                withExtendedLifetime(disk) {}
+            }
+            #expect(refusal(BlockOptions(path: file.path)) == "none")
+        }
+    }
+
     @Test("a lock that goes away in time is waited for")
     func patience() throws {
         let file = try ScratchImage(size: 4096)

@@ -14,6 +14,9 @@ extension BlockWorker {
     /// Hands the rest of a transfer to the engine.
     func submitTransfer(_ slot: UInt32) {
         let isRead = slots[slot].phase == .read
+        guard isRead || isInsideImage(end: slots[slot].offset &+ slots[slot].remaining) else {
+            return failShortened(slot)
+        }
         var operation = IOOperation(kind: isRead ? .read : isWriteThrough ? .stableWrite : .write)
         operation.isCached = slots[slot].isCached
         operation.offset = slots[slot].offset
@@ -27,6 +30,7 @@ extension BlockWorker {
     func submitRange(_ slot: UInt32) {
         let range = unsafe slots[slot].ranges[Int(slots[slot].range)]
         if range.length == 0 { return finishRange(slot) }
+        guard isInsideImage(end: range.offset &+ range.length) else { return failShortened(slot) }
         var operation = IOOperation(kind: .allocate)
         operation.offset = range.offset
         operation.length = range.length
@@ -109,6 +113,9 @@ extension BlockWorker {
     }
 
     private func submitZeroes(_ slot: UInt32) {
+        guard isInsideImage(end: slots[slot].offset &+ slots[slot].remaining) else {
+            return failShortened(slot)
+        }
         let length = min(slots[slot].remaining, UInt64(BlockShared.zeroesSize))
         unsafe slots[slot].zeroes.initialize(
             to: iovec(iov_base: shared.zeroes.base, iov_len: Int(length)))
@@ -132,6 +139,12 @@ extension BlockWorker {
             finishRange(slot)
         default: fail(slot, result)
         }
+    }
+
+    /// Ends a request that reaches behind the end of an image that was longer before.
+    private func failShortened(_ slot: UInt32) {
+        Self.log.guest("\(slots[slot].phase) failed: the image has become shorter")
+        finish(slot, .ioError)
     }
 
     /// Ends a request because the host could not do it.

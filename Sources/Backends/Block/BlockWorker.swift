@@ -43,6 +43,8 @@ final class BlockWorker<Engine: IOEngine> {
     let features: UInt64
     private let call: EventFD?
     private var hasPushed = false
+    /// Where the image was seen to end in this turn; asked when something is to be changed.
+    private var imageEnd: UInt64 = 0
 
     static var log: Log { blockLog }
 
@@ -65,6 +67,7 @@ final class BlockWorker<Engine: IOEngine> {
         var mustLook = true
         var isStopping = false
         while !isStopping || slots.inFlight > 0 {
+            imageEnd = 0
             engine.wait(mayBlock: !mustLook || isStopping || slots.freeCount == 0)
             while let event = engine.nextEvent() {
                 switch event {
@@ -105,6 +108,14 @@ final class BlockWorker<Engine: IOEngine> {
         guard hasPushed else { return }
         hasPushed = false
         if queue.publish() { call?.signal() }
+    }
+
+    /// Whether what lies before `end` is still there to be written to. The answer costs a system
+    /// call, so it is kept for one turn of the loop.
+    @inline(__always)
+    func isInsideImage(end: UInt64) -> Bool {
+        if end > imageEnd { imageEnd = image.currentEnd }
+        return end <= imageEnd
     }
 
     /// Gives a request back.

@@ -7,6 +7,10 @@ internal import Glibc
 ///
 /// The size is fixed when the image is opened and is a whole number of blocks; an image that is
 /// not is refused, because serving less would hide data and serving more would make some up.
+///
+/// A file that somebody makes shorter later has lost data, and what lies behind its new end fails,
+/// reads and writes alike: a write would make the file longer again and show zeroes where the data
+/// was. It is up to the user to restore the size.
 final class RawImage: Sendable {
     /// A read-write image is held exclusively, a read-only one together with other readers.
     private let file: SharedFD
@@ -80,6 +84,18 @@ final class RawImage: Sendable {
                 ? geometry.canDiscard : Self.canPunchHoles(file.rawValue, beyond: geometry.size))
     }
 
+    /// Closing alone would not do: an io_uring lets go of its files later.
+    deinit { clinux_unlock_file(file.rawValue) }
+
+    /// Where the image ends now, in bytes: somebody may have made its file shorter. A block device
+    /// says itself what lies behind its end.
+    var currentEnd: UInt64 {
+        if isBlockDevice { return .max }
+        var status = stat()
+        // SAFETY: `status` lives for the call.
+        return unsafe fstat(file.rawValue, &status) == 0 ? UInt64(clamping: status.st_size) : 0
+    }
+
     /// Whether direct I/O can do a transfer of `count` bytes at `offset`, as far as the file goes.
     @inline(__always)
     func isAligned(offset: UInt64, count: UInt64) -> Bool {
@@ -127,7 +143,8 @@ extension RawImage {
     private static func refusal(_ code: Int32, _ options: BlockOptions) -> BlockError {
         let path = options.path
         switch code {
-        case EBUSY: return busy(path)
+        case EBUSY:
+            return BlockError("block device \(path) is mounted, or in use by another process")
         case EINVAL where options.isDirect:
             return BlockError("image \(path) is on a file system without direct I/O")
         case EACCES where !options.isReadOnly, EROFS:

@@ -52,6 +52,10 @@ int clinux_direct_alignment(int fd, uint32_t *memory, uint32_t *offset);
 // goes when the last copy of the descriptor is closed. -EAGAIN: somebody else holds it.
 int clinux_lock_file(int fd, int exclusive);
 
+// Gives the lock back at once. An io_uring keeps its files, and so their locks, for some time after
+// it was closed.
+void clinux_unlock_file(int fd);
+
 // Lets a ring that was made disabled go (IORING_REGISTER_ENABLE_RINGS). Debian's liburing.so 2.3
 // forgets to export its wrapper.
 int clinux_io_uring_enable(int ring);
