@@ -4,6 +4,9 @@
 
 CACHE=${APUS_GUEST:-.build/guest}
 
+# Debian keeps depmod, mke2fs and e2fsck out of the path of users that are not root.
+export PATH=$PATH:/usr/sbin:/sbin
+
 # The Swift toolchain's own needs come first: it does not even start without some of them.
 BUILD_PACKAGES=(binutils git libcurl4 libgcc-12-dev libncurses6 libstdc++-12-dev libxml2 libc6-dev
     libglib2.0-dev libaio-dev liburing-dev libnuma-dev zlib1g-dev libzstd-dev liblz4-dev
