@@ -78,12 +78,13 @@ let package = Package(
         target(
             "TCG", "VMM/TCG/Runtime", uses: ["TCGDecoder", "Accelerator", "Core", "CLinux"],
             settings: productSettings + optimised),
+        target("KVM", "VMM/KVM", uses: ["Accelerator", "Core", "CLinux"]),
         target("Devices", "VMM/Devices", uses: ["Accelerator", "VhostUser", "Core", "CLinux"]),
         target(
             "VMM", "VMM/Machine",
             uses: [
-                "Devices", "TCG", "Accelerator", "VhostUser", "Core", "CLinux", "CZlib", "CZstd",
-                "CLZ4", "CLZMA",
+                "Devices", "TCG", "KVM", "Accelerator", "VhostUser", "Core", "CLinux", "CZlib",
+                "CZstd", "CLZ4", "CLZMA",
             ]),
         .executableTarget(
             name: "apus", dependencies: ["VMM", "BlockBackend", "Core", "CLinux"],
@@ -112,6 +113,9 @@ let package = Package(
         tests(
             "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
             settings: swiftSettings + optimised),
+        tests(
+            "KVM",
+            uses: ["KVM", "TCG", "Accelerator", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         tests("System", uses: ["TestSupport", "Core", "CLinux"]),

@@ -16,6 +16,7 @@
 
 #include "CLinuxBlock.h"
 #include "CLinuxGuard.h"
+#include "CLinuxKVM.h"
 
 #pragma clang assume_nonnull begin
 

@@ -6,7 +6,8 @@ public enum InitialCPUState: Sendable, Equatable {
     /// The 64-bit Linux boot protocol (Linux, Documentation/x86/boot.rst): long mode with flat
     /// segments and the page tables at `pageTables` (CR3), RSI = `bootParameters`, the stack
     /// pointer at `stack`, interrupts off.
-    case linux64(entry: UInt64, bootParameters: UInt64, pageTables: UInt64, gdt: DescriptorTable,
+    case linux64(
+        entry: UInt64, bootParameters: UInt64, pageTables: UInt64, gdt: DescriptorTable,
         stack: UInt64)
     /// The PVH entry (Xen, docs/misc/pvh.pandoc): 32-bit protected mode without paging, flat
     /// segments, EBX = the start info's address.

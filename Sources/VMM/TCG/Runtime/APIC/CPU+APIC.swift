@@ -3,8 +3,16 @@ internal import Accelerator
 // The CPU's side of its local APIC: the register page, the MSRs, and what writes set off.
 
 extension CPU {
+    /// Counts an access to an APIC that is not this CPU's to use (see `TCGFallback`).
+    private var isAPICElsewhere: Bool {
+        if fields.apicAccesses < 0 { return false }
+        fields.apicAccesses &+= 1
+        return true
+    }
+
     /// Reads the xAPIC page. Registers are 32 bits wide, 16 bytes apart.
     func readAPICPage(_ offset: UInt32, size: Int) -> UInt64 {
+        if isAPICElsewhere { return 0 }
         guard offset & 0xF < 4 else { return 0 }
         let now = owner.guestTime()
         let value = owner.apic.with { registers in
@@ -19,6 +27,7 @@ extension CPU {
 
     /// Writes the xAPIC page; only whole registers can be written.
     func writeAPICPage(_ offset: UInt32, size: Int, _ value: UInt64) {
+        if isAPICElsewhere { return }
         guard offset & 0xF == 0, size >= 4 else { return }
         if case .illegal = writeAPIC(offset >> 4, value & 0xFFFF_FFFF) {
             owner.apic.with { $0.raise(APICError.illegalRegister) }

@@ -123,7 +123,7 @@ extension CPU {
     }
 
     /// Runs a block of one instruction whose exits are not followed, with its debug traps.
-    private func runAlone(_ block: Block) {
+    func runAlone(_ block: Block) {
         let isStepping = fields.modeKey & ModeKey.singleStep != 0
         if isStepping {
             do throws(Fault) {

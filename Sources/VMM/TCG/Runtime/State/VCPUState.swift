@@ -138,6 +138,8 @@ struct TableRegister: BitwiseCopyable {
     var codeBit: UInt64 = 1
     /// The page of the local APIC's registers, or a value that is no page.
     var apicPage: UInt64 = UInt64.max
+    /// Not negative: the local APIC is another provider's, and accesses are only counted.
+    var apicAccesses: Int32 = -1
     /// The page directory pointers that PAE paging loads with CR3 (SDM volume 3, section 4.4.1).
     var pdptes = InlineArray<4, UInt64>(repeating: 0)
     /// A `TLBMode`: which table `tlb` points to.

@@ -1,0 +1,68 @@
+import Accelerator
+import Core
+import Synchronization
+
+/// The buses of a bare guest: they record what the guest does, and answer in a way that says what
+/// was asked.
+final class TestSurface: ExitSurface {
+    /// Writes here end the guest's program.
+    static let endPort: UInt8 = 0xF4
+    /// Writes here are the program's results.
+    static let resultPort: UInt8 = 0xE0
+    /// Writes here run `action`.
+    static let actionPort: UInt8 = 0xE1
+
+    struct Access: Equatable, Sendable {
+        var address: UInt64
+        var size: Int
+        var value: UInt64
+    }
+
+    struct Record: Equatable, Sendable {
+        var results: [UInt32] = []
+        var writes: [Access] = []
+        var ports: [Access] = []
+        var ends: [UInt8] = []
+    }
+
+    let record = Mutex(Record())
+    /// What the guest can have done by a write to `actionPort`.
+    let action = Mutex<@Sendable (UInt32) -> Void>({ _ in })
+    /// Registers that notify somebody, where the provider does not bind them.
+    let notifies = Mutex<[UInt64: EventFD]>([:])
+
+    func readPort(_ port: UInt16, size: Int) -> UInt32 { 0xA5B6_C700 | UInt32(port & 0xFF) }
+
+    func writePort(_ port: UInt16, size: Int, _ value: UInt32) -> MachineEffect {
+        switch UInt8(truncatingIfNeeded: port) {
+        case Self.endPort: return .powerOff
+        case Self.resultPort: record.withLock { $0.results.append(value) }
+        case Self.actionPort: action.withLock { $0 }(value)
+        default:
+            record.withLock {
+                $0.ports.append(Access(address: UInt64(port), size: size, value: UInt64(value)))
+            }
+        }
+        return .none
+    }
+
+    /// Every byte of a register is the low byte of its address.
+    func readMMIO(_ address: GuestAddress, size: Int) -> UInt64 {
+        (0..<UInt64(size)).reduce(0) { $0 | ((address.rawValue + $1) & 0xFF) << (8 * $1) }
+    }
+
+    func writeMMIO(_ address: GuestAddress, size: Int, _ value: UInt64) -> MachineEffect {
+        if let event = notifies.withLock({ $0[address.rawValue] }) {
+            event.signal()
+        } else {
+            record.withLock {
+                $0.writes.append(Access(address: address.rawValue, size: size, value: value))
+            }
+        }
+        return .none
+    }
+
+    func endOfInterrupt(vector: UInt8) { record.withLock { $0.ends.append(vector) } }
+
+    var results: [UInt32] { record.withLock { $0.results } }
+}
