@@ -41,7 +41,7 @@ final class GuestMachine {
     var kvmMachine: KVMVirtualMachine? { machine as? KVMVirtualMachine }
     var kvmCPU: KVMVCPU? { cpus[0] as? KVMVCPU }
 
-    init(_ provider: Provider, cpuCount: Int = 1) throws {
+    init(_ provider: Provider, cpuCount: Int = 1, hasFallback: Bool = true) throws {
         self.provider = provider
         scratch = try ScratchMemory([(start: 0, size: 16 << 20)])
         _ = scratch.allocate(Int(Self.programEnd))
@@ -49,8 +49,10 @@ final class GuestMachine {
         case .kvm:
             let fallback = TCGFallback(
                 memory: scratch.memory, surface: surface, cpuCount: cpuCount)
-            machine = try KVMAccelerator(try KVMHost(), cpuCount: cpuCount, fallback: fallback)
-                .makeVirtualMachine(memory: scratch.memory, surface: surface)
+            machine = try KVMAccelerator(
+                try KVMHost(), cpuCount: cpuCount, fallback: hasFallback ? fallback : nil
+            )
+            .makeVirtualMachine(memory: scratch.memory, surface: surface)
         case .tcg:
             machine = try TCGAccelerator(options: TCGOptions(cpuCount: cpuCount))
                 .makeVirtualMachine(memory: scratch.memory, surface: surface)

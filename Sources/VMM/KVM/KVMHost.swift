@@ -57,7 +57,7 @@ public final class KVMHost: Sendable {
         xsaveSize = max(4096, Int(xsave))
     }
 
-    private static func cannotOpen(_ path: String, _ code: Int32) -> AcceleratorError {
+    static func cannotOpen(_ path: String, _ code: Int32) -> AcceleratorError {
         switch code {
         case ENOENT, ENODEV, ENXIO:
             AcceleratorError(

@@ -3,7 +3,6 @@ internal import Core
 internal import Devices
 internal import Glibc
 internal import Synchronization
-internal import TCG
 internal import VhostUser
 
 /// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
@@ -56,7 +55,10 @@ final class Machine: @unchecked Sendable {
         map = MemoryMap(memorySize: options.memory.size)
         memory = try Self.makeMemory(options.memory, map)
         timeline.mark(.memoryReady)
-        virtualMachine = try Self.makeVirtualMachine(options.accelerator, memory, buses)
+        virtualMachine = try AcceleratorChoice(
+            options: options.accelerator, cpuCount: options.cpuCount, memory: memory,
+            surface: buses
+        ).makeVirtualMachine()
         ioapic = IOAPIC(machine: virtualMachine)
         buses.connect(ioapic)
         pci = PCIBus(
@@ -94,20 +96,6 @@ final class Machine: @unchecked Sendable {
             return try GuestMemoryBacking(windows, options: options.backing).memory
         } catch {
             throw BootError("\(error)")
-        }
-    }
-
-    private static func makeVirtualMachine(
-        _ accelerator: AcceleratorOptions, _ memory: GuestMemory, _ buses: MachineBuses
-    ) throws(BootError) -> any VirtualMachine {
-        do {
-            switch accelerator {
-            case .tcg(let options):
-                return try TCGAccelerator(options: options).makeVirtualMachine(
-                    memory: memory, surface: buses)
-            }
-        } catch {
-            throw BootError(error.description)
         }
     }
 

@@ -31,7 +31,7 @@ struct VMMCommandTests {
                     kernel: "k", initramfs: nil, commandLine: "console=ttyS0 reboot=a panic=-1"))
         #expect(options.cpuCount == 1)
         #expect(options.memory == MemoryOptions())
-        #expect(options.accelerator == .tcg(TCGOptions()))
+        #expect(options.accelerator == .kvmOrTCG(TCGOptions()))
         #expect(options.serial == .terminal)
         #expect(options.disks.isEmpty)
         #expect(options.policies == EndPolicies())
@@ -110,7 +110,14 @@ struct VMMCommandTests {
                 "--kernel k --cpus boot=2 --accel tcg,clock=counted",
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1"
             ),
-            ("--kernel k --accel kvm", "--accel: provider: 'kvm' is not one of tcg"),
+            (
+                "--kernel k --accel hvm",
+                "--accel: provider: 'hvm' is not one of kvm, tcg, kvm:tcg; did you mean 'kvm'?"
+            ),
+            (
+                "--kernel k --accel kvm,clock=host",
+                "--accel: clock belongs to tcg alone; write tcg,clock=..."
+            ),
             (
                 "--kernel k --serial tty,file=x",
                 "--serial: one of tty, null, off and file=PATH is needed"

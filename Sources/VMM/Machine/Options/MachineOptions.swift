@@ -24,7 +24,12 @@ package struct MemoryOptions: Equatable, Sendable {
 
 /// Who runs the guest's code.
 package enum AcceleratorOptions: Equatable, Sendable {
+    /// Apus's own CPU.
     case tcg(TCGOptions)
+    /// The host's hardware virtualisation.
+    case kvm
+    /// KVM if it runs ordinary kernels here, else Apus's own CPU.
+    case kvmOrTCG(TCGOptions)
 
     /// Whether guest time is counted instructions, so that runs can repeat.
     package var isCounted: Bool {

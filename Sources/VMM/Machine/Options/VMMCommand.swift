@@ -57,12 +57,16 @@ package struct VMMCommand: Sendable {
     static let memory = Flag.one("memory", Memory.schema, help: "The guest's memory")
 
     enum Accel {
-        enum Provider: String, CaseIterable { case tcg }
+        enum Provider: String, CaseIterable {
+            case kvm, tcg
+            case kvmOrTCG = "kvm:tcg"
+        }
         static let provider = OptionKey(
-            "provider", .choice(Provider.self), default: .tcg, help: "tcg: Apus's own CPU")
+            "provider", .choice(Provider.self), default: .kvmOrTCG,
+            help: "kvm: the host's hardware; tcg: Apus's own CPU; kvm:tcg: the first that works")
         static let clock = OptionKey(
             "clock", .choice(TCGOptions.ClockSource.self), default: .host,
-            help: "Guest time: the host's clock, or counted instructions (repeatable runs)")
+            help: "tcg: time is the host's clock, or counted instructions (repeatable runs)")
         static let schema = OptionSchema(
             "accel", leadingKey: "provider", keys: [provider.any, clock.any])
     }
@@ -189,19 +193,15 @@ package struct VMMCommand: Sendable {
         let base = serial == .off ? Self.bareCommandLine : Self.defaultCommandLine
         let line = [values[Self.defaultCmdline] ? base : "", values[Self.cmdline]]
             .filter { !$0.isEmpty }.joined(separator: " ")
-        let clock = values[Self.accel].map { $0[Accel.clock] } ?? .host
-        if clock == .counted && cpuCount > 1 {
-            throw OptionError(
-                "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
-        }
+        let accelerator = try Self.acceleratorOptions(values[Self.accel], cpuCount)
         return MachineOptions(
             boot: BootSource(
                 kernel: kernel, initramfs: values[Self.initramfs], commandLine: line),
             cpuCount: cpuCount,
             memory: try Self.memoryOptions(values[Self.memory]),
-            accelerator: .tcg(TCGOptions(clock: clock, cpuCount: cpuCount)),
+            accelerator: accelerator,
             serial: serial,
-            disks: try diskOptions(values[disk], isCounted: clock == .counted),
+            disks: try diskOptions(values[disk], isCounted: accelerator.isCounted),
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
@@ -232,6 +232,26 @@ package struct VMMCommand: Sendable {
             throw OptionError("--memory: policy needs host_nodes")
         }
         return options
+    }
+
+    private static func acceleratorOptions(
+        _ values: OptionValues?, _ cpuCount: Int
+    ) throws(OptionError) -> AcceleratorOptions {
+        let provider = values.map { $0[Accel.provider] } ?? .kvmOrTCG
+        let clock = values.map { $0[Accel.clock] } ?? .host
+        if provider != .tcg, values?.isGiven(Accel.clock) == true {
+            throw OptionError("--accel: clock belongs to tcg alone; write tcg,clock=...")
+        }
+        if clock == .counted && cpuCount > 1 {
+            throw OptionError(
+                "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
+        }
+        let options = TCGOptions(clock: clock, cpuCount: cpuCount)
+        return switch provider {
+        case .kvm: .kvm
+        case .tcg: .tcg(options)
+        case .kvmOrTCG: .kvmOrTCG(options)
+        }
     }
 
     private static func pageSize(

@@ -1,0 +1,143 @@
+import CLinux
+import Core
+import Glibc
+import KVM
+import Synchronization
+import TestSupport
+import Testing
+import VhostUser
+
+/// A guest that drives a virtqueue by itself, with the real back end in a process of its own.
+@Suite("A bare guest and apus-block", .enabled(if: BuiltExecutable.path != nil))
+struct BlockTests {
+    private static let register: UInt64 = 0xD000_1000
+    private static let requests: UInt32 = 20
+    private static let layout = QueueLayout(
+        size: 16, descriptors: GuestAddress(0x20_0000), driver: GuestAddress(0x20_1000),
+        device: GuestAddress(0x20_2000))
+    private static let header: UInt64 = 0x20_3000
+    private static let data: UInt64 = 0x20_4000
+    private static let status: UInt64 = 0x20_5000
+
+    /// A disk image whose first bytes are the magic number.
+    private final class Image {
+        let path = "/tmp/apus-kvm-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).raw"
+
+        init() throws {
+            let fd = unsafe clinux_open(path, O_CREAT | O_RDWR, 0o600)
+            try #require(fd >= 0)
+            defer { close(fd) }
+            var magic: UInt32 = 0xA905_D15C
+            _ = unsafe write(fd, &magic, 4)
+            ftruncate(fd, 1 << 20)
+        }
+
+        deinit { unsafe unlink(path) }
+    }
+
+    /// One chain, used for every request: read a sector.
+    private func buildQueue(_ guest: GuestMachine) throws {
+        let parts: [(address: UInt64, length: UInt32, flags: UInt16)] = [
+            (Self.header, 16, 1), (Self.data, 512, 3), (Self.status, 1, 2),
+        ]
+        for (index, part) in parts.enumerated() {
+            let place = Self.layout.descriptors.rawValue + 16 * UInt64(index)
+            try guest.put(place, part.address)
+            try guest.put(place + 8, part.length)
+            try guest.put(place + 12, part.flags)
+            try guest.put(place + 14, UInt16(index + 1))
+        }
+        // Type 0 is a read; the sector is 0, and so are all entries of the available ring.
+        try guest.put(Self.status, 0xFF as UInt8)
+    }
+
+    /// RSI counts requests, RBX their interrupts.
+    private func buildDriver(_ guest: GuestMachine) throws {
+        var code = GuestCode()
+        code.loadIDT()
+        code.enableAPIC()
+        code.set(.rbx, 0)
+        code.set(.rsi, 0)
+        code.out(TestSurface.actionPort)
+        let top = code.position
+        code.raw(0x48, 0xFF, 0xC6)  // inc rsi
+        code.set(.rdi, Self.layout.driver.rawValue + 2)
+        code.raw(0x66, 0x89, 0x37)  // mov [rdi], si: the index
+        code.raw(0x0F, 0xAE, 0xF0)  // mfence
+        code.set(.rdi, Self.register)
+        code.raw(0x66, 0xC7, 0x07, 0x00, 0x00)  // mov word [rdi], 0
+        let wait = code.position
+        code.raw(0xFA, 0x48, 0x39, 0xF3)  // cli; cmp rbx, rsi
+        code.raw(0x73, 0x07)  // jae over the next two lines
+        code.raw(0xFB, 0xF4)  // sti; hlt
+        code.jump(to: wait)
+        code.raw(0x48, 0x81, 0xFE, UInt8(Self.requests), 0, 0, 0)  // cmp rsi, requests
+        code.jump(.below, to: top)
+        code.out(TestSurface.actionPort)
+        code.set(.rdi, Self.layout.device.rawValue + 2)
+        code.raw(0x0F, 0xB7, 0x07)  // movzx eax, word [rdi]: the used index
+        code.report(.rax)
+        code.set(.rdi, Self.status)
+        code.raw(0x0F, 0xB6, 0x07)  // movzx eax, byte [rdi]
+        code.report(.rax)
+        code.loadEAX(Self.data)
+        code.report(.rax)
+        code.end()
+        try guest.put(code)
+        var handler = GuestCode(at: 0x6000)
+        GuestProgram.count(&handler)
+        try guest.put(handler)
+        try guest.setGate(0x44, handler.start)
+    }
+
+    private func run(_ provider: Provider) throws {
+        let image = try Image()
+        let guest = try GuestMachine(provider)
+        let (near, far) = try UnixSocket.pair()
+        let process = try ChildProcess(
+            path: BuiltExecutable.path ?? "",
+            arguments: ["apus-block", "--fd=3", "--disk", "path=\(image.path)"],
+            environment: [], descriptors: [(far.fd, 3)])
+        defer { process.signal(SIGKILL) }
+        let loop = try EventLoop()
+        let frontend = Frontend(FrontendOptions(.supervised, deviceID: .block), on: loop)
+        defer { frontend.close() }
+        try frontend.attach(near)
+        try frontend.setFeatures(VirtioFeature.version1)
+        try buildQueue(guest)
+        try buildDriver(guest)
+        let kick = try EventFD()
+        let call = try EventFD()
+        guest.bindNotify(kick, at: Self.register)
+        try guest.bindInterrupt(call, vector: 0x44)
+        try frontend.startQueue(
+            0,
+            QueueSetup(
+                layout: Self.layout, features: VirtioFeature.version1, memory: guest.memory,
+                state: .freshSplit, kick: kick, call: call))
+        let marks = Mutex<[UInt64]>([])
+        let cpu = guest.kvmCPU
+        guest.surface.action.withLock { action in
+            // On the CPU's own thread.
+            action = { [weak cpu] _ in
+                let exits = cpu?.counters.exits ?? 0
+                marks.withLock { $0.append(exits) }
+            }
+        }
+        #expect(try guest.run() == .powerOff)
+        #expect(guest.surface.results == [Self.requests, 0, 0xA905_D15C])
+        let exits = marks.withLock { $0 }
+        try #require(exits.count == 2)
+        // Our thread was woken once: for the second mark itself.
+        if cpu != nil { #expect(exits[1] - exits[0] == 1) }
+        _ = frontend.stopQueue(0)
+    }
+
+    @Test(
+        "requests wake no thread of the machine, under KVM",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
+    func kvm() throws { try run(.kvm) }
+
+    @Test("requests are served, under TCG")
+    func tcg() throws { try run(.tcg) }
+}
