@@ -42,7 +42,7 @@ struct HostTests {
     ) -> [kvm_cpuid_entry2] {
         KVMCPUID(
             supported: supported, id: id, cpuCount: cpuCount, tscKilohertz: 2_500_000,
-            isComplete: isComplete
+            hasDeadlineTimer: true, isComplete: isComplete
         ).entries
     }
 
@@ -57,7 +57,7 @@ struct HostTests {
             try #require(entries.first { $0.function == function && $0.index == index })
         }
         #expect(try leaf(0).eax == 0x16)
-        #expect(try leaf(1).ecx == 1 | 1 << 21 | 1 << 31)
+        #expect(try leaf(1).ecx == 1 | 1 << 21 | 1 << 24 | 1 << 31)
         #expect(try leaf(1).ebx == 2 << 24 | 3 << 16)
         #expect(try leaf(1).edx >> 28 & 1 == 1)
         #expect(!entries.contains { $0.function == 0xA })
@@ -65,7 +65,10 @@ struct HostTests {
         #expect(try leaf(0xB, 1).eax == 2)
         #expect(try leaf(0xB, 1).ebx == 3)
         #expect(try leaf(0xB, 1).edx == 2)
-        #expect(try leaf(0x15).ebx * leaf(0x15).ecx == 2_500_000_000)
+        // 5 TSC ticks in 2 of the APIC's timer, which runs at 1 GHz.
+        #expect(try leaf(0x15).ebx == 5)
+        #expect(try leaf(0x15).eax == 2)
+        #expect(try leaf(0x15).ecx == 1_000_000_000)
         #expect(try leaf(0x4000_0000).eax == 0x4000_0010)
         #expect(try leaf(0x4000_0010).eax == 2_500_000)
         #expect(try leaf(0x8000_0001).ecx == 2)

@@ -29,18 +29,22 @@ struct KVMCPUID {
     private let count: UInt32
     private let tscKilohertz: UInt32
     private let isComplete: Bool
+    private let hasDeadlineTimer: Bool
     private(set) var entries: [kvm_cpuid_entry2] = []
 
-    /// - Parameter isComplete: `false` if this KVM is emulated by software, whose hypercalls do not
-    ///   work.
+    /// - Parameters:
+    ///   - hasDeadlineTimer: whether the local APIC's timer can be set to a TSC value, which older
+    ///     hosts do not say in their table.
+    ///   - isComplete: `false` if this KVM is emulated by software, whose hypercalls do not work.
     init(
         supported: [kvm_cpuid_entry2], id: UInt32, cpuCount: Int, tscKilohertz: UInt32,
-        isComplete: Bool
+        hasDeadlineTimer: Bool, isComplete: Bool
     ) {
         self.id = id
         self.count = UInt32(clamping: max(1, cpuCount))
         self.tscKilohertz = tscKilohertz
         self.isComplete = isComplete
+        self.hasDeadlineTimer = hasDeadlineTimer
         entries = supported.compactMap { entry in
             var entry = entry
             return adjust(&entry) ? entry : nil
@@ -59,6 +63,7 @@ struct KVMCPUID {
             entry.ebx = entry.ebx & 0xffff | min(count, 255) << 16 | (id & 0xff) << 24
             entry.ecx &= ~(Feature.monitor | Feature.vmx | Feature.performance | Feature.osxsave)
             entry.ecx |= Feature.x2APIC | Feature.hypervisor
+            if hasDeadlineTimer { entry.ecx |= Feature.deadlineTimer }
             if count > 1 { entry.edx |= 1 << 28 }
         case 4 where entry.eax & 31 != 0:
             // The first two levels belong to a core, the others to the package.
@@ -102,14 +107,26 @@ struct KVMCPUID {
         add(0xb, 2, flags: flag, eax: 0, ecx: 2, edx: id)
     }
 
-    /// The TSC's frequency as a ratio to a crystal of 1 kHz steps, in MHz, and in KVM's leaf.
+    /// The TSC's frequency, as a ratio to the clock of the local APIC's timer, in MHz, and in KVM's
+    /// leaf.
     private mutating func addFrequencies() {
         guard tscKilohertz > 0 else { return }
-        add(0x15, eax: 1, ebx: tscKilohertz, ecx: 1000)
+        let ratio = self.ratio
+        add(0x15, eax: ratio.denominator, ebx: ratio.numerator, ecx: Self.busKilohertz * 1000)
         add(0x16, eax: tscKilohertz / 1000, ebx: tscKilohertz / 1000, ecx: 100)
         add(Self.frequencyLeaf, eax: tscKilohertz, ebx: Self.busKilohertz)
         for index in entries.indices where entries[index].function == 0 {
             entries[index].eax = max(entries[index].eax, 0x16)
         }
+    }
+
+    /// Exact where Linux can use it, which multiplies kHz with the numerator in 32 bits; else to
+    /// one MHz.
+    private var ratio: (numerator: UInt32, denominator: UInt32) {
+        var (a, b) = (tscKilohertz, Self.busKilohertz)
+        while b != 0 { (a, b) = (b, a % b) }
+        let exact = (tscKilohertz / a, Self.busKilohertz / a)
+        if exact.0 <= UInt32.max / Self.busKilohertz { return exact }
+        return ((tscKilohertz + 500) / 1000, Self.busKilohertz / 1000)
     }
 }

@@ -65,7 +65,9 @@ internal import Synchronization
     private func setCPUID() throws(SystemError) {
         let table = KVMCPUID(
             supported: machine.host.cpuid, id: UInt32(index), cpuCount: machine.cpuCount,
-            tscKilohertz: machine.tscKilohertz, isComplete: machine.host.shortcoming == nil
+            tscKilohertz: machine.tscKilohertz,
+            hasDeadlineTimer: machine.host.has(KVM_CAP_TSC_DEADLINE_TIMER),
+            isComplete: machine.host.shortcoming == nil
         ).entries
         // SAFETY: the array has as many entries as are announced.
         let result = unsafe clinux_kvm_set_cpuid(fd.rawValue, table, UInt32(table.count))
