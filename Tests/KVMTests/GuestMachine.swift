@@ -120,8 +120,8 @@ final class GuestMachine {
 
     /// Starts all CPUs and waits for the first one's end. A minute is far more than any program
     /// takes, even on a loaded host with an emulated KVM.
-    func run(seconds: UInt32 = 60) throws -> End {
-        cpus[0].setInitialState(initialState)
+    func run(_ initial: InitialCPUState? = nil, seconds: UInt32 = 60) throws -> End {
+        cpus[0].setInitialState(initial ?? initialState)
         for cpu in cpus.dropFirst() { cpu.setInitialState(.reset) }
         return try resume(seconds: seconds)
     }

@@ -1,7 +1,7 @@
 internal import CLinux
 internal import Core
 
-/// A call to KVM that failed, or `nil`: for calls on a path that cannot throw.
+/// Calls KVM. A negative result is `-errno`.
 @inline(__always)
 func kvm(_ fd: Int32, _ request: UInt, _ argument: UInt = 0) -> Int32 {
     clinux_ioctl(fd, request, argument)
