@@ -66,8 +66,10 @@ let package = Package(
         library("CZstd", "libzstd", "libzstd-dev"),
         library("CLZ4", "liblz4", "liblz4-dev"),
         library("CLZMA", "liblzma", "liblzma-dev"),
+        library("CSeccomp", "libseccomp", "libseccomp-dev"),
+        library("CCapNG", "libcap-ng", "libcap-ng-dev"),
 
-        target("Core", "Core", uses: ["CLinux", "CGLib", "CNUMA"]),
+        target("Core", "Core", uses: ["CLinux", "CGLib", "CNUMA", "CSeccomp", "CCapNG"]),
         target("VhostUser", "VhostUser", uses: ["Core", "CLinux"]),
         target(
             "BlockBackend", "Backends/Block",
@@ -101,7 +103,7 @@ let package = Package(
         .executableTarget(
             name: "block-benchmark", dependencies: ["TestSupport", "Core", "CLinux"],
             path: "Benchmarks/Block", swiftSettings: swiftSettings),
-        tests("Core", uses: ["Core", "TestSupport", "CLinux"]),
+        tests("Core", uses: ["Core", "TestSupport", "CLinux", "CSeccomp"]),
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
@@ -118,6 +120,10 @@ let package = Package(
             uses: ["KVM", "TCG", "Accelerator", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
-        tests("System", uses: ["TestSupport", "Core", "CLinux"]),
+        .executableTarget(
+            name: "sandbox-probe",
+            dependencies: ["VMM", "BlockBackend", "Core", "CLinux", "CNativeRun"],
+            path: "Tests/SandboxProbe", swiftSettings: swiftSettings),
+        tests("System", uses: ["TestSupport", "Core", "CLinux", "sandbox-probe"]),
     ]
 )

@@ -6,11 +6,9 @@
 #include <linux/io_uring.h>
 #include <linux/magic.h>
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -55,29 +53,12 @@ int clinux_block_discard(int fd, uint64_t offset, uint64_t length)
     return result < 0 ? -errno : 0;
 }
 
-// A whole disk has its queue's limits under /sys/dev/block/M:N/queue, a partition under its
-// parent's.
-static int discard_limit_is_positive(int fd)
+// Asks for a piece that no device can discard, because it begins inside a block: a device that
+// knows of no discards says so first.
+static int knows_discard(int fd)
 {
-    struct stat status;
-    if (fstat(fd, &status) < 0)
-        return 0;
-    static const char *const forms[] = {
-        "/sys/dev/block/%u:%u/queue/discard_max_bytes",
-        "/sys/dev/block/%u:%u/../queue/discard_max_bytes",
-    };
-    for (int i = 0; i < 2; i++) {
-        char path[96];
-        snprintf(path, sizeof path, forms[i], major(status.st_rdev), minor(status.st_rdev));
-        int limit = open(path, O_RDONLY | O_CLOEXEC);
-        if (limit < 0)
-            continue;
-        char text[32] = "";
-        ssize_t length = read(limit, text, sizeof text - 1);
-        close(limit);
-        return length > 0 && !(text[0] == '0' && (length == 1 || text[1] == '\n'));
-    }
-    return 0;
+    uint64_t range[2] = {1, 0};
+    return ioctl(fd, BLKDISCARD, range) < 0 && errno == EINVAL;
 }
 
 int clinux_block_describe(int fd, struct clinux_block_device *device)
@@ -105,7 +86,7 @@ int clinux_block_describe(int fd, struct clinux_block_device *device)
     device->optimal_io_size = optimal;
     device->alignment_offset = alignment;
     device->is_read_only = read_only != 0;
-    device->can_discard = discard_limit_is_positive(fd);
+    device->can_discard = knows_discard(fd);
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <linux/memfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -226,12 +227,6 @@ int clinux_read_signal(int fd)
     return read(fd, &info, sizeof info) == sizeof info ? (int)info.ssi_signo : 0;
 }
 
-int clinux_pidfd_open(int pid)
-{
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    return fd < 0 ? -errno : fd;
-}
-
 int clinux_reap(int pidfd, int *exit_code, int *signal)
 {
     siginfo_t info = {0};
@@ -305,12 +300,25 @@ long clinux_futex_wake(uint32_t *word, int count)
     return result < 0 ? -errno : result;
 }
 
+void clinux_close_all_but(const int *sorted, size_t count)
+{
+    int first = 3;
+    for (size_t i = 0; i < count; i++) {
+        if (sorted[i] > first)
+            syscall(SYS_close_range, first, sorted[i] - 1, 0);
+        if (sorted[i] >= first)
+            first = sorted[i] + 1;
+    }
+    syscall(SYS_close_range, first, ~0U, 0);
+}
+
 enum { FIRST_FREE_FD = 256 };
 
-// Puts the kept descriptors in their places and closes all others from 3 up, except `*report`,
-// which moves to the place above them. They leave each other's way first, so that any permutation
-// works.
-static int place_descriptors(const int *keep, const int *as, size_t count, int *report)
+// Puts the kept descriptors in their places and closes all others from 3 up, except `*report` and
+// `*executable` (-1: none), which move to the places above them and are close-on-exec. They leave
+// each other's way first, so that any permutation works.
+static int place_descriptors(const int *keep, const int *as, size_t count, int *report,
+                             int *executable)
 {
     int high[MAX_FDS];
     int top = 2;
@@ -339,20 +347,71 @@ static int place_descriptors(const int *keep, const int *as, size_t count, int *
     if (dup3(*report, top + 1, O_CLOEXEC) < 0)
         return -1;
     *report = top + 1;
-    syscall(SYS_close_range, top + 2, ~0U, 0);
+    if (*executable < 0)
+        close(top + 2);
+    else if ((*executable = dup3(*executable, top + 2, O_CLOEXEC)) < 0)
+        return -1;
+    syscall(SYS_close_range, top + 3, ~0U, 0);
     return 0;
 }
 
-int clinux_spawn(const char *path, char *const *argv, char *const *envp, const int *keep,
-                 const int *as, size_t keep_count)
+// A user namespace has all capabilities in its bounding set, and programs could come by them.
+static void empty_bounding_set(void)
 {
+    for (int capability = 0; prctl(PR_CAPBSET_DROP, capability) == 0; capability++)
+        ;
+}
+
+// fork(2) without what the C library does for threads: the child only makes system calls until it
+// is another program. The pidfd is close-on-exec.
+static pid_t fork_process(unsigned long flags, int *pidfd)
+{
+    return (pid_t)syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, pidfd, NULL, 0UL);
+}
+
+// As a sibling, in a process namespace of its own where that is allowed: children cannot see, and
+// so cannot signal, anything but themselves.
+static pid_t fork_sibling(int *pidfd)
+{
+    pid_t child = fork_process(CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWPID, pidfd);
+    return child >= 0 ? child : fork_process(CLONE_PARENT, pidfd);
+}
+
+static void become(const struct clinux_program *program, const int *keep, const int *as,
+                   size_t count, int report)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    int executable = -1;
+    // Out of the way of the places that are to be filled.
+    if (program->executable >= 0)
+        executable = fcntl(program->executable, F_DUPFD_CLOEXEC, FIRST_FREE_FD);
+    if (place_descriptors(keep, as, count, &report, &executable) == 0) {
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        signal(SIGPIPE, SIG_DFL);
+        if (executable < 0)
+            execve(program->path, program->arguments, program->environment);
+        else
+            syscall(SYS_execveat, executable, "", program->arguments, program->environment,
+                    AT_EMPTY_PATH);
+    }
+    int error = errno;
+    if (write(report, &error, sizeof error) < 0)
+        _exit(126);
+    _exit(127);
+}
+
+int clinux_spawn(const struct clinux_program *program, enum clinux_relation relation,
+                 const int *keep, const int *as, size_t keep_count, int *pidfd)
+{
+    *pidfd = -1;
     if (keep_count > MAX_FDS)
         return -EINVAL;
     pid_t parent = getpid();
     int status[2];
     if (pipe2(status, O_CLOEXEC) < 0)
         return -errno;
-    pid_t child = fork();
+    pid_t child = relation == CLINUX_SIBLING ? fork_sibling(pidfd) : fork_process(0, pidfd);
     if (child < 0) {
         int error = errno;
         close(status[0]);
@@ -360,21 +419,12 @@ int clinux_spawn(const char *path, char *const *argv, char *const *envp, const i
         return -error;
     }
     if (child == 0) {
-        sigset_t none;
-        sigemptyset(&none);
-        int report = status[1];
+        if (relation == CLINUX_SIBLING)
+            empty_bounding_set(); // changes nothing unless there is a new user namespace
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
+        if (relation == CLINUX_CHILD && getppid() != parent)
             _exit(127);
-        if (place_descriptors(keep, as, keep_count, &report) == 0) {
-            sigprocmask(SIG_SETMASK, &none, NULL);
-            signal(SIGPIPE, SIG_DFL);
-            execve(path, argv, envp);
-        }
-        int error = errno;
-        if (write(report, &error, sizeof error) < 0)
-            _exit(126);
-        _exit(127);
+        become(program, keep, as, keep_count, status[1]);
     }
     close(status[1]);
     int error = 0;
@@ -385,8 +435,13 @@ int clinux_spawn(const char *path, char *const *argv, char *const *envp, const i
     close(status[0]);
     if (got != (ssize_t)sizeof error)
         return child;
-    // Nobody is told the number of a child that could not become what it was to be.
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ;
+    // Nobody is told the number of a child that could not become what it was to be. The parent of
+    // a sibling has to reap it.
+    if (relation == CLINUX_CHILD) {
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+            ;
+        close(*pidfd);
+        *pidfd = -1;
+    }
     return -error;
 }

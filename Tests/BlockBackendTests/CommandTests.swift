@@ -33,18 +33,20 @@ import Testing
             "path=\"a,b.img\",readonly=on,direct=on,engine=aio,num-queues=2,queue-size=256,"
             + "serial=x,format=raw,writeback=off,discard=off,block-size=4096,lock=off"
         #expect(
-            outcome("--socket-path", "s", "--disk", text) == .success(.serve(.path("s"), options)))
+            outcome("--socket-path", "s", "--disk", text)
+                == .success(.serve(.path("s"), .path, options)))
     }
 
     @Test("the conventional options do the same")
     func conventional() {
         var options = BlockOptions(path: "disk.img")
         #expect(
-            outcome("--fd=3", "--blk-file=disk.img") == .success(.serve(.inherited(3), options)))
+            outcome("--fd=3", "--blk-file=disk.img")
+                == .success(.serve(.inherited(3), .path, options)))
         options.isReadOnly = true
         #expect(
             outcome("--socket-path=/s", "--blk-file=disk.img", "--read-only")
-                == .success(.serve(.path("/s"), options)))
+                == .success(.serve(.path("/s"), .path, options)))
     }
 
     @Test(
@@ -56,7 +58,7 @@ import Testing
         options.helperCount = count
         #expect(
             outcome("--fd=3", "--disk", "path=d,engine=threads\(text)")
-                == .success(.serve(.inherited(3), options)))
+                == .success(.serve(.inherited(3), .path, options)))
     }
 
     @Test("capabilities are printed whatever else is said")

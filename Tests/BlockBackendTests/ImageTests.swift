@@ -105,7 +105,9 @@ import Testing
         let file = try ScratchImage(size: 4096)
         var options = BlockOptions(path: file.path)
         options.engine = .aio
-        #expect(throws: BlockError("engine=aio needs direct=on")) { try BlockDevice(options) }
+        #expect(throws: BlockError("engine=aio needs direct=on")) {
+            try BlockDevice(RawImage(options), options)
+        }
     }
 
     @Test("images in memory are served by ordinary system calls")
@@ -129,7 +131,7 @@ import Testing
         let file = try ScratchImage(size: 1 << 20)
         var options = BlockOptions(path: file.path)
         options.queueCount = 3
-        let device = try BlockDevice(options)
+        let device = try BlockDevice(RawImage(options), options)
         #expect(word(device, 0, UInt64.self) == 2048)
         #expect(word(device, 8, UInt32.self) == 0)
         #expect(word(device, 12, UInt32.self) == 126)
@@ -150,14 +152,16 @@ import Testing
         arguments: [(-1, 4, 0), (0, 200, 96), (95, 2, 1), (96, 1, 0), (Int.max, Int.max, 0)])
     func bounds(offset: Int, count: Int, expected: Int) throws {
         let file = try ScratchImage(size: 4096)
-        let device = try BlockDevice(BlockOptions(path: file.path))
+        let options = BlockOptions(path: file.path)
+        let device = try BlockDevice(RawImage(options), options)
         #expect(device.readConfig(offset: offset, count: count).count == expected)
     }
 
     @Test("only the write-back byte can be written")
     func writeback() throws {
         let file = try ScratchImage(size: 4096)
-        let device = try BlockDevice(BlockOptions(path: file.path))
+        let options = BlockOptions(path: file.path)
+        let device = try BlockDevice(RawImage(options), options)
         let before = device.readConfig(offset: 0, count: 96)
         device.writeConfig(offset: 0, [UInt8](repeating: 0xff, count: 32))
         device.writeConfig(offset: 33, [UInt8](repeating: 0xff, count: 100))
@@ -174,7 +178,7 @@ import Testing
         let file = try ScratchImage(size: 4096)
         var options = BlockOptions(path: file.path)
         options.isWriteback = false
-        let device = try BlockDevice(options)
+        let device = try BlockDevice(RawImage(options), options)
         #expect(device.features & (Wire.flushFeature | Wire.configurableCacheFeature) == 0)
         #expect(word(device, 32, UInt8.self) == 0)
     }
@@ -184,7 +188,7 @@ import Testing
         let file = try ScratchImage(size: 4096)
         var options = BlockOptions(path: file.path)
         options.isReadOnly = true
-        let features = try BlockDevice(options).features
+        let features = try BlockDevice(RawImage(options), options).features
         #expect(features & Wire.readOnlyFeature != 0)
         #expect(features & (Wire.discardFeature | Wire.writeZeroesFeature | Wire.flushFeature) == 0)
     }

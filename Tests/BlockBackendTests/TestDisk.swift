@@ -1,4 +1,4 @@
-import BlockBackend
+@testable import BlockBackend
 import CLinux
 import Core
 import Glibc
@@ -110,7 +110,7 @@ final class TestDisk {
         _ options: BlockOptions, features: UInt64? = nil, ring: UInt64 = 0, size: UInt16 = 64,
         tableSize: Int = 16, memory: UInt64 = 32 << 20
     ) throws {
-        device = try BlockDevice(options)
+        device = try BlockDevice(RawImage(options), options)
         let ringBits = VirtioFeature.packedRing | VirtioFeature.eventIndex
         let accepted = (features ?? device.features & ~ringBits) | ring | VirtioFeature.version1
         scratch = try ScratchMemory(size: memory)

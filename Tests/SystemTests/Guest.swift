@@ -74,7 +74,9 @@ final class Guest {
     }
 
     /// The backend process.
-    var backend: (id: Int32, arguments: [String])? { apus.children.first }
+    var backend: (id: Int32, arguments: [String])? {
+        apus.children.first { $0.arguments.first == "apus-block" }
+    }
 
     /// What the host's `e2fsck` says of the disk; empty if it is clean.
     func checkDisk() throws -> String {

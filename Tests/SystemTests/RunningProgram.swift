@@ -149,9 +149,19 @@ final class RunningProgram {
 
     func kill(_ signal: Int32 = SIGKILL) { child.signal(signal) }
 
+    var id: Int32 { child.processID }
+
     /// Processes whose parent this one is: id and command line.
-    var children: [(id: Int32, arguments: [String])] {
-        let parent = child.processID
+    var children: [(id: Int32, arguments: [String])] { Self.children(of: id) }
+
+    /// This process and its children.
+    var descendants: [(id: Int32, arguments: [String])] {
+        let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline") ?? Data()
+        let parts = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+        return [(id, parts)] + children
+    }
+
+    private static func children(of parent: Int32) -> [(id: Int32, arguments: [String])] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         return names.compactMap { Int32($0) }.compactMap { id in
             guard let status = try? String(contentsOfFile: "/proc/\(id)/stat", encoding: .utf8),
@@ -201,4 +211,10 @@ final class TestFolder {
         try handle.close()
         return path
     }
+}
+
+/// Whether a process exists that is more than a zombie.
+func isRunning(_ id: Int32) -> Bool {
+    let status = try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)
+    return status.map { !$0.contains("State:\tZ") } ?? false
 }

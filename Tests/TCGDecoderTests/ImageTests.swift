@@ -29,7 +29,7 @@ struct ImageTests {
         "every instruction of the kernel",
         .enabled(if: vmlinuz != nil, "APUS_GUEST names no folder with a vmlinuz"))
     func kernel() throws {
-        let unpacked = try KernelImage(path: #require(Self.vmlinuz)).bytes
+        let unpacked = try KernelImage(BootFile(#require(Self.vmlinuz), "kernel")).bytes
         let outcome = compare(try ExecutableImage(unpacked.copy(0, unpacked.count)))
         #expect(outcome.differences.isEmpty)
         #expect(outcome.count > 1_000_000)

@@ -44,7 +44,7 @@ private final class MortalProcess {
         for attempt in 1... {
             do {
                 return try frontend.attach(try start())
-            } catch where attempt < 10 {
+            } catch  where attempt < 10 {
                 kill()
             }
         }

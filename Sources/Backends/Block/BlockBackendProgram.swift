@@ -1,4 +1,4 @@
-internal import Core
+package import Core
 internal import Glibc
 internal import VhostUser
 
@@ -16,9 +16,9 @@ package enum BlockBackendProgram {
             let command = try BlockCommand(arguments)
             switch command.action {
             case .show(let text): print(text, terminator: "")
-            case .serve(let endpoint, let options):
+            case .serve(let endpoint, let image, let options):
                 Log.configure(program: "apus-block", level: command.logLevel)
-                try serve(endpoint, options)
+                try serve(endpoint, image, options, command.sandbox)
             }
             return 0
         } catch {
@@ -27,19 +27,49 @@ package enum BlockBackendProgram {
         }
     }
 
-    private static func serve(_ endpoint: BlockCommand.Endpoint, _ options: BlockOptions) throws {
+    private static func serve(
+        _ endpoint: BlockCommand.Endpoint, _ source: BlockCommand.Image, _ options: BlockOptions,
+        _ sandboxOptions: SandboxOptions
+    ) throws {
         SignalFD.ignoreBrokenPipes()
         // The signals are blocked first, so that the queues' threads do not get them either.
         let loop = try EventLoop()
         let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP]) { _ in loop.quit() }
         defer { signals.cancel() }
         // The image comes first: who can connect finds a disk that works.
-        let device = try BlockDevice(options)
-        let server = BackendServer(device, on: loop, as: try role(endpoint))
+        let image = try open(source, options)
+        let role = try role(endpoint)
+        let sandbox = Sandbox(
+            sandboxOptions, program: "apus-block", descriptorLimit: Self.descriptorLimit)
+        try sandbox.enter(BlockSystemCalls.control)
+        let device = try BlockDevice(
+            image, options,
+            queueFilter: try SeccompFilter(BlockSystemCalls.queue, sandboxOptions.seccomp))
+        let server = BackendServer(device, on: loop, as: role)
         server.onFinished = { loop.quit() }
         server.start()
         loop.run()
         server.stop()
+    }
+
+    /// Opens the image that options in the form of `--disk` name, for a process that is started with
+    /// `--image-fds`.
+    @Sendable
+    package static func openImage(_ text: String) throws -> [SharedFD] {
+        let options = try BlockOptions(BlockOptions.schema.parse(text))
+        return try ImageFiles(options).all
+    }
+
+    /// Eight for each of 64 queues, and those of memory regions.
+    private static let descriptorLimit: UInt64 = 2048
+
+    private static func open(
+        _ source: BlockCommand.Image, _ options: BlockOptions
+    ) throws(BlockError) -> RawImage {
+        switch source {
+        case .path: try RawImage(options)
+        case .inherited(let numbers): try RawImage(options, ImageFiles(adopting: numbers, options))
+        }
     }
 
     private static func role(

@@ -6,7 +6,7 @@ struct BlockCommand: Equatable {
     enum Action: Equatable {
         /// Print this text and end.
         case show(String)
-        case serve(Endpoint, BlockOptions)
+        case serve(Endpoint, Image, BlockOptions)
     }
 
     /// Where the front end is.
@@ -17,8 +17,17 @@ struct BlockCommand: Equatable {
         case inherited(Int32)
     }
 
+    /// Where the image is.
+    enum Image: Equatable {
+        /// Where the options say.
+        case path
+        /// The parent process has opened it.
+        case inherited([Int32])
+    }
+
     let action: Action
     let logLevel: Log.Level
+    let sandbox: SandboxOptions
 
     static let version = "0.1.0"
 
@@ -43,6 +52,9 @@ struct BlockCommand: Equatable {
         static let disk = Flag.one("disk", BlockOptions.schema, help: "the disk to serve")
         static let file = Flag.one("blk-file", .path, help: "the same as --disk path=PATH")
         static let readOnly = Flag.present("read-only", help: "refuse writes")
+        static let imageFDs = Flag.one(
+            "image-fds", .list(of: .integer(0...UInt64(Int32.max))),
+            help: "the image is open already; with direct=on also a second time, without O_DIRECT")
         static let capabilities = Flag.present(
             "print-capabilities", help: "say what this program can do, as JSON")
         static let logLevel = Flag.one(
@@ -69,7 +81,9 @@ struct BlockCommand: Equatable {
         "apus-block", summary: "Serves a disk image to a virtual machine over vhost-user.",
         groups: [
             .init("Front end (one of these)", [Flags.socketPath.any, Flags.fd.any]),
-            .init("Disk", [Flags.disk.any, Flags.file.any, Flags.readOnly.any]),
+            .init(
+                "Disk", [Flags.disk.any, Flags.file.any, Flags.readOnly.any, Flags.imageFDs.any]),
+            .init("Sandbox", SandboxOptions.flags),
             .init(
                 "Other",
                 [
@@ -85,14 +99,17 @@ struct BlockCommand: Equatable {
                 "Ending",
                 "  Ends with status 0 on SIGTERM or SIGINT, and when the peer of a connected socket "
                     + "leaves.\n  Otherwise it serves the next front end. Ends with one sentence and "
-                    + "status 2 when\n  the command line is wrong, and with status 1 when it cannot "
-                    + "work."
+                    + "status 2 when\n  the command line is wrong, with status 1 when it cannot "
+                    + "work, and with 7 when\n  it tries a system call that it does not need."
             ),
         ])
 
-    init(action: Action, logLevel: Log.Level = .warning) {
+    init(
+        action: Action, logLevel: Log.Level = .warning, sandbox: SandboxOptions = SandboxOptions()
+    ) {
         self.action = action
         self.logLevel = logLevel
+        self.sandbox = sandbox
     }
 
     /// Reads the arguments that follow the program's name.
@@ -109,8 +126,9 @@ struct BlockCommand: Equatable {
             self.init(action: .show("apus-block \(Self.version)\n"))
         } else {
             self.init(
-                action: .serve(try Self.endpoint(values), try Self.disk(values)),
-                logLevel: values[Flags.logLevel].level)
+                action: .serve(
+                    try Self.endpoint(values), Self.image(values), try Self.disk(values)),
+                logLevel: values[Flags.logLevel].level, sandbox: SandboxOptions(values))
         }
     }
 
@@ -121,6 +139,11 @@ struct BlockCommand: Equatable {
         case (nil, nil): throw OptionError("one of --socket-path and --fd is needed")
         default: throw OptionError("--socket-path and --fd exclude each other")
         }
+    }
+
+    private static func image(_ values: CommandValues) -> Image {
+        guard let numbers = values[Flags.imageFDs] else { return .path }
+        return .inherited(numbers.map { Int32(clamping: $0) })
     }
 
     private static func disk(_ values: CommandValues) throws(OptionError) -> BlockOptions {

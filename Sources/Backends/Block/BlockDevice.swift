@@ -14,11 +14,13 @@ package final class BlockDevice: VirtioDevice {
     package let deviceID = VirtioDeviceID.block
     package let features: UInt64
 
-    /// Opens the image and finds out how to do I/O.
-    package init(_ options: BlockOptions) throws(BlockError) {
-        let image = try RawImage(options)
+    /// Finds out how to do I/O.
+    /// - Parameter queueFilter: what the queues' threads restrict themselves with.
+    init(
+        _ image: RawImage, _ options: BlockOptions, queueFilter: SeccompFilter? = nil
+    ) throws(BlockError) {
         self.options = options
-        shared = try BlockShared(image: image, options: options)
+        shared = try BlockShared(image: image, options: options, queueFilter: queueFilter)
         engines = try Self.usableEngines(options, image)
         config = BlockConfig(image: image, options: options)
         queues = Array(repeating: nil, count: options.queueCount)

@@ -51,7 +51,10 @@ final class BlockQueue {
         // SAFETY: the worker is handed over to the thread; nobody else keeps it.
         nonisolated(unsafe) let worker = BlockWorker(queue: queue, engine: engine, shared: shared)
         do throws(SystemError) {
-            return try Thread(name: "queue \(index)") { unsafe worker.run() }
+            return try Thread(name: "queue \(index)") {
+                shared.queueFilter?.loadOrEnd()
+                unsafe worker.run()
+            }
         } catch {
             throw BlockError("cannot start queue \(index): \(error)")
         }

@@ -15,12 +15,17 @@ final class BlockShared: Sendable {
 
     /// Threads that each queue may have besides its own, for operations that wait.
     let helperCount: Int
+    /// What the queues' threads restrict themselves with.
+    let queueFilter: SeccompFilter?
 
     static let zeroesSize = 1 << 20
 
-    init(image: RawImage, options: BlockOptions) throws(BlockError) {
+    init(
+        image: RawImage, options: BlockOptions, queueFilter: SeccompFilter? = nil
+    ) throws(BlockError) {
         self.image = image
         helperCount = options.helperCount ?? (image.isInMemory ? 0 : BlockOptions.usualHelperCount)
+        self.queueFilter = queueFilter
         isWriteback = Atomic(options.isWriteback)
         let text = Array(options.serial.utf8.prefix(BlockOptions.serialSize))
         serial = text + [UInt8](repeating: 0, count: BlockOptions.serialSize - text.count)

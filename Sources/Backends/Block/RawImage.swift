@@ -46,30 +46,28 @@ final class RawImage: Sendable {
     var cachedFD: Int32 { cachedFile?.rawValue ?? file.rawValue }
     var isDirect: Bool { cachedFile != nil }
 
-    /// Opens and locks the image. A busy image is tried again for `patience` nanoseconds: a killed
-    /// process holds its lock until its last I/O is done.
-    init(_ options: BlockOptions, patience: UInt64 = 1_000_000_000) throws(BlockError) {
+    /// Opens and locks the image; see `ImageFiles`.
+    convenience init(_ options: BlockOptions, patience: UInt64 = 1_000_000_000) throws(BlockError) {
+        try self.init(options, ImageFiles(options, patience: patience))
+    }
+
+    /// Takes an open image.
+    init(_ options: BlockOptions, _ files: ImageFiles) throws(BlockError) {
         let path = options.path
-        let kind = try FileKind(path: path)
-        let file = try Self.open(options, kind, patience: patience)
-        if options.isLocked {
-            try Self.lock(file.rawValue, options, patience: patience)
-        }
-        let geometry = try Geometry(file.rawValue, kind, path: path)
+        let kind = try FileKind(files.file.rawValue, path: path)
+        let geometry = try Geometry(files.file.rawValue, kind, path: path)
         if geometry.isReadOnly && !options.isReadOnly {
             throw BlockError("block device \(path) is read-only; add readonly=on to use it")
         }
         var alignment = DirectAlignment(memory: 1, offset: 1)
         if options.isDirect {
-            alignment = try DirectAlignment(file.rawValue, geometry, path: path)
-            cachedFile = try Self.reopen(file.rawValue, options)
-        } else {
-            cachedFile = nil
+            alignment = try DirectAlignment(files.file.rawValue, geometry, path: path)
         }
         let block = options.blockSize ?? max(geometry.logicalBlockSize, 512)
         try Self.check(geometry.size, blockSize: block, path: path)
 
-        self.file = file
+        file = files.file
+        cachedFile = files.cachedFile
         size = geometry.size
         blockSize = block
         topology = geometry.topology
@@ -122,99 +120,21 @@ final class RawImage: Sendable {
     }
 }
 
-extension RawImage {
-    private static func open(
-        _ options: BlockOptions, _ kind: FileKind, patience: UInt64
-    ) throws(BlockError) -> SharedFD {
-        var flags = options.isReadOnly ? O_RDONLY : O_RDWR
-        if options.isDirect { flags |= CLINUX_O_DIRECT }
-        // A device that is mounted must not be written to.
-        if kind == .blockDevice && options.isLocked && !options.isReadOnly { flags |= O_EXCL }
-        let deadline = Clock.monotonic() &+ patience
-        while true {
-            // SAFETY: the string is NUL-terminated and lives for the call.
-            let result = unsafe clinux_open(options.path, flags, 0)
-            if result >= 0 { return SharedFD(owning: result) }
-            if result == -EBUSY && pause(until: deadline) { continue }
-            throw refusal(-result, options)
-        }
-    }
-
-    private static func refusal(_ code: Int32, _ options: BlockOptions) -> BlockError {
-        let path = options.path
-        switch code {
-        case EBUSY:
-            return BlockError("block device \(path) is mounted, or in use by another process")
-        case EINVAL where options.isDirect:
-            return BlockError("image \(path) is on a file system without direct I/O")
-        case EACCES where !options.isReadOnly, EROFS:
-            return BlockError(
-                "cannot open image \(path) for writing: \(SystemError("open", errno: code).reason)")
-        default:
-            return BlockError(
-                "cannot open image \(path): \(SystemError("open", errno: code).reason)")
-        }
-    }
-
-    private static func busy(_ path: String) -> BlockError {
-        BlockError("image \(path) is in use by another process")
-    }
-
-    private static func lock(
-        _ fd: Int32, _ options: BlockOptions, patience: UInt64
-    ) throws(BlockError) {
-        let deadline = Clock.monotonic() &+ patience
-        while true {
-            let result = clinux_lock_file(fd, options.isReadOnly ? 0 : 1)
-            if result == 0 { return }
-            if result == -EAGAIN {
-                if pause(until: deadline) { continue }
-                throw busy(options.path)
-            }
-            throw BlockError(
-                "cannot lock image \(options.path): "
-                    + "\(SystemError("fcntl", errno: -result).reason); lock=off would use it anyway"
-            )
-        }
-    }
-
-    /// Waits a little. Returns false once the deadline has passed.
-    private static func pause(until deadline: UInt64) -> Bool {
-        guard Clock.monotonic() < deadline else { return false }
-        usleep(20_000)
-        return true
-    }
-
-    /// Opens the same file once more, without direct I/O.
-    private static func reopen(
-        _ fd: Int32, _ options: BlockOptions
-    ) throws(BlockError) -> SharedFD {
-        // SAFETY: the string is NUL-terminated and lives for the call.
-        let result = unsafe clinux_open(
-            "/proc/self/fd/\(fd)", options.isReadOnly ? O_RDONLY : O_RDWR, 0)
-        if result >= 0 { return SharedFD(owning: result) }
-        throw BlockError(
-            "cannot open image \(options.path) again: "
-                + SystemError("open", errno: -result).reason)
-    }
-}
-
-/// What may hold an image.
+/// What holds an image.
 private enum FileKind: Equatable {
     case regular
     case blockDevice
 
-    init(path: String) throws(BlockError) {
+    init(_ fd: Int32, path: String) throws(BlockError) {
         var status = stat()
-        // SAFETY: the path is NUL-terminated; `status` lives for the call.
-        guard unsafe stat(path, &status) == 0 else {
+        // SAFETY: `status` lives for the call.
+        guard unsafe fstat(fd, &status) == 0 else {
             throw BlockError(
-                "cannot open image \(path): \(SystemError("stat", errno: errno).reason)")
+                "cannot examine image \(path): \(SystemError("fstat", errno: errno).reason)")
         }
         switch status.st_mode & S_IFMT {
         case S_IFREG: self = .regular
         case S_IFBLK: self = .blockDevice
-        case S_IFDIR: throw BlockError("image \(path) is a directory")
         default: throw BlockError("image \(path) is neither a file nor a block device")
         }
     }

@@ -17,6 +17,7 @@
 #include "CLinuxBlock.h"
 #include "CLinuxGuard.h"
 #include "CLinuxKVM.h"
+#include "CLinuxSandbox.h"
 
 #pragma clang assume_nonnull begin
 
@@ -70,8 +71,6 @@ int clinux_signalfd(const int *signals, size_t count);
 // The next signal's number from such a descriptor, or 0.
 int clinux_read_signal(int fd);
 
-// A descriptor that becomes readable when the child ends.
-int clinux_pidfd_open(int pid);
 // Takes the status of an ended child: 1 and how it ended, 0 if it still runs. *signal is 0 unless
 // a signal ended it.
 int clinux_reap(int pidfd, int *exit_code, int *signal);
@@ -87,12 +86,30 @@ int clinux_gettid(void);
 long clinux_futex_wait(uint32_t *word, uint32_t expected, long long timeout_nanoseconds);
 long clinux_futex_wake(uint32_t *word, int count);
 
-// Starts `path` with `argv` and `envp`; descriptors in `keep` (count `keep_count`) arrive in the
-// child under the numbers in `as`; every other descriptor from 3 up is closed. The child gets
-// SIGKILL when this process ends, and an empty signal mask. Returns the process id.
-int clinux_spawn(const char *path, char *const _Nullable *_Nonnull argv,
-                 char *const _Nullable *_Nonnull envp, const int *_Nullable keep,
-                 const int *_Nullable as, size_t keep_count);
+// What a process is to become: `executable`, an open program, or if that is -1 what is at `path`.
+struct clinux_program {
+    const char *_Nullable path;
+    int executable;
+    char *const _Nullable *_Nonnull arguments;
+    char *const _Nullable *_Nonnull environment;
+};
+
+enum clinux_relation {
+    CLINUX_CHILD,
+    CLINUX_SIBLING, // a child of this process's parent
+};
+
+// Starts a program; descriptors in `keep` (count `keep_count`) arrive in the new process under the
+// numbers in `as`; every other descriptor from 3 up is closed. The process gets SIGKILL when its
+// parent ends, and an empty signal mask. Returns the process id, and a descriptor for it in
+// *pidfd. There is one also for a sibling that could not become the program, for its parent to
+// reap; else -1 goes with an error.
+int clinux_spawn(const struct clinux_program *program, enum clinux_relation relation,
+                 const int *_Nullable keep, const int *_Nullable as, size_t keep_count,
+                 int *pidfd);
+
+// Closes all descriptors from 3 up but those in `sorted`.
+void clinux_close_all_but(const int *sorted, size_t count);
 
 // LOCK CMPXCHG16B on 16 aligned bytes: true if they were *low and *high and are now the new ones,
 // else *low and *high are what was found.

@@ -15,34 +15,92 @@ package enum ChildStatus: Equatable, Sendable, CustomStringConvertible {
     }
 }
 
-/// A process that this one started. It gets SIGKILL when this process ends. All operations name it
-/// by a pidfd, so they can never hit another process with a reused number.
+/// A program and what it is started with.
+package struct Program: Sendable {
+    /// Where a program comes from.
+    package enum Executable: Sendable {
+        case path(String)
+        /// Open, for a process that sees no files.
+        case open(SharedFD)
+    }
+
+    package let executable: Executable
+    /// All of `argv`, the name first.
+    package let arguments: [String]
+    /// `KEY=value` strings.
+    package let environment: [String]
+    /// What the program gets, and under which number (3 or more); it gets no others apart from 0
+    /// to 2.
+    package var descriptors: [(fd: SharedFD, number: Int32)]
+
+    package init(
+        _ executable: Executable, arguments: [String], environment: [String] = [],
+        descriptors: [(fd: SharedFD, number: Int32)] = []
+    ) {
+        self.executable = executable
+        self.arguments = arguments
+        self.environment = environment
+        self.descriptors = descriptors
+    }
+
+    /// Starts it.
+    /// - Returns: the process's number or -errno, and a pidfd or -1.
+    func spawn(as relation: clinux_relation) -> (process: Int32, pidfd: Int32) {
+        let keep = descriptors.map { $0.fd.rawValue }
+        let numbers = descriptors.map { $0.number }
+        var pidfd: Int32 = -1
+        let path: String
+        var open: Int32 = -1
+        switch executable {
+        case .path(let text): path = text
+        case .open(let fd):
+            path = ""
+            open = fd.rawValue
+        }
+        // SAFETY: the pointer arrays and their strings live for the call, which copies them.
+        let process = unsafe withCStrings(arguments) { argv in
+            unsafe withCStrings(environment) { envp in
+                unsafe path.withCString { path in
+                    var program = unsafe clinux_program(
+                        path: path, executable: open, arguments: argv, environment: envp)
+                    return unsafe clinux_spawn(
+                        &program, relation, keep, numbers, keep.count, &pidfd)
+                }
+            }
+        }
+        withExtendedLifetime(self) {}
+        return (process, pidfd)
+    }
+}
+
+/// A process that this one is the parent of. It gets SIGKILL when this process ends. All operations
+/// name it by a pidfd, so they can never hit another process with a reused number.
 package final class ChildProcess: Sendable {
     package let processID: Int32
     /// Readable once the process has ended.
     package let fd: SharedFD
 
-    /// Starts `path`.
-    /// - Parameters:
-    ///   - arguments: all of `argv`, the name first.
-    ///   - environment: `KEY=value` strings.
-    ///   - descriptors: what the child gets, and under which number (3 or more); it gets no others
-    ///     apart from 0 to 2.
-    package init(
+    /// Starts `program`.
+    package init(_ program: Program) throws(SystemError) {
+        let (process, pidfd) = program.spawn(as: CLINUX_CHILD)
+        processID = try checking("exec", process)
+        fd = SharedFD(owning: pidfd)
+    }
+
+    package convenience init(
         path: String, arguments: [String], environment: [String],
         descriptors: [(fd: SharedFD, number: Int32)] = []
     ) throws(SystemError) {
-        let keep = descriptors.map { $0.fd.rawValue }
-        let numbers = descriptors.map { $0.number }
-        // SAFETY: the pointer arrays and their strings live for the call, which copies them.
-        let result = unsafe Self.withCStrings(arguments) { argv in
-            unsafe Self.withCStrings(environment) { envp in
-                unsafe clinux_spawn(path, argv, envp, keep, numbers, keep.count)
-            }
-        }
-        withExtendedLifetime(descriptors) {}
-        processID = try checking("exec", result)
-        fd = SharedFD(owning: try checking("pidfd_open", clinux_pidfd_open(processID)))
+        try self.init(
+            Program(
+                .path(path), arguments: arguments, environment: environment,
+                descriptors: descriptors))
+    }
+
+    /// A process that somebody else has started as a child of this one.
+    init(processID: Int32, fd: SharedFD) {
+        self.processID = processID
+        self.fd = fd
     }
 
     /// Sends a signal. Nothing happens if the process has ended.
@@ -55,18 +113,5 @@ package final class ChildProcess: Sendable {
         // SAFETY: both results live for the call.
         guard unsafe clinux_reap(fd.rawValue, &code, &signal) == 1 else { return nil }
         return signal != 0 ? .killed(signal: signal) : .exited(code)
-    }
-
-    /// Calls `body` with a NULL-terminated array of C strings.
-    private static func withCStrings<R>(
-        _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> R
-    ) -> R {
-        // SAFETY: every copy is freed below, after its last use.
-        var copies = unsafe strings.map { unsafe strdup($0) } + [nil]
-        defer { unsafe copies.forEach { unsafe free($0) } }
-        return unsafe copies.withUnsafeMutableBufferPointer { buffer in
-            // There is at least the terminating NULL.
-            unsafe body(buffer.baseAddress.unsafelyUnwrapped)
-        }
     }
 }

@@ -23,6 +23,7 @@ final class Machine: @unchecked Sendable {
     private static let serialPin = 4
 
     let options: MachineOptions
+    private let given: Given
     let timeline: BootTimeline
     let control: ControlThread
     let map: MemoryMap
@@ -46,9 +47,11 @@ final class Machine: @unchecked Sendable {
 
     /// - Parameter loop: of the calling thread.
     init(
-        _ options: MachineOptions, loop: EventLoop, timeline: BootTimeline, run: RunState
+        _ options: MachineOptions, _ given: Given, loop: EventLoop, timeline: BootTimeline,
+        run: RunState
     ) throws(BootError) {
         self.options = options
+        self.given = given
         self.timeline = timeline
         self.run = run
         control = ControlThread(loop)
@@ -144,9 +147,11 @@ final class Machine: @unchecked Sendable {
             let frontend: Frontend
             var pace = VirtioPCI.Pace.free
             switch disk {
-            case .child(let name, let text, let queueSize):
+            case .child(let name, _, let queueSize):
+                guard let launcher = given.launcher else { continue }
                 let process = DiskProcess(
-                    name: name, options: text, queueSize: queueSize, logLevel: options.logLevel,
+                    name: name, launcher: launcher, program: diskProcesses.count,
+                    queueSize: queueSize,
                     loop: control.loop)
                 diskProcesses.append(process)
                 try process.start()
@@ -154,7 +159,9 @@ final class Machine: @unchecked Sendable {
                 if isCounted { pace = .lockstep }
             case .socket(let path):
                 frontend = Frontend(
-                    FrontendOptions(.connect(path: path), deviceID: .block), on: control.loop)
+                    FrontendOptions(
+                        .connect(path: given.sockets[path] ?? path), deviceID: .block),
+                    on: control.loop)
                 do {
                     try frontend.connect()
                 } catch {
@@ -204,9 +211,10 @@ final class Machine: @unchecked Sendable {
     /// Makes the CPUs, whose threads wait for their first order.
     func makeCPUs() throws(BootError) {
         do {
+            let filter = try SeccompFilter(VMMSystemCalls.cpu, options.sandbox.seccomp)
             for index in 0..<options.cpuCount {
                 let cpu = VCPUThread(
-                    index: index, cpu: try virtualMachine.makeVCPU(index: index),
+                    index: index, cpu: try virtualMachine.makeVCPU(index: index), filter: filter,
                     willRun: { [timeline] in timeline.mark(.firstInstruction) },
                     report: { [control, run] index, exit in
                         control.loop.post { run.stopped(index, exit) }
@@ -223,7 +231,7 @@ final class Machine: @unchecked Sendable {
     /// - Returns: what the first CPU starts with.
     func load() throws(BootError) -> InitialCPUState {
         let loader = BootLoader(memory: memory, map: map, rsdp: acpi.rootPointer)
-        let result = try loader.load(options.boot)
+        let result = try loader.load(given.boot)
         do {
             try memory.write(GuestAddress(acpi.address), acpi.bytes)
             try memory.write(GuestAddress(ResetVector.address), ResetVector.code)

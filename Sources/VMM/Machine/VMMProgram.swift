@@ -1,4 +1,4 @@
-package import Core
+internal import Core
 internal import Glibc
 
 /// The program `apus`: a virtual machine from a command line.
@@ -7,11 +7,11 @@ package enum VMMProgram {
 
     /// - Parameters:
     ///   - arguments: those that follow the program's name.
-    ///   - diskSchema: what the block backend understands.
+    ///   - diskBackend: the block backend.
     /// - Returns: the exit code, see `Outcome`.
-    package static func run(arguments: [String], diskSchema: OptionSchema) -> Int32 {
+    package static func run(arguments: [String], diskBackend: DiskBackend) -> Int32 {
         let timeline = BootTimeline()
-        let command = VMMCommand(diskSchema: diskSchema)
+        let command = VMMCommand(diskSchema: diskBackend.schema)
         Log.configure(program: "apus", level: .warning)
         do {
             let (request, level) = try command.parse(arguments)
@@ -22,7 +22,7 @@ package enum VMMProgram {
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level
-                return try run(options, timeline).rawValue
+                return try run(options, diskBackend, timeline).rawValue
             }
         } catch let error as OptionError {
             log(.error, "\(error)")
@@ -37,16 +37,20 @@ package enum VMMProgram {
     }
 
     private static func run(
-        _ options: MachineOptions, _ timeline: BootTimeline
+        _ options: MachineOptions, _ diskBackend: DiskBackend, _ timeline: BootTimeline
     ) throws -> Outcome {
         SignalFD.ignoreBrokenPipes()
+        let given = try Given(options, diskBackend)
         let loop = try EventLoop()
         let run = RunState(policies: options.policies, loop: loop)
         // Before any thread starts, so that all of them leave signals to the loop.
         let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT]) {
             if $0 == SIGCONT { run.continued() } else { run.end(.ended) }
         }
-        let machine = try Machine(options, loop: loop, timeline: timeline, run: run)
+        let machine = try Machine(options, given, loop: loop, timeline: timeline, run: run)
+        // All is open that will be needed, and nothing has been read yet.
+        try given.sandbox.enter(
+            VMMSystemCalls.control, visible: given.socketFolders, signals: .anybody)
         defer { machine.stopDevices() }
         try machine.addDisks()
         timeline.mark(.devicesReady)

@@ -8,20 +8,31 @@ internal import VMM
 enum Main {
     static func main() {
         openStandardStreams()
-        let arguments = CommandLine.arguments
+        let arguments = self.arguments
         let name = arguments.first.map { $0.split(separator: "/").last ?? "" } ?? ""
         if name == "apus-block" {
-            // Processes that the VMM starts come from /proc/self/exe, which is no name for `ps`.
+            // Processes that the VMM starts come from an open file, which is no name for `ps`.
             // SAFETY: the string lives for the call.
             _ = unsafe clinux_set_thread_name("apus-block")
+            // They have a filter from the beginning.
+            _ = unsafe clinux_report_forbidden_calls("apus-block")
             exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst())))
         }
         if arguments.dropFirst().first == "block" {
             exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst(2))))
         }
-        exit(
-            VMMProgram.run(
-                arguments: Array(arguments.dropFirst()), diskSchema: BlockOptions.schema))
+        let backend = DiskBackend(
+            schema: BlockOptions.schema, open: BlockBackendProgram.openImage,
+            systemCalls: BlockSystemCalls.control)
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskBackend: backend))
+    }
+
+    /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
+    private static var arguments: [String] {
+        (0..<clinux_argument_count()).compactMap { index in
+            // SAFETY: the strings stay for the life of the process.
+            unsafe clinux_argument(index).map { unsafe String(cString: $0) }
+        }
     }
 
     /// A standard stream that was closed would come back as the next file that is opened, and a

@@ -27,7 +27,8 @@ struct BootLoaderTests {
             kernel: try folder.file("kernel", kernel),
             initramfs: try initramfs.map { try folder.file("initramfs", $0) },
             commandLine: commandLine)
-        return try BootLoader(memory: memory, map: map ?? self.map, rsdp: 0xe0000).load(source)
+        return try BootLoader(memory: memory, map: map ?? self.map, rsdp: 0xe0000)
+            .load(BootFiles(source))
     }
 
     static let bzImage = TestKernels.bzImage(payload: TestKernels.packed["zstd"] ?? [])
@@ -108,7 +109,7 @@ struct BootLoaderTests {
             throws: BootError(
                 "the initramfs '\(path)' has 3072 MiB, which is more than the 64 MiB that there "
                     + "is room for")
-        ) { try BootLoader(memory: memory, map: map, rsdp: 0).load(source) }
+        ) { try BootLoader(memory: memory, map: map, rsdp: 0).load(BootFiles(source)) }
     }
 
     @Test("a command line that is too long is refused")
@@ -134,10 +135,10 @@ struct BootLoaderTests {
         #expect(
             throws: BootError(
                 "the kernel '/nowhere/k' cannot be read: No such file or directory")
-        ) { try loader.load(missing) }
+        ) { try loader.load(BootFiles(missing)) }
         let directory = BootSource(kernel: folder.path, initramfs: nil, commandLine: "")
         #expect(throws: BootError("the kernel '\(folder.path)' is not a file")) {
-            try loader.load(directory)
+            try loader.load(BootFiles(directory))
         }
         let truncated = Array(TestKernels.initramfs().dropLast(60))
         let error = #expect(throws: BootError.self) {
@@ -156,9 +157,9 @@ struct BootLoaderTests {
         let region = try #require(GuestRegion(start: GuestAddress(0), size: size, mapping: mapping))
         let loader = BootLoader(
             memory: try GuestMemory([region]), map: MemoryMap(memorySize: size), rsdp: 0)
-        let result = try loader.load(
-            BootSource(kernel: "\(guest)/vmlinuz", initramfs: "\(guest)/initramfs", commandLine: "")
-        )
+        let source = BootSource(
+            kernel: "\(guest)/vmlinuz", initramfs: "\(guest)/initramfs", commandLine: "")
+        let result = try loader.load(BootFiles(source))
         guard case .linux64(let entry, _, _, _, _) = result.state else {
             Issue.record("entered as \(result.state)")
             return

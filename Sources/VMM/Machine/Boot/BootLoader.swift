@@ -27,13 +27,12 @@ struct BootLoader {
         let format: String
     }
 
-    func load(_ source: BootSource) throws(BootError) -> Result {
-        let kernel = try KernelImage(path: source.kernel)
-        let initramfs = try source.initramfs.map { path throws(BootError) in
-            let image = try ImageBytes(
-                file: path, "initramfs", limit: Int(clamping: map.lowRAM.size))
+    func load(_ files: BootFiles) throws(BootError) -> Result {
+        let kernel = try KernelImage(files.kernel)
+        let initramfs = try files.initramfs.map { file throws(BootError) in
+            let image = try ImageBytes(file, limit: Int(clamping: map.lowRAM.size))
             if let problem = InitramfsCheck.problem(image) {
-                throw BootError("the initramfs '\(path)' \(problem)")
+                throw BootError("the \(file) \(problem)")
             }
             return image
         }
@@ -43,7 +42,7 @@ struct BootLoader {
             if let initramfs, let place {
                 try initramfs.write(0, initramfs.count, to: memory, at: place.address)
             }
-            let commandLine = try writeCommandLine(source.commandLine, kernel)
+            let commandLine = try writeCommandLine(files.commandLine, kernel)
             let state = try writeEntry(kernel, initramfs: place, commandLine: commandLine)
             return Result(state: state, format: kernel.format)
         } catch let error as BootError {

@@ -1,4 +1,3 @@
-internal import CLinux
 internal import Core
 internal import Glibc
 
@@ -18,38 +17,31 @@ internal import Glibc
     }
 
     /// Reads a whole file.
-    /// - Parameters:
-    ///   - what: for messages, for example `kernel`.
-    ///   - limit: the most bytes that are of use.
-    init(
-        file path: String, _ what: String, limit: Int = ImageBytes.sizeLimit
-    ) throws(BootError) {
+    /// - Parameter limit: the most bytes that are of use.
+    init(_ file: BootFile, limit: Int = ImageBytes.sizeLimit) throws(BootError) {
         do {
-            // SAFETY: the path lives for the call. Non-blocking, so that a pipe by this name does
-            // not stop us.
-            let raw = try checking("open", unsafe clinux_open(path, O_RDONLY | O_NONBLOCK, 0))
-            let fd = OwnedFD(owning: raw)
+            let raw = file.fd.rawValue
             var status = stat()
             // SAFETY: `status` lives for the call.
             _ = try retrying("fstat") { unsafe fstat(raw, &status) }
             guard status.st_mode & S_IFMT == S_IFREG else {
-                throw BootError("the \(what) '\(path)' is not a file")
+                throw BootError("the \(file) is not a file")
             }
-            guard status.st_size > 0 else { throw BootError("the \(what) '\(path)' is empty") }
+            guard status.st_size > 0 else { throw BootError("the \(file) is empty") }
             guard status.st_size <= limit else {
                 let size = (status.st_size - 1) >> 20 + 1
                 throw BootError(
-                    "the \(what) '\(path)' has \(size) MiB, which is more than the "
-                        + "\(limit >> 20) MiB that there is room for")
+                    "the \(file) has \(size) MiB, which is more than the \(limit >> 20) MiB that "
+                        + "there is room for")
             }
             mapping = try MemoryMapping(anonymous: status.st_size)
-            count = try Self.readAll(fd.rawValue, into: mapping)
+            count = try Self.readAll(raw, into: mapping)
         } catch let error as SystemError {
-            throw BootError("the \(what) '\(path)' cannot be read: \(error.reason)")
+            throw BootError("the \(file) cannot be read: \(error.reason)")
         } catch let error as BootError {
             throw error
         } catch {
-            throw BootError("the \(what) '\(path)' cannot be read: \(error)")
+            throw BootError("the \(file) cannot be read: \(error)")
         }
     }
 
@@ -58,8 +50,8 @@ internal import Glibc
         var done = 0
         while done < mapping.size {
             // SAFETY: `done` is less than the mapping's size.
-            let got = try retrying("read") {
-                unsafe read(fd, mapping.base + done, mapping.size - done)
+            let got = try retrying("pread") {
+                unsafe pread(fd, mapping.base + done, mapping.size - done, done)
             }
             if got == 0 { break }
             done += got

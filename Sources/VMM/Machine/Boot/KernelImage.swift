@@ -22,8 +22,8 @@ struct KernelImage {
     /// More than any kernel unpacks to.
     private static let unpackedLimit = 1 << 30
 
-    init(path: String) throws(BootError) {
-        try self.init(ImageBytes(file: path, "kernel"), path: path)
+    init(_ file: BootFile) throws(BootError) {
+        try self.init(ImageBytes(file), path: file.path)
     }
 
     /// - Parameter path: for messages.

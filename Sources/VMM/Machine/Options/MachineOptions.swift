@@ -12,6 +12,8 @@ package struct MachineOptions: Sendable {
     package var policies: EndPolicies
     /// Whether to report when the stages of the start were reached.
     package var showsBootTiming: Bool
+    /// How far the VMM and the backends lock themselves in.
+    package var sandbox = SandboxOptions()
     /// What the backend processes show.
     package var logLevel = Log.Level.warning
 }

@@ -137,6 +137,7 @@ package struct VMMCommand: Sendable {
                         Self.onReboot.any, Self.onShutdown.any, Self.onPanic.any,
                         Self.onTripleFault.any,
                     ]),
+                .init("Sandbox", SandboxOptions.flags),
                 .init(
                     "Program",
                     [Self.bootTiming.any, Self.logLevel.any, Self.version.any, Self.help.any]),
@@ -205,7 +206,8 @@ package struct VMMCommand: Sendable {
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
-            showsBootTiming: values[Self.bootTiming])
+            showsBootTiming: values[Self.bootTiming],
+            sandbox: SandboxOptions(values))
     }
 
     private static func memoryOptions(

@@ -3,11 +3,10 @@ internal import Devices
 internal import Glibc
 internal import VhostUser
 
-/// The backend process of a disk: started from our own executable, watched, and started again when
+/// The backend process of a disk: started by the launcher, watched, and started again when
 /// it ends. Meanwhile the disk stalls; what was in flight is done again by the new process.
 ///
-/// It belongs to the control thread, which also must be the thread that starts processes: they get
-/// SIGKILL when the thread that started them ends.
+/// It belongs to the control thread, whose end is also the processes' end.
 final class DiskProcess {
     private static let log = Log("disk")
     private static let shortestDelay: UInt32 = 10
@@ -16,8 +15,9 @@ final class DiskProcess {
     private static let calmNanoseconds: UInt64 = 5_000_000_000
 
     private let name: String
-    private let options: String
-    private let logLevel: Log.Level
+    private let launcher: Launcher
+    /// Which of the launcher's programs it is.
+    private let program: Int
     private let loop: EventLoop
     let frontend: Frontend
 
@@ -29,14 +29,14 @@ final class DiskProcess {
     private var isEnding = false
 
     /// - Parameters:
-    ///   - options: what `apus-block --disk` is told.
-    ///   - queueSize: what they say of it; a driver is offered the power of two below.
+    ///   - program: which of the launcher's programs it is.
+    ///   - queueSize: what the disk's options say of it; a driver is offered the power of two below.
     init(
-        name: String, options: String, queueSize: UInt16?, logLevel: Log.Level, loop: EventLoop
+        name: String, launcher: Launcher, program: Int, queueSize: UInt16?, loop: EventLoop
     ) {
         self.name = name
-        self.options = options
-        self.logLevel = logLevel
+        self.launcher = launcher
+        self.program = program
         self.loop = loop
         var settings = FrontendOptions(.supervised, deviceID: .block)
         settings.handshakeTimeoutMilliseconds = 3000
@@ -75,12 +75,7 @@ final class DiskProcess {
         startTime = Clock.monotonic()
         do {
             let (near, far) = try UnixSocket.pair()
-            let child = try ChildProcess(
-                path: "/proc/self/exe",
-                arguments: [
-                    "apus-block", "--fd=3", "--disk", options, "--log-level", logLevel.name,
-                ],
-                environment: [], descriptors: [(far.fd, 3)])
+            let child = try launcher.launch(program, with: far.fd)
             self.child = child
             exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended(status) }
             try frontend.attach(near)

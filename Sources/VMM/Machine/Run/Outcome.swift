@@ -15,6 +15,8 @@ package enum Outcome: Int32, Sendable, CaseIterable {
     case tripleFault = 5
     /// Ctrl-A x, or a signal that asks to end.
     case ended = 6
+    /// A system call that is not allowed; a sentence was printed.
+    case forbiddenCall = 7
 
     package var meaning: String {
         switch self {
@@ -25,6 +27,7 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .panic: "the guest reported a panic"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
         case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP"
+        case .forbiddenCall: "the VMM tried a system call that it does not need (--seccomp)"
         }
     }
 }

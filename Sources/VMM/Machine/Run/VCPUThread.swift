@@ -23,18 +23,22 @@ final class VCPUThread: Sendable {
     private let orderGiven = Semaphore()
     private let report: @Sendable (Int, VCPUExit) -> Void
     private let willRun: @Sendable () -> Void
+    private let filter: SeccompFilter?
     private let thread = Mutex<Thread?>(nil)
     private let instructions = Atomic<UInt64>(0)
 
     /// - Parameters:
+    ///   - filter: what the thread restricts itself with.
     ///   - willRun: called on the thread before the CPU runs.
     ///   - report: called on the thread when the CPU has stopped; `kicked` after `pause` only.
     init(
-        index: Int, cpu: any VirtualCPU, willRun: @escaping @Sendable () -> Void,
+        index: Int, cpu: any VirtualCPU, filter: SeccompFilter? = nil,
+        willRun: @escaping @Sendable () -> Void,
         report: @escaping @Sendable (Int, VCPUExit) -> Void
     ) {
         self.index = index
         self.cpu = cpu
+        self.filter = filter
         self.willRun = willRun
         self.report = report
     }
@@ -70,6 +74,7 @@ final class VCPUThread: Sendable {
     var retiredInstructions: UInt64 { instructions.load(ordering: .relaxed) }
 
     private func serve() {
+        filter?.loadOrEnd()
         while true {
             orderGiven.wait()
             switch shared.withLock({ $0.order.take() }) {

@@ -1,0 +1,130 @@
+internal import CLinux
+internal import Glibc
+
+/// A process that starts programs for this one, which after it has locked itself in cannot. It is
+/// given all it needs in the beginning, and is only told which program to start: who takes over
+/// this process comes by no right to start others.
+///
+/// The programs become children of this process. They are in the launcher's namespaces, see an
+/// empty root, and are subject to its filter, too.
+package final class Launcher: Sendable {
+    private static let patienceMilliseconds: Int32 = 5000
+
+    private let socket: UnixSocket
+
+    /// Makes the launcher. This process must have one thread.
+    /// - Parameters:
+    ///   - executable: what all programs run.
+    ///   - rules: what the programs may do once they have locked themselves in.
+    package init(
+        _ programs: [Program], executable: SharedFD, sandbox: Sandbox, rules: SystemCallRules
+    ) throws(SystemError) {
+        let (near, far) = try UnixSocket.pair()
+        // SAFETY: the path lives for the call.
+        let nothing = SharedFD(
+            owning: try checking("open", unsafe clinux_open("/dev/null", O_RDWR, 0)))
+        if try checking("fork", clinux_fork()) == 0 {
+            Self.serve(programs, executable, sandbox, rules, far, standardStreams: nothing)
+        }
+        socket = near
+    }
+
+    /// Starts a program, which gets `fd` as its descriptor 3.
+    package func launch(_ program: Int, with fd: SharedFD) throws(SystemError) -> ChildProcess {
+        try socket.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
+        guard socket.waitReadable(timeoutMilliseconds: Self.patienceMilliseconds) else {
+            throw SystemError("launch", errno: ETIMEDOUT)
+        }
+        guard let reply = try socket.receive(upTo: 4), reply.bytes.count == 4 else {
+            throw SystemError("launch", errno: EPIPE)
+        }
+        let process = reply.bytes.reduce(into: Int32(0)) { $0 = $0 << 8 | Int32($1) }
+        guard let pidfd = reply.fds.first else { throw SystemError("clone", errno: -process) }
+        let child = ChildProcess(processID: process, fd: pidfd)
+        guard process < 0 else { return child }
+        // It has ended, or is about to; somebody has to take its status.
+        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, Self.patienceMilliseconds)
+        _ = child.reap()
+        throw SystemError("exec", errno: -process)
+    }
+
+    // MARK: The other process
+
+    private static func serve(
+        _ programs: [Program], _ executable: SharedFD, _ sandbox: Sandbox,
+        _ rules: SystemCallRules, _ socket: UnixSocket, standardStreams nothing: SharedFD
+    ) -> Never {
+        _ = clinux_set_parent_death_signal(SIGKILL)
+        _ = unsafe clinux_set_thread_name("apus-launcher")
+        unsafe clinux_set_command_line("apus-launcher")
+        do {
+            // The terminal is the VMM's alone.
+            for stream in [STDIN_FILENO, STDOUT_FILENO] {
+                _ = try checking("dup3", clinux_replace_fd(nothing.rawValue, stream))
+                _ = clinux_fcntl(stream, F_SETFD, 0)
+            }
+            closeAll(but: programs.flatMap { $0.descriptors.map(\.fd) } + [executable, socket.fd])
+            try sandbox.enter(launching(rules), executable: executable)
+            while let request = try next(socket) {
+                try answer(request, programs, executable, socket)
+            }
+        } catch {
+            Sandbox.log(.error, "disks cannot be started any more: \(error)")
+            _exit(1)
+        }
+        _exit(0)
+    }
+
+    private static func closeAll(but kept: [SharedFD]) {
+        let numbers = kept.map(\.rawValue).sorted()
+        unsafe clinux_close_all_but(numbers, numbers.count)
+    }
+
+    /// Waits for a request; `nil` once the other end has gone.
+    private static func next(_ socket: UnixSocket) throws(SystemError) -> ReceivedBytes? {
+        while true {
+            _ = socket.waitReadable(timeoutMilliseconds: -1)
+            guard let request = try socket.receive(upTo: 1) else { continue }
+            return request.bytes.isEmpty ? nil : request
+        }
+    }
+
+    private static func answer(
+        _ request: ReceivedBytes, _ programs: [Program], _ executable: SharedFD,
+        _ socket: UnixSocket
+    ) throws(SystemError) {
+        var result: (process: Int32, pidfd: Int32) = (-EINVAL, -1)
+        if let index = request.bytes.first.map(Int.init), programs.indices.contains(index),
+            let fd = request.fds.first
+        {
+            var program = programs[index]
+            program.descriptors.append((fd, 3))
+            result = program.spawn(as: CLINUX_SIBLING)
+        }
+        let pidfd = result.pidfd >= 0 ? [SharedFD(owning: result.pidfd)] : []
+        let bytes = (0..<4).map { UInt8(truncatingIfNeeded: result.process >> (24 - 8 * $0)) }
+        try socket.send(bytes, fds: pidfd)
+    }
+
+    /// What the launcher does itself, what a program does until it has locked itself in, and what
+    /// it does then: filters are inherited.
+    package static func launching(_ rules: SystemCallRules) -> SystemCallRules {
+        var all = SystemCallRules.base
+        all.add(.dataMemory)
+        all.add(.messages)
+        all.add(rules)
+        // The launcher.
+        all.allow("clone", "execveat", "pipe2", "dup2", "close_range", "wait4")
+        // The start of a program. Files are tried that are not there.
+        all.allow(
+            "arch_prctl", "set_tid_address", "prlimit64", "openat", "readlink", "readlinkat",
+            "access", "newfstatat", "getuid", "geteuid", "getgid", "getegid", "getppid", "uname",
+            "get_mempolicy", "set_mempolicy", "getpeername", "sysinfo", "mprotect")
+        // Locking itself in.
+        all.allow(
+            "prctl", "capget", "capset", "tgkill", "seccomp", "signalfd4",
+            "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+        all.allow("ioctl", argument: 1, oneOf: [0x5401])  // TCGETS: is it a terminal?
+        return all
+    }
+}

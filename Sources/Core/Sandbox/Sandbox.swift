@@ -1,0 +1,108 @@
+internal import CCapNG
+internal import CLinux
+internal import Glibc
+
+/// Locks this process in, before it reads a byte from a guest, a socket or an image: what it needs
+/// is open by then. As far as the host allows; what it does not allow is said at level `info`.
+package struct Sandbox {
+    static let log = Log("sandbox")
+
+    package let options: SandboxOptions
+    /// The name in reports.
+    let program: String
+    /// The most descriptors that the process needs; the rest is out of reach for a peer that
+    /// sends many.
+    let descriptorLimit: UInt64
+    package init(_ options: SandboxOptions, program: String, descriptorLimit: UInt64) {
+        self.options = options
+        self.program = program
+        self.descriptorLimit = descriptorLimit
+    }
+
+    /// Whom the process may send signals to, by Landlock.
+    package enum Signals: Sendable {
+        case anybody
+        /// Processes that are restricted like this one, which are its children.
+        case ownKind
+    }
+
+    /// Does it all. The process must have one thread. Threads that are started later begin with
+    /// the same rights, and can give up more (`SeccompFilter`).
+    /// - Parameters:
+    ///   - visible: folders that the process goes on to see, for the sockets in them; absolute
+    ///     paths without links.
+    ///   - executable: a program that the process goes on to start, as a child of its own kind.
+    package func enter(
+        _ rules: SystemCallRules, visible: [String] = [], executable: SharedFD? = nil,
+        signals: Signals = .ownKind
+    ) throws(SandboxError) {
+        // Made first: that takes files which are out of sight later.
+        let filter = try SeccompFilter(rules, options.seccomp)
+        capng_clear(CAPNG_SELECT_ALL)
+        clinux_limit_arenas()
+        if options.isolation == .on { leaveHost(visible) }
+        try dropPrivileges()
+        if options.isolation != .off { restrictFiles(executable, signals) }
+        guard let filter else { return }
+        // SAFETY: the string is copied.
+        _ = unsafe clinux_report_forbidden_calls(program)
+        try filter.load()
+    }
+
+    private func leaveHost(_ visible: [String]) {
+        var code = clinux_enter_user_namespace()
+        if code != 0 { Self.note("a user namespace", "unshare", code) }
+        code = clinux_enter_other_namespaces()
+        guard code == 0 else { return Self.note("namespaces", "unshare", code) }
+        var step: UnsafePointer<CChar>?
+        let folders = Self.outermost(visible)
+        code = unsafe withCStrings(folders) { unsafe clinux_empty_root($0, folders.count, &step) }
+        guard code == 0 else {
+            // SAFETY: a string constant.
+            return Self.note(
+                "an empty root", unsafe step.map { unsafe String(cString: $0) } ?? "", code)
+        }
+    }
+
+    /// The folders that are inside no other.
+    static func outermost(_ folders: [String]) -> [String] {
+        let all = Set(folders)
+        return all.filter { folder in
+            !all.contains { $0 != folder && folder.hasPrefix($0 + "/") }
+        }.sorted()
+    }
+
+    private static func note(_ what: String, _ call: String, _ code: Int32) {
+        let reason = SystemError("", errno: -code).reason
+        log(.info, "the host does not give this process \(what): \(call): \(reason)")
+    }
+
+    private func dropPrivileges() throws(SandboxError) {
+        // Without the right to empty it, a process has been given an empty bounding set, or has no
+        // use for a full one, because no program can give it privileges any more.
+        let sets =
+            clinux_may_change_bounding_set() != 0
+            ? CAPNG_SELECT_ALL
+            : capng_select_t(CAPNG_SELECT_CAPS.rawValue | CAPNG_SELECT_AMBIENT.rawValue)
+        guard capng_apply(sets) == 0 else {
+            throw SandboxError("the process's capabilities cannot be dropped")
+        }
+        guard clinux_forbid_new_privileges() == 0, clinux_hide_process() == 0 else {
+            throw SandboxError("the process cannot be kept from new privileges")
+        }
+        // No image of memory that holds the guest's secrets.
+        _ = clinux_limit(Int32(bitPattern: RLIMIT_CORE.rawValue), 0)
+        _ = clinux_limit(Int32(bitPattern: RLIMIT_NOFILE.rawValue), descriptorLimit)
+    }
+
+    private func restrictFiles(_ executable: SharedFD?, _ signals: Signals) {
+        let version = clinux_landlock(
+            executable?.rawValue ?? -1,
+            signals == .anybody ? CLINUX_LANDLOCK_SIGNALS_FREE : CLINUX_LANDLOCK_SIGNALS_KEPT)
+        if version == 0 {
+            Self.log(.info, "the host's kernel has no Landlock")
+        } else if version < 0 {
+            Self.note("Landlock", "landlock", version)
+        }
+    }
+}

@@ -1,0 +1,30 @@
+package import Core
+
+/// What the threads of the VMM's process may ask of the kernel.
+package enum VMMSystemCalls {
+    /// Those that run virtual CPUs. They make code, and start a timer's thread.
+    package static var cpu: SystemCallRules {
+        var rules = SystemCallRules.base
+        rules.allow("mmap", "mprotect", "memfd_create", "ftruncate")
+        rules.allow("ioctl", argument: 1, mask: kvmMask, is: kvmType)
+        return rules
+    }
+
+    /// The control thread: talks to backends and to the terminal, and reads the kernel.
+    package static var control: SystemCallRules {
+        var rules = cpu
+        rules.add(.messages)
+        rules.add(.narrowing)
+        rules.allow("connect", "waitid", "pidfd_send_signal", "getpgrp")
+        rules.allow("socket", argument: 0, oneOf: [unixDomain])
+        rules.allow("ioctl", argument: 1, oneOf: terminal)
+        return rules
+    }
+
+    /// All of KVM's requests: their type is 0xAE.
+    private static let kvmMask: UInt64 = 0xff00
+    private static let kvmType: UInt64 = 0xae00
+    private static let unixDomain = 1  // AF_UNIX
+    /// TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP
+    private static let terminal = [0x5401, 0x5402, 0x5403, 0x5404, 0x540f]
+}

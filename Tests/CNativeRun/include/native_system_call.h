@@ -1,0 +1,8 @@
+// A system call by its number, which Swift cannot make: syscall(2) is variadic.
+#ifndef NATIVE_SYSTEM_CALL_H
+#define NATIVE_SYSTEM_CALL_H
+
+// Makes it with zeroes as arguments. Returns its result, or -errno.
+long native_system_call(long number);
+
+#endif

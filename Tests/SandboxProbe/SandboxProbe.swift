@@ -1,0 +1,56 @@
+import BlockBackend
+import CLinux
+import CNativeRun
+import Core
+import Glibc
+import VMM
+
+/// Locks itself in like one of the product's threads, and then does what that must not do:
+///
+///     sandbox-probe ROLE on|log|off call NUMBER    makes a system call and prints what it returns
+///     sandbox-probe ROLE on|log|off open PATH      opens a file with the ways that are left
+@main
+enum SandboxProbe {
+    /// A process's rules, and those of the thread that does it, if that is another one.
+    struct Role {
+        let process: SystemCallRules
+        var thread: (name: String, rules: SystemCallRules)?
+    }
+
+    static let roles: [String: Role] = [
+        "vmm": Role(process: VMMSystemCalls.control),
+        "cpu": Role(process: VMMSystemCalls.control, thread: ("vcpu0", VMMSystemCalls.cpu)),
+        "launcher": Role(process: Launcher.launching(BlockSystemCalls.control)),
+        "block": Role(process: BlockSystemCalls.control),
+        "queue": Role(
+            process: BlockSystemCalls.control, thread: ("queue 0", BlockSystemCalls.queue)),
+    ]
+
+    static func main() throws {
+        let arguments = CommandLine.arguments
+        guard arguments.count == 5, let role = roles[arguments[1]],
+            let seccomp = SandboxOptions.Seccomp(rawValue: arguments[2])
+        else { exit(2) }
+        let options = SandboxOptions(seccomp: seccomp)
+        let sandbox = Sandbox(options, program: "probe", descriptorLimit: 64)
+        try sandbox.enter(role.process)
+        guard let (name, rules) = role.thread else { return act(arguments[3], arguments[4]) }
+        let filter = try SeccompFilter(rules, seccomp)
+        try Thread(name: name) {
+            filter?.loadOrEnd()
+            act(arguments[3], arguments[4])
+        }.join()
+    }
+
+    static func act(_ what: String, _ text: String) {
+        switch what {
+        case "call": report(native_system_call(Int(text) ?? -1))
+        default: report(Int(unsafe clinux_open(text, O_RDONLY, 0)))
+        }
+    }
+
+    static func report(_ result: Int) {
+        let text = "\(result)\n"
+        _ = unsafe write(STDOUT_FILENO, text, text.utf8.count)
+    }
+}
