@@ -41,7 +41,7 @@ private final class MortalProcess {
     /// image until its last I/O has ended, for longer than the new process waits on a loaded
     /// machine.
     func restart(under frontend: Frontend) throws {
-        for attempt in 1... {
+        for attempt in (1...) {
             do {
                 return try frontend.attach(try start())
             } catch  where attempt < 10 {

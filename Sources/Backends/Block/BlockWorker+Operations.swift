@@ -20,6 +20,7 @@ extension BlockWorker {
         var operation = IOOperation(kind: isRead ? .read : isWriteThrough ? .stableWrite : .write)
         operation.isCached = slots[slot].isCached
         operation.offset = slots[slot].offset
+        // SAFETY: the slot keeps its parts until the operation has ended (RequestSlot.swift).
         unsafe operation.parts = slots[slot].parts
         // The kernel takes no more at once; the rest follows like that of any partial transfer.
         operation.partCount = min(slots[slot].partCount, Int32(CLINUX_IOV_MAX))
@@ -28,6 +29,7 @@ extension BlockWorker {
 
     /// Hands the current range to the engine.
     func submitRange(_ slot: UInt32) {
+        // SAFETY: `range` is below the slot's range count, which its ranges hold.
         let range = unsafe slots[slot].ranges[Int(slots[slot].range)]
         if range.length == 0 { return finishRange(slot) }
         guard isInsideImage(end: range.offset &+ range.length) else { return failShortened(slot) }
@@ -105,6 +107,7 @@ extension BlockWorker {
     /// Overwrites the current range with zeroes, piece by piece.
     private func writeZeroes(_ slot: UInt32) {
         slots[slot].phase = .zeroByWriting
+        // SAFETY: as in `submitRange`.
         let range = unsafe slots[slot].ranges[Int(slots[slot].range)]
         slots[slot].offset = range.offset
         slots[slot].remaining = range.length
@@ -117,6 +120,7 @@ extension BlockWorker {
             return failShortened(slot)
         }
         let length = min(slots[slot].remaining, UInt64(BlockShared.zeroesSize))
+        // SAFETY: each slot has one such buffer of its own; the zeroes live as long as the device.
         unsafe slots[slot].zeroes.initialize(
             to: iovec(iov_base: shared.zeroes.base, iov_len: Int(length)))
         var operation = IOOperation(kind: .write)

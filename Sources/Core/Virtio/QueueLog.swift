@@ -20,6 +20,7 @@ final class QueueLog: Sendable {
         atomicMemoryFence(ordering: .releasing)
         var left = UInt64(written)
         for index in chain.readableCount..<chain.count where left > 0 {
+            // SAFETY: the index is below the count of the chain's pieces.
             let piece = unsafe chain.pieces[index]
             let count = min(left, UInt64(piece.length))
             log.mark(GuestAddress(piece.address), count: count)

@@ -146,8 +146,8 @@ struct InstructionGenerator {
         .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss, .lar, .lsl, .verr, .verw, .sldt,
         .str, .sgdt, .sidt, .smsw, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts, .invd, .wbinvd,
         .invlpg, .invlpga, .rdmsr, .wrmsr, .swapgs, .monitor, .mwait, .vmcall, .vmmcall, .ud0,
-        .ud1, .ud2, .tzcnt, .lzcnt, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter, .fxsave, .fxrstor,
-        .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
+        .ud1, .ud2, .tzcnt, .lzcnt, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter,
+        .fxsave, .fxrstor, .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
         .getsec, .invept, .invvpid, .fldenv, .frstor,
     ]
 }

@@ -71,7 +71,13 @@ final class SerialConsole: @unchecked Sendable {
                 input = nil
             }
         } catch {
-            throw BootError("the serial port's output cannot be opened: \(error.reason)")
+            let target =
+                switch backend {
+                case .file(let path): "file '\(path)'"
+                case .terminal, .null, .off: "standard output"
+                }
+            throw BootError(
+                "the serial port's output, \(target), cannot be opened: \(error.reason)")
         }
     }
 

@@ -29,7 +29,7 @@ package struct VMMCommand: Sendable {
     enum CPUs {
         static let boot = OptionKey(
             "boot", .integer(1...64), default: 1, help: "CPUs that the machine starts with")
-        static let schema = OptionSchema("cpus", keys: [boot.any])
+        static let schema = OptionSchema("cpus", leadingKey: "boot", keys: [boot.any])
     }
     static let cpus = Flag.one("cpus", CPUs.schema, help: "Virtual CPUs")
 

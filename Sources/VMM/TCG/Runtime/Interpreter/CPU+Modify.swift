@@ -3,13 +3,6 @@ internal import Synchronization
 // Read-modify-write of any destination, atomic where LOCK asks for it and other CPUs run.
 
 extension CPU {
-    /// The destination's value.
-    @inline(__always)
-    func destinationValue<T: OperandWord>(_ op: OperationPointer, _: T.Type) throws(Fault) -> T {
-        op.form.contains(.memoryDestination)
-            ? try loadOperand(op, as: T.self) : register(op.destination, as: T.self)
-    }
-
     /// The source's value: memory, an immediate or a register.
     @inline(__always)
     func sourceValue<T: OperandWord>(_ op: OperationPointer, _: T.Type) throws(Fault) -> T {

@@ -24,6 +24,7 @@ extension CPU {
     func probeSupervisorWrite(_ linear: UInt64, size: Int, mode: Int) throws(Fault) {
         try checkSystemAddress(linear)
         let linear = linear & linearMask
+        // SAFETY for both: the entry is only made, not used.
         _ = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
         let left = 4096 - Int(linear & 0xFFF)
         if size > left {

@@ -23,6 +23,7 @@ enum FlagAux {
     static let parityShift: UInt64 = 8
 }
 
+// SAFETY for the whole file: `state` is valid for as long as the CPU is in use (CPU.swift).
 extension CPU {
     @inline(__always)
     var carryFlag: Bool { unsafe state.pointee.flagAux >> 63 != 0 }
