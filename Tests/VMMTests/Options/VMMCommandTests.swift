@@ -107,7 +107,7 @@ struct VMMCommandTests {
             ),
             ("--kernel k --cpus boot=0", "--cpus: boot: 0 is not between 1 and 64"),
             (
-                "--kernel k --cpus boot=2 --accel tcg,clock=counted",
+                "--kernel k --cpus 2 --accel tcg,clock=counted",
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1"
             ),
             (
