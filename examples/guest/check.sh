@@ -59,8 +59,7 @@ if await "apus-guest: ready" 120; then
     ask "uname -v | grep -c Debian"; verdict "the kernel is Debian's" "$answer" 1
     ask "grep -c '^/dev/vda / ext4 ' /proc/mounts"; verdict "/ is ext4 on /dev/vda" "$answer" 1
     ask "echo hello > /root/file; sync; wc -c < /root/file"; verdict "a file is written" "$answer" 6
-    backend=$(ps -o pid= --ppid "$vmm" | tr -d ' ')
-    verdict "the disk's process" "$(ps -o args= -p "${backend:-0}" | cut -d ' ' -f 1)" apus-block
+    verdict "the disk's process" "$(ps -o args= --ppid "$vmm" | grep -o '^apus-block')" apus-block
     printf 'exit\n' >&"$to_guest"
     while await "" 60; do :; done
     wait "$vmm"; verdict "the exit code after power-off" $? 0
@@ -77,16 +76,22 @@ stop_reading
 say "Killing a running VMM"
 start
 await "apus-guest: ready" 120
-backend=$(ps -o pid= --ppid "$vmm" | tr -d ' ')
+# The disk's process, and the launcher that starts it.
+children=$(ps -o pid= --ppid "$vmm")
 kill -9 "$vmm"
 wait "$vmm" 2>/dev/null
-# A zombie is gone; it only waits for whoever looks after orphans here.
-is_there() { grep -qs '^State:.[^Z]' "/proc/$1/status"; }
-for _ in $(seq 50); do is_there "${backend:-none}" && sleep 0.1; done
-left=none
-[ -n "$backend" ] || left="(there was no disk process)"
-is_there "${backend:-none}" && left=$backend
-verdict "processes left after kill -9" "$left" none
+# Prints those of the processes that still run. A zombie is gone; it only waits for whoever looks
+# after orphans here.
+still_there() {
+    local process
+    for process in "$@"; do
+        grep -qs '^State:.[^Z]' "/proc/$process/status" && echo "$process"
+    done
+}
+for _ in $(seq 50); do [ -n "$(still_there $children)" ] && sleep 0.1; done
+left=$(still_there $children)
+[ -n "$children" ] || left="(there was no disk process)"
+verdict "processes left after kill -9" "${left:-none}" none
 
 if [ $failures != 0 ]; then die "$failures checks failed"; fi
 say "All checks passed"
