@@ -1,0 +1,18 @@
+import Foundation
+import Testing
+
+@Suite("Examples", .enabled(if: Setting.hasGuest))
+struct ExamplesTests {
+    @Test("quickstart checks its own guest and finds all right", .timeLimit(.minutes(5)))
+    func quickstart() throws {
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .deletingLastPathComponent().deletingLastPathComponent().path
+        let script = """
+            cd '\(root)' && APUS='\(Setting.binary ?? "")' APUS_GUEST='\(Setting.guest ?? "")' \
+            examples/quickstart --check 2>&1
+            """
+        let result = try runTool("bash", ["-c", script])
+        #expect(result.code == 0, "\(result.output)")
+        #expect(result.output.contains("All checks passed"))
+    }
+}
