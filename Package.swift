@@ -127,3 +127,19 @@ let package = Package(
         tests("System", uses: ["TestSupport", "Core", "CLinux", "sandbox-probe"]),
     ]
 )
+
+// With APUS_FUZZ set, the fuzz targets for libFuzzer; everything is then built with its
+// instrumentation (see the script `fuzz`).
+if Context.environment["APUS_FUZZ"] != nil {
+    package.targets += [
+        .systemLibrary(name: "CLibFuzzer", path: "Fuzz/CLibFuzzer"),
+        .executableTarget(
+            name: "apus-fuzz",
+            dependencies: [
+                "VMM", "BlockBackend", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser",
+                "Core", "CLinux", "TestSupport", "CLibFuzzer",
+            ],
+            path: "Fuzz", exclude: ["CLibFuzzer"],
+            swiftSettings: swiftSettings + [.unsafeFlags(["-parse-as-library"])]),
+    ]
+}

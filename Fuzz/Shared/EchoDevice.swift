@@ -1,0 +1,1 @@
+../../Tests/VhostUserTests/EchoDevice.swift

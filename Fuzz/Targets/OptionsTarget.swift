@@ -1,0 +1,48 @@
+import Core
+
+@testable import BlockBackend
+@testable import VMM
+
+/// Command lines of the two programs, an argument a line.
+struct OptionsTarget: FuzzTarget {
+    static let name = "options"
+    static let about = "command lines of apus and apus-block"
+
+    private let command = VMMCommand(diskSchema: BlockOptions.schema)
+
+    mutating func run(_ input: inout FuzzInput) throws -> Bool {
+        let text = String(decoding: input.rest(), as: UTF8.self)
+        let arguments = text.split(separator: "\n", omittingEmptySubsequences: false)
+            .map(String.init)
+        let isBlock = try parseBlock(arguments)
+        let request: VMMCommand.Request
+        do {
+            request = try command.parse(arguments).request
+        } catch {
+            try require(!error.description.isEmpty, "an error says nothing")
+            return isBlock || !error.description.contains("options start with --")
+        }
+        guard case .run(let options) = request else { return true }
+        for case .child(_, let text, _) in options.disks { try checkPassedOn(text) }
+        return true
+    }
+
+    /// What is passed on to a back end must be read there.
+    private func checkPassedOn(_ text: String) throws {
+        do {
+            _ = try BlockOptions(try BlockOptions.schema.parse(text))
+        } catch {
+            throw FuzzFailure("the back end refuses '\(text)': \(error)")
+        }
+    }
+
+    private func parseBlock(_ arguments: [String]) throws -> Bool {
+        do {
+            _ = try BlockCommand(arguments)
+            return true
+        } catch {
+            try require(!error.description.isEmpty, "an error says nothing")
+            return false
+        }
+    }
+}
