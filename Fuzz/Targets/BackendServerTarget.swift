@@ -1,4 +1,5 @@
 import Core
+import Glibc
 import TestSupport
 import VhostUser
 
@@ -131,8 +132,13 @@ private final class HostileFrontend {
 
     /// Replies are taken, so that they do not pile up.
     private func send(_ bytes: [UInt8], fds: [SharedFD]) throws {
-        // A server that has closed the connection has done what it may.
-        if bytes.isEmpty || (try? socket.send(bytes, fds: fds)) == nil { return }
+        if bytes.isEmpty { return }
+        do throws(SystemError) {
+            try socket.send(bytes, fds: fds)
+        } catch  where [EPIPE, ECONNRESET].contains(error.code) {
+            // A server that has closed the connection has done what it may.
+            return
+        }
         loop.runOnce(timeoutMilliseconds: 0)
         _ = try socket.receive(upTo: 4096)
     }

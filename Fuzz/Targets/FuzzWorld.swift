@@ -61,8 +61,7 @@ final class FuzzWorld {
         buildDescriptors(mode)
         buildPageTables(mode)
         let cpu = cpu
-        cpu.fields.cr4 = CR4.osfxsr | (input.flag() ? input.number() & CR4.supported : 0)
-        cpu.fields.cr4 &= ~(CR4.pcide | CR4.pae)
+        cpu.fields.cr4 = CR4.osfxsr
         cpu.fields.cr0 = CR0.et | CR0.ne
         if input.rarely(8) { cpu.fields.cr0 |= CR0.wp | CR0.am }
         cpu.fields.gdtr = TableRegister(base: Self.gdt, limit: 0x1FF)
@@ -91,6 +90,12 @@ final class FuzzWorld {
         cpu.flushTLB()
         cpu.updateMode()
         if mode != .real { try cpu.loadTaskRegister(selector: 0x38) }
+        // Not before: with SMAP set, the set-up itself would fault on the pages of user mode.
+        if input.flag() {
+            cpu.fields.cr4 |= input.number() & CR4.supported & ~(CR4.pcide | CR4.pae)
+            cpu.flushTLB()
+            cpu.updateMode()
+        }
         setSegments(mode)
         cpu.rip = mode == .real || mode == .virtual8086 ? 0x100 : Self.code
         setRegisters(&input)
