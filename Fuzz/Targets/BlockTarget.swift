@@ -75,7 +75,7 @@ private final class FuzzDisk {
         if driver.publish() { kick.signal() }
         var wasDone = false
         while !requests.isEmpty {
-            guard let used = try nextUsed() else {
+            guard let used = try driver.awaitUsed(call) else {
                 throw FuzzFailure("\(requests.count) requests are never answered")
             }
             guard let request = requests.removeValue(forKey: used.token) else {
@@ -173,18 +173,5 @@ private final class FuzzDisk {
             left -= size
         }
         return pieces
-    }
-
-    /// Waits for the next finished request; `nil` after ten seconds.
-    private func nextUsed() throws -> UsedRequest? {
-        let deadline = Clock.monotonic() + 10_000_000_000
-        while Clock.monotonic() < deadline {
-            if let used = try driver.popUsed() { return used }
-            if driver.enableCalls() { continue }
-            var waited = pollfd(fd: call.rawValue, events: Int16(POLLIN), revents: 0)
-            _ = unsafe poll(&waited, 1, 1000)
-            call.drain()
-        }
-        return nil
     }
 }

@@ -166,15 +166,7 @@ final class TestDisk {
 
     /// Waits for the next finished request; `nil` after ten seconds.
     func nextUsed() throws -> UsedRequest? {
-        let deadline = Clock.monotonic() + 10_000_000_000
-        while Clock.monotonic() < deadline {
-            if let used = try driver.popUsed() { return used }
-            if driver.enableCalls() { continue }
-            var waited = pollfd(fd: call.rawValue, events: Int16(POLLIN), revents: 0)
-            _ = unsafe poll(&waited, 1, 1000)
-            call.drain()
-        }
-        return nil
+        try driver.awaitUsed(call)
     }
 
     /// One request from beginning to end: its status, what was read and the length that the device

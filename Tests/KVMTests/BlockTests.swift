@@ -84,10 +84,7 @@ struct BlockTests {
         code.report(.rax)
         code.end()
         try guest.put(code)
-        var handler = GuestCode(at: 0x6000)
-        GuestProgram.count(&handler)
-        try guest.put(handler)
-        try guest.setGate(0x44, handler.start)
+        try guest.countInterrupts(vector: 0x44)
     }
 
     private func run(_ provider: Provider) throws {

@@ -101,6 +101,14 @@ final class GuestMachine {
         try put(place + 8, handler >> 32)
     }
 
+    /// Lets a vector lead to a handler at 0x6000 that counts in EBX.
+    func countInterrupts(vector: UInt8) throws {
+        var handler = GuestCode(at: 0x6000)
+        GuestProgram.count(&handler)
+        try put(handler)
+        try setGate(vector, handler.start)
+    }
+
     var initialState: InitialCPUState {
         .linux64(
             entry: Self.code, bootParameters: 0, pageTables: Self.tables,

@@ -66,14 +66,11 @@ struct NotificationTests {
         }
         code.end()
         try guest.put(code)
-        var handler = GuestCode(at: 0x6000)
-        GuestProgram.count(&handler)
-        try guest.put(handler)
+        try guest.countInterrupts(vector: 0x44)
         var other = GuestCode(at: 0x6100)
         other.raw(0x83, 0xC3, 0x09)  // add ebx, 9
         GuestProgram.count(&other)
         try guest.put(other)
-        try guest.setGate(0x44, handler.start)
         try guest.setGate(0x45, other.start)
         #expect(try guest.run() == .powerOff)
         #expect(guest.surface.results == [1, 11, 12])

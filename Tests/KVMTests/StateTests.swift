@@ -34,10 +34,7 @@ struct StateTests {
         code.report(.rbx)
         code.end()
         try guest.put(code)
-        var handler = GuestCode(at: 0x6000)
-        GuestProgram.count(&handler)
-        try guest.put(handler)
-        try guest.setGate(0x41, handler.start)
+        try guest.countInterrupts(vector: 0x41)
         for index in 0..<16 as Range<UInt64> { try guest.put(0x7000 + index, UInt8(index)) }
         return guest
     }

@@ -13,6 +13,7 @@ package struct Sandbox {
     /// The most descriptors that the process needs; the rest is out of reach for a peer that
     /// sends many.
     let descriptorLimit: UInt64
+
     package init(_ options: SandboxOptions, program: String, descriptorLimit: UInt64) {
         self.options = options
         self.program = program
