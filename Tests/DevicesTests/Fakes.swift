@@ -12,9 +12,14 @@ final class FakeMachine: VirtualMachine {
     }
 
     let canBind: Bool
+    /// How many notifications can be bound at once.
+    let notifyLimit: Int
     let state = Mutex(State())
 
-    init(canBind: Bool = false) { self.canBind = canBind }
+    init(canBind: Bool = false, notifyLimit: Int = .max) {
+        self.canBind = canBind
+        self.notifyLimit = notifyLimit
+    }
 
     /// The messages since the last call.
     func takeMessages() -> [MSIMessage] {
@@ -51,8 +56,11 @@ final class FakeMachine: VirtualMachine {
 
     func bindNotify(_ event: EventFD, address: GuestAddress) -> Bool {
         guard canBind else { return false }
-        state.withLock { $0.boundNotifies[address.rawValue] = ObjectIdentifier(event) }
-        return true
+        return state.withLock { state in
+            guard state.boundNotifies.count < notifyLimit else { return false }
+            state.boundNotifies[address.rawValue] = ObjectIdentifier(event)
+            return true
+        }
     }
 
     func unbindNotify(_ event: EventFD, address: GuestAddress) {

@@ -19,8 +19,11 @@ struct VirtioBench {
 
     static let features = VirtioFeature.version1 | VirtioFeature.ringReset | 0b1010
 
-    init(queueCount: Int = 2, canBind: Bool = false, pace: VirtioPCI.Pace = .free) throws {
-        machine = FakeMachine(canBind: canBind)
+    init(
+        queueCount: Int = 2, canBind: Bool = false, notifyLimit: Int = .max,
+        pace: VirtioPCI.Pace = .free
+    ) throws {
+        machine = FakeMachine(canBind: canBind, notifyLimit: notifyLimit)
         device = RecordingDevice(queueCount: queueCount)
         ram = try ScratchMemory([(start: 0, size: 1 << 16)]).memory
         function = try VirtioPCI(
@@ -269,6 +272,20 @@ struct VirtioPCITests {
         #expect(bound() == [0xC080_3000, 0xC080_3004])
         bench.config.write16(4, 0)
         #expect(bound().isEmpty)
+    }
+
+    @Test("notifications that cannot all be bound are not bound at all, and still arrive")
+    func partialNotifyBinding() throws {
+        let bench = try VirtioBench(queueCount: 4, canBind: true, notifyLimit: 3)
+        let bound = { bench.machine.state.withLock { $0.boundNotifies.count } }
+        #expect(bound() == 0)
+        bench.config.write32(0x10, 0xC080_0000)
+        #expect(bound() == 0)
+        let moved = RegisterWindow(bench.memory, base: 0xC080_0000)
+        for queue in 0..<4 as Range<UInt64> {
+            moved.write16(0x3000 + 4 * queue, UInt16(queue))
+            #expect(bench.function.kicks[Int(queue)].drain())
+        }
     }
 
     @Test("the device's configuration is read and written in its own sizes")

@@ -250,24 +250,30 @@ internal import Synchronization
     package func barMoved(_ bar: Int, to address: UInt64?) {
         guard pace == .free else { return }
         notifyBase.withLock { base in
-            if let base { bindNotifies(base, isBinding: false) }
+            if let base { unbindNotifies(base, count: kicks.count) }
             base = address.map { $0 &+ Page.notify.rawValue * Layout.page }
-            if let newBase = base, !bindNotifies(newBase, isBinding: true) { base = nil }
+            if let newBase = base, !bindNotifies(newBase) { base = nil }
         }
     }
 
-    /// - Returns: `false` if the virtual machine does not bind notifications.
-    @discardableResult
-    private func bindNotifies(_ base: UInt64, isBinding: Bool) -> Bool {
-        for (index, kick) in kicks.enumerated() {
-            let address = GuestAddress(base &+ UInt64(index) * Layout.notifyMultiplier)
-            if !isBinding {
-                machine.unbindNotify(kick, address: address)
-            } else if !machine.bindNotify(kick, address: address) {
-                return false
-            }
+    /// Binds all notifications, or none: the others would still come as register accesses.
+    private func bindNotifies(_ base: UInt64) -> Bool {
+        for (queue, kick) in kicks.enumerated()
+        where !machine.bindNotify(kick, address: notifyAddress(base, queue)) {
+            unbindNotifies(base, count: queue)
+            return false
         }
         return true
+    }
+
+    private func unbindNotifies(_ base: UInt64, count: Int) {
+        for (queue, kick) in kicks.prefix(count).enumerated() {
+            machine.unbindNotify(kick, address: notifyAddress(base, queue))
+        }
+    }
+
+    private func notifyAddress(_ base: UInt64, _ queue: Int) -> GuestAddress {
+        GuestAddress(base &+ UInt64(queue) * Layout.notifyMultiplier)
     }
 
     package func reset() {
