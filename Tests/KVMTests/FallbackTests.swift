@@ -36,6 +36,50 @@ struct FallbackTests {
         #expect(guest.surface.results == [8])
     }
 
+    /// Takes x87, SSE and AVX state from an image and puts it into another one.
+    @Test("carry state that the fallback has no instructions for")
+    func extendedState() throws {
+        let guest = try GuestMachine(.kvm)
+        var code = GuestCode()
+        code.raw(0x0F, 0x20, 0xE0, 0x0D, 0x00, 0x06, 0x04, 0x00, 0x0F, 0x22, 0xE0)  // OSXSAVE
+        code.set(.rcx, 0)
+        code.set(.rax, 7)
+        code.set(.rdx, 0)
+        code.raw(0x0F, 0x01, 0xD1)  // xsetbv
+        code.raw(0x0F, 0x01, 0xD0)  // xgetbv
+        code.report(.rax)
+        code.set(.rdi, 0x30_0000)
+        code.set(.rax, 7)
+        code.raw(0x48, 0x0F, 0xAE, 0x2F)  // xrstor64 [rdi]
+        code.set(.rdi, 0x30_1000)
+        code.raw(0x48, 0x0F, 0xAE, 0x27)  // xsave64 [rdi]
+        // AVX's initial state, and what of it is in use then.
+        code.set(.rdi, 0x30_2000)
+        code.set(.rax, 4)
+        code.raw(0x48, 0x0F, 0xAE, 0x2F)
+        code.set(.rdi, 0x30_3000)
+        code.set(.rax, 7)
+        code.raw(0x48, 0x0F, 0xC7, 0x27)  // xsavec64 [rdi]
+        code.end()
+        try guest.put(code)
+        for word in 0..<104 as Range<UInt64> { try guest.put(0x30_0000 + 8 * word, 77 * word) }
+        try guest.put(0x30_0000, 0x37F as UInt64)
+        try guest.put(0x30_0018, 0x1FA0 as UInt64)
+        for word in 4..<20 as Range<UInt64> { try guest.put(0x30_0000 + 8 * word, 0 as UInt64) }
+        for word in 64..<72 as Range<UInt64> { try guest.put(0x30_0000 + 8 * word, 0 as UInt64) }
+        try guest.put(0x30_0200, 7 as UInt64)
+        #expect(try guest.run() == .powerOff)
+        #expect(guest.surface.results == [7])
+        let upper = try guest.memory.readBytes(GuestAddress(0x30_0240), count: 256)
+        #expect(try guest.memory.readBytes(GuestAddress(0x30_1240), count: 256) == upper)
+        let vectors = try guest.memory.readBytes(GuestAddress(0x30_00A0), count: 256)
+        #expect(try guest.memory.readBytes(GuestAddress(0x30_10A0), count: 256) == vectors)
+        #expect(try guest.get(0x30_1200, as: UInt64.self) & 6 == 6)
+        #expect(try guest.get(0x30_3200, as: UInt64.self) & 6 == 2)
+        #expect(try guest.get(0x30_3208, as: UInt64.self) == 1 << 63 | 7)
+        #expect(try guest.get(0x30_3240, as: UInt64.self) == 0)
+    }
+
     @Test("and that the fallback does not know either stop the guest with a sentence")
     func unsupported() throws {
         let guest = try GuestMachine(.kvm)

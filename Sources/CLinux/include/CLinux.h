@@ -111,6 +111,14 @@ int clinux_spawn(const struct clinux_program *program, enum clinux_relation rela
 // Closes all descriptors from 3 up but those in `sorted`.
 void clinux_close_all_but(const int *sorted, size_t count);
 
+// CPUID of the processor that we run on: EAX, EBX, ECX, EDX.
+static inline void clinux_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *words)
+{
+    __asm__ volatile("cpuid"
+                     : "=a"(words[0]), "=b"(words[1]), "=c"(words[2]), "=d"(words[3])
+                     : "a"(leaf), "c"(subleaf));
+}
+
 // LOCK CMPXCHG16B on 16 aligned bytes: true if they were *low and *high and are now the new ones,
 // else *low and *high are what was found.
 static inline _Bool clinux_compare_exchange_16(

@@ -43,8 +43,14 @@ public struct CPUState: Sendable {
     /// Interrupts wait for one more instruction (after STI or a load of SS).
     public var hasInterruptShadow = false
     public var isNMIBlocked = false
+    public var xcr0: UInt64 = 1
     /// x87, MMX and SSE in FXSAVE's format (SDM volume 1, section 10.5.1).
     public var fxImage = InlineArray<64, UInt64>(repeating: 0)
+    /// An XSAVE image in the standard form, whose components beyond SSE are meant (section 13.4);
+    /// what it has of x87 and SSE is not. Empty where there are none.
+    public var extendedImage: [UInt8] = []
+    /// An instruction has changed `extendedImage`.
+    public var hasExtendedChange = false
 
     public init() {}
 }

@@ -12,6 +12,7 @@ extension KVMVCPU {
         var system = kvm_sregs()
         var debug = kvm_debugregs()
         var events = kvm_vcpu_events()
+        var extendedControl = kvm_xcrs()
         var modelSpecific: [KVMVCPUState.ModelSpecific] = []
     }
 
@@ -30,7 +31,10 @@ extension KVMVCPU {
         do {
             try read(&transfer, &state)
             log(state.rip)
+            // Lent, not copied.
+            swap(&state.extendedImage, &xsaveImage)
             result = fallback.execute(cpu: index, &state)
+            swap(&state.extendedImage, &xsaveImage)
             if result == .unsupported {
                 return emulationFailure(", and neither can Apus's own CPU")
             }
@@ -79,6 +83,7 @@ extension KVMVCPU {
         try kvmGet("KVM_GET_DEBUGREGS", fd, CLINUX_KVM_GET_DEBUGREGS, &transfer.debug)
         try kvmGet("KVM_GET_VCPU_EVENTS", fd, CLINUX_KVM_GET_VCPU_EVENTS, &transfer.events)
         transfer.modelSpecific = try readModelSpecific(Self.modelSpecific)
+        try kvmGet("KVM_GET_XCRS", fd, CLINUX_KVM_GET_XCRS, &transfer.extendedControl)
         try readExtendedImage()
         state.take(transfer.registers)
         state.take(transfer.system)
@@ -86,6 +91,7 @@ extension KVMVCPU {
             transfer.debug.db.0, transfer.debug.db.1, transfer.debug.db.2, transfer.debug.db.3, 0,
             0, transfer.debug.dr6, transfer.debug.dr7,
         ]
+        state.xcr0 = transfer.extendedControl.xcrs.0.value
         for register in transfer.modelSpecific { state[register.number] = register.value }
         state.hasInterruptShadow = transfer.events.interrupt.shadow != 0
         state.isNMIBlocked = transfer.events.nmi.masked != 0
@@ -123,6 +129,10 @@ extension KVMVCPU {
                 ? nil : KVMVCPUState.ModelSpecific(number: register.number, value: value)
         }
         if !changed.isEmpty { try writeModelSpecific(changed) }
+        if state.xcr0 != old.extendedControl.xcrs.0.value {
+            new.extendedControl.xcrs.0.value = state.xcr0
+            try kvmSet("KVM_SET_XCRS", fd, CLINUX_KVM_SET_XCRS, new.extendedControl)
+        }
         try writeExtended(state)
         // KVM may have queued the #UD that it would have raised.
         new.events.exception.pending = 0
@@ -139,7 +149,7 @@ extension KVMVCPU {
         // SAFETY: an XSAVE image is the 512 bytes of FXSAVE and a header that begins with the list
         // of the components in it (SDM volume 1, section 13.4).
         let hasChanged = unsafe xsaveImage.withUnsafeMutableBytes { bytes in
-            var hasChanged = false
+            var hasChanged = state.hasExtendedChange
             for word in 0..<64 {
                 let old = unsafe bytes.loadUnaligned(fromByteOffset: 8 * word, as: UInt64.self)
                 if old == state.fxImage[word] { continue }

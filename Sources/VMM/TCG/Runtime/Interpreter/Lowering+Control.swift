@@ -210,6 +210,12 @@ extension Lowering {
             op.source = instruction.operands[0].register
             op.segment =
                 instruction.mnemonic == .wrfsbase ? SegmentRegister.fs : SegmentRegister.gs
+        case .xgetbv: general(&op, .xgetbv)
+        case .xsetbv: general(&op, .xsetbv)
+        case .xsave: setOperands(&op, instruction, .xsave)
+        case .xsaveopt: setOperands(&op, instruction, .xsaveopt)
+        case .xsavec: setOperands(&op, instruction, .xsavec)
+        case .xrstor: setOnlySource(&op, instruction, .xrstor)
         case .invd, .wbinvd: general(&op, .cacheFlush)
         case .clflush:
             general(&op, .cacheLineFlush)

@@ -54,6 +54,8 @@ struct Lowering {
         case .tzcnt, .lzcnt, .vmcall, .vmmcall: return true
         // Hints that older processors ignore.
         case .prefetch, .rdssp: return true
+        // They raise #UD without CR4.OSXSAVE, which only another provider's guests can set.
+        case .xgetbv, .xsetbv, .xsave, .xsaveopt, .xsavec, .xrstor: return true
         default: return CPUModel.supports(instruction.feature)
         }
     }

@@ -106,7 +106,7 @@ extension CPU {
     // MARK: FXSAVE
 
     /// Bytes that FXSAVE writes: in 64-bit mode up to XMM15, else up to XMM7.
-    private var fxLength: Int { is64Bit ? 416 : 288 }
+    var fxLength: Int { is64Bit ? 416 : 288 }
 
     private func fxsave(_ address: UInt64, isWide: Bool) throws(Fault) {
         if address & 15 != 0 { throw .generalProtection(0) }
@@ -134,11 +134,15 @@ extension CPU {
             copy[1] &= 0xFFFF_FFFF
             copy[2] &= 0xFFFF_FFFF
         }
-        for index in 0..<fxLength / 8 {
-            unsafe fxImage.storeBytes(of: copy[index], toByteOffset: index * 8, as: UInt64.self)
-        }
+        for index in fxLength / 8..<64 { copy[index] = fxWords[index] }
+        adopt(copy)
+    }
+
+    /// Makes `image` the state, without what does not exist in it.
+    func adopt(_ image: InlineArray<64, UInt64>) {
+        fxWords = image
         for index in 0..<8 { setRegister(index, register(index)) }
-        controlWord = UInt16(truncatingIfNeeded: copy[0])
+        controlWord = UInt16(truncatingIfNeeded: image[0])
         updateErrorSummary()
     }
 

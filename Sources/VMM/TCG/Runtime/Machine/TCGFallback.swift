@@ -29,7 +29,14 @@ public final class TCGFallback: InstructionFallback {
         }
         let cpu = vcpu.cpu
         cpu.take(state)
-        guard cpu.executeBorrowed(cache) else { return .unsupported }
+        // SAFETY: nothing looks at the image after the instruction.
+        let isDone = unsafe state.extendedImage.withUnsafeMutableBytes { image in
+            unsafe cpu.fields.extendedImage = image.baseAddress
+            cpu.fields.extendedComponents = ExtendedStateLayout.host.components(within: image.count)
+            defer { unsafe cpu.fields.extendedImage = nil }
+            return cpu.executeBorrowed(cache)
+        }
+        guard isDone else { return .unsupported }
         if cpu.fields.isShutDown { return .tripleFault }
         cpu.give(&state)
         if let effect = MachineEffect(rawValue: cpu.fields.pendingEffect), effect != .none {
@@ -109,6 +116,8 @@ extension CPU {
         fields.sysenterESP = state.sysenterESP
         fields.sysenterEIP = state.sysenterEIP
         fields.tscAux = state.tscAux
+        fields.xcr0 = state.xcr0
+        fields.hasExtendedChange = false
         fields.tscAdjust = state.tsc &- owner.guestTime()
     }
 
@@ -141,6 +150,8 @@ extension CPU {
         state.sysenterESP = fields.sysenterESP
         state.sysenterEIP = fields.sysenterEIP
         state.tscAux = fields.tscAux
+        state.xcr0 = fields.xcr0
+        state.hasExtendedChange = fields.hasExtendedChange
         state.hasInterruptShadow = fields.interruptShadow != 0
         state.isNMIBlocked = fields.isNMIBlocked
         for word in 0..<64 {

@@ -115,6 +115,13 @@ struct TableRegister: BitwiseCopyable {
     var sysenterEIP: UInt64 = 0
     var tscAux: UInt64 = 0
     var tscAdjust: UInt64 = 0
+    var xcr0: UInt64 = 1
+    /// Another provider's XSAVE image in the standard form while an instruction runs on its state,
+    /// and the components in it that are not in the FXSAVE image (see CPU+ExtendedState.swift).
+    // SAFETY: set and cleared by TCGFallback around the instruction.
+    var extendedImage: UnsafeMutableRawPointer?
+    var extendedComponents: UInt64 = 0
+    var hasExtendedChange = false
     var pat: UInt64 = 0x0007_0406_0007_0406
     var miscEnable: UInt64 = 1
 

@@ -1,0 +1,292 @@
+// XSAVE and its kin (SDM volume 1, chapter 13). Guests of this CPU alone do not have them: CPUID
+// does not show them, and CR4.OSXSAVE cannot be set. In the service of another provider they work
+// on its state: x87 and SSE are in the FXSAVE image, and the components beyond are parts of an
+// XSAVE image in the standard form, `fields.extendedImage`, that are only moved.
+
+/// The ways to save.
+enum ExtendedSave {
+    case all
+    /// XSAVEOPT: what is in its initial state is not written.
+    case inUse
+    /// XSAVEC: likewise, and without gaps.
+    case compacted
+}
+
+// SAFETY for the whole extension: offsets into the FXSAVE image are constants inside its 512 bytes,
+// and `extendedComponents` names only what lies inside the XSAVE image.
+extension CPU {
+    private typealias Layout = ExtendedStateLayout
+
+    private static var isCompacted: UInt64 { 1 << 63 }
+    private static var headerOffset: UInt64 { 512 }
+
+    /// What XCR0 can hold.
+    private var supportedComponents: UInt64 {
+        Layout.x87 | Layout.sse | fields.extendedComponents
+    }
+
+    private func requireXSAVE() throws(Fault) {
+        if fields.cr4 & CR4.osxsave == 0 { throw .invalidOpcode }
+    }
+
+    private var pairedRegisters: UInt64 { self[2] << 32 | self[0] & 0xFFFF_FFFF }
+
+    // MARK: XCR0
+
+    func xgetbv() throws(Fault) {
+        try requireXSAVE()
+        let value: UInt64
+        switch self[1] & 0xFFFF_FFFF {
+        case 0: value = fields.xcr0
+        case 1: value = fields.xcr0 & componentsInUse(countsMXCSR: true)
+        default: throw .generalProtection(0)
+        }
+        self[0] = value & 0xFFFF_FFFF
+        self[2] = value >> 32
+    }
+
+    func xsetbv() throws(Fault) {
+        try requireXSAVE()
+        try requireSupervisor()
+        let value = pairedRegisters
+        let avx512 = value & Layout.avx512
+        guard self[1] & 0xFFFF_FFFF == 0, value & ~supportedComponents == 0,
+            value & Layout.x87 != 0, value & Layout.avx == 0 || value & Layout.sse != 0,
+            avx512 == 0 || avx512 == Layout.avx512 && value & Layout.avx != 0
+        else { throw .generalProtection(0) }
+        fields.xcr0 = value
+    }
+
+    // MARK: Saving
+
+    /// Components that are not in their initial state. MXCSR has no place of its own in an image's
+    /// header, and only some count it as a part of SSE's.
+    private func componentsInUse(countsMXCSR: Bool) -> UInt64 {
+        let image = fxWords
+        var result: UInt64 = 0
+        // FCW is 37F, everything else is zero.
+        var x87 = image[0] ^ 0x37F | image[1] | image[2]
+        for word in 4..<20 { x87 |= image[word] }
+        if x87 != 0 { result |= Layout.x87 }
+        var sse: UInt64 = 0
+        for word in 20..<fxLength / 8 { sse |= image[word] }
+        if countsMXCSR { sse |= UInt64(mxcsr ^ LeafFrame.defaultMXCSR) }
+        if sse != 0 { result |= Layout.sse }
+        if let extended = unsafe fields.extendedImage {
+            let header = unsafe extended.loadUnaligned(
+                fromByteOffset: Int(Self.headerOffset), as: UInt64.self)
+            result |= header & fields.extendedComponents
+        }
+        return result
+    }
+
+    func xsave(_ op: OperationPointer, _ kind: ExtendedSave) throws(Fault) {
+        let place = try extendedOperand(op, size: Layout.headerEnd, isWrite: true)
+        let requested = fields.xcr0 & pairedRegisters & supportedComponents
+        let inUse = componentsInUse(countsMXCSR: kind == .compacted)
+        let compaction = kind == .compacted ? requested | Self.isCompacted : 0
+        let written = kind == .all ? requested : requested & inUse
+        let end = imageEnd(requested, compaction)
+        _ = try extendedOperand(op, size: end, isWrite: true)
+        try probe(place, written, compaction, isWrite: true)
+        try writeLegacyRegion(place, written, requested, kind, isWide: op.size == 8)
+        for number in Self.numbers(written & fields.extendedComponents) {
+            let component = Layout.host[number]
+            let target = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
+            if let extended = unsafe fields.extendedImage {
+                try unsafe copyOut(target, component.size, from: extended + component.offset)
+            }
+        }
+        let header = place &+ Self.headerOffset
+        if kind == .compacted {
+            try store(header, requested & inUse)
+            try store(header &+ 8, compaction)
+        } else {
+            let old = try load(header, as: UInt64.self)
+            try store(header, old & ~requested | requested & inUse)
+        }
+    }
+
+    /// x87 and SSE; MXCSR belongs to AVX as well, but not in the compacted form.
+    private func writeLegacyRegion(
+        _ place: UInt64, _ written: UInt64, _ requested: UInt64, _ kind: ExtendedSave, isWide: Bool
+    ) throws(Fault) {
+        var image = fxWords
+        if !isWide {
+            image[1] &= 0xFFFF_FFFF
+            image[2] &= 0xFFFF_FFFF
+        }
+        image[3] = UInt64(mxcsr) | UInt64(FXImage.supportedMXCSR) << 32
+        let hasMXCSR =
+            kind == .compacted
+            ? written & Layout.sse != 0 : requested & (Layout.sse | Layout.avx) != 0
+        let length = fxLength
+        try unsafe withUnsafePointer(to: &image) { image throws(Fault) in
+            let bytes = unsafe UnsafeRawPointer(image)
+            if written & Layout.x87 != 0 {
+                try unsafe copyOut(place, 24, from: bytes)
+                try unsafe copyOut(place &+ 32, 128, from: bytes + 32)
+            }
+            if hasMXCSR { try unsafe copyOut(place &+ 24, 8, from: bytes + 24) }
+            if written & Layout.sse != 0 {
+                try unsafe copyOut(place &+ 160, length - 160, from: bytes + 160)
+            }
+        }
+    }
+
+    // MARK: Restoring
+
+    func xrstor(_ op: OperationPointer) throws(Fault) {
+        let place = try extendedOperand(op, size: Layout.headerEnd, isWrite: false)
+        let requested = fields.xcr0 & pairedRegisters & supportedComponents
+        var header = InlineArray<8, UInt64>(repeating: 0)
+        for word in 0..<8 {
+            header[word] = try load(
+                place &+ Self.headerOffset &+ UInt64(8 * word), as: UInt64.self)
+        }
+        let (present, compaction) = (header[0], header[1])
+        var reserved = header[2]
+        if compaction & Self.isCompacted == 0 {
+            reserved |= present & ~fields.xcr0 | compaction
+        } else {
+            let listed = compaction & ~Self.isCompacted
+            reserved |= listed & ~fields.xcr0 | present & ~listed
+            for word in 3..<8 { reserved |= header[word] }
+        }
+        if reserved != 0 { throw .generalProtection(0) }
+        _ = try extendedOperand(
+            op, size: imageEnd(requested & present, compaction), isWrite: false)
+        try probe(place, requested & present, compaction, isWrite: false)
+        let image = try readLegacyRegion(
+            place, requested, present, isCompacted: compaction != 0, isWide: op.size == 8)
+        for number in Self.numbers(requested & fields.extendedComponents) {
+            try restore(number, place, present, compaction)
+        }
+        adopt(image)
+    }
+
+    /// The FXSAVE image as it will be.
+    private func readLegacyRegion(
+        _ place: UInt64, _ requested: UInt64, _ present: UInt64, isCompacted: Bool, isWide: Bool
+    ) throws(Fault) -> InlineArray<64, UInt64> {
+        var image = fxWords
+        func read(_ words: Range<Int>, _ image: inout InlineArray<64, UInt64>) throws(Fault) {
+            for word in words {
+                image[word] = try load(place &+ UInt64(8 * word), as: UInt64.self)
+            }
+        }
+        if requested & Layout.x87 != 0 {
+            image[0] = 0x37F
+            for word in 1..<20 where word != 3 { image[word] = 0 }
+            if present & Layout.x87 != 0 {
+                try read(0..<3, &image)
+                try read(4..<20, &image)
+                if !isWide {
+                    image[1] &= 0xFFFF_FFFF
+                    image[2] &= 0xFFFF_FFFF
+                }
+            }
+        }
+        let last = fxLength / 8
+        if requested & Layout.sse != 0 {
+            for word in 20..<last { image[word] = 0 }
+            if present & Layout.sse != 0 { try read(20..<last, &image) }
+        }
+        // The standard form has MXCSR in any case, and for AVX too.
+        if isCompacted, requested & Layout.sse != 0, present & Layout.sse == 0 {
+            image[3] = image[3] & ~0xFFFF_FFFF | UInt64(LeafFrame.defaultMXCSR)
+        } else if requested & (isCompacted ? Layout.sse : Layout.sse | Layout.avx) != 0 {
+            let new = try load(place &+ UInt64(FXImage.mxcsr), as: UInt32.self)
+            if new & ~FXImage.supportedMXCSR != 0 { throw .generalProtection(0) }
+            image[3] = image[3] & ~0xFFFF_FFFF | UInt64(new)
+        }
+        return image
+    }
+
+    /// Takes a component beyond SSE from memory, or initialises it.
+    private func restore(
+        _ number: Int, _ place: UInt64, _ present: UInt64, _ compaction: UInt64
+    ) throws(Fault) {
+        guard let extended = unsafe fields.extendedImage else { return }
+        let component = Layout.host[number]
+        let target = unsafe extended + component.offset
+        let bit: UInt64 = 1 << UInt64(number)
+        if present & bit != 0 {
+            let source = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
+            for byte in stride(from: 0, to: component.size, by: 4) {
+                let word = try load(source &+ UInt64(byte), as: UInt32.self)
+                unsafe target.storeBytes(of: word, toByteOffset: byte, as: UInt32.self)
+            }
+        } else {
+            unsafe target.initializeMemory(as: UInt8.self, repeating: 0, count: component.size)
+        }
+        let header = unsafe extended + Int(Self.headerOffset)
+        let old = unsafe header.loadUnaligned(as: UInt64.self)
+        unsafe header.storeBytes(of: old & ~bit | present & bit, as: UInt64.self)
+        fields.hasExtendedChange = true
+    }
+
+    // MARK: The image in memory
+
+    /// The operand's linear address, after everything that is checked before memory.
+    private func extendedOperand(
+        _ op: OperationPointer, size: Int, isWrite: Bool
+    ) throws(Fault) -> UInt64 {
+        try requireXSAVE()
+        if fields.cr0 & CR0.ts != 0 { throw .deviceNotAvailable }
+        let linear = try linearAddress(op, size: size, isWrite: isWrite)
+        if linear & 63 != 0 { throw .generalProtection(0) }
+        return linear
+    }
+
+    /// How far an image with these components reaches.
+    private func imageEnd(_ components: UInt64, _ compaction: UInt64) -> Int {
+        var end = Layout.headerEnd
+        for number in Self.numbers(components & fields.extendedComponents) {
+            let offset = Layout.host.offset(of: number, compaction: compaction)
+            end = max(end, offset + Layout.host[number].size)
+        }
+        return end
+    }
+
+    /// Faults as the accesses to all parts would, so that they do not fault half-way.
+    private func probe(
+        _ place: UInt64, _ components: UInt64, _ compaction: UInt64, isWrite: Bool
+    ) throws(Fault) {
+        try probe(place, Layout.headerEnd, isWrite: isWrite)
+        for number in Self.numbers(components & fields.extendedComponents) {
+            let offset = Layout.host.offset(of: number, compaction: compaction)
+            try probe(place &+ UInt64(offset), Layout.host[number].size, isWrite: isWrite)
+        }
+    }
+
+    private func probe(_ start: UInt64, _ size: Int, isWrite: Bool) throws(Fault) {
+        var place = start
+        let last = start &+ UInt64(size - 1)
+        while true {
+            if isWrite {
+                try probeWrite(place, size: 1)
+            } else {
+                _ = try load(place, as: UInt8.self)
+            }
+            if place | 0xFFF == last | 0xFFF { return }
+            place = (place | 0xFFF) &+ 1
+        }
+    }
+
+    /// Writes bytes in pieces that are never misaligned.
+    private func copyOut(
+        _ place: UInt64, _ count: Int, from source: UnsafeRawPointer
+    ) throws(Fault) {
+        for byte in stride(from: 0, to: count, by: 4) {
+            try store(
+                place &+ UInt64(byte),
+                unsafe source.loadUnaligned(fromByteOffset: byte, as: UInt32.self))
+        }
+    }
+
+    /// The numbers of the components in a mask.
+    private static func numbers(_ mask: UInt64) -> some Sequence<Int> {
+        (2..<63).lazy.filter { mask >> UInt64($0) & 1 != 0 }
+    }
+}
