@@ -196,6 +196,11 @@ int clinux_set_nonblocking(int fd)
     return fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
+int clinux_wait_semaphore(sem_t *semaphore, const struct timespec *end)
+{
+    return sem_clockwait(semaphore, CLOCK_MONOTONIC, end) < 0 ? -errno : 0;
+}
+
 int clinux_poll_two(int first, short first_events, int second, short second_events,
                     int timeout_milliseconds)
 {

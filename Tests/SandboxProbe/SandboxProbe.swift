@@ -20,6 +20,7 @@ enum SandboxProbe {
     static let roles: [String: Role] = [
         "vmm": Role(process: VMMSystemCalls.control),
         "cpu": Role(process: VMMSystemCalls.control, thread: ("vcpu0", VMMSystemCalls.cpu)),
+        "disk": Role(process: VMMSystemCalls.control, thread: ("disk0", VMMSystemCalls.disk)),
         "launcher": Role(process: Launcher.launching(BlockSystemCalls.control)),
         "block": Role(process: BlockSystemCalls.control),
         "queue": Role(

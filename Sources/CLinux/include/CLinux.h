@@ -5,6 +5,7 @@
 #define CLINUX_H
 
 #include <errno.h>
+#include <semaphore.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -64,6 +65,9 @@ int clinux_set_nonblocking(int fd);
 // Returns 0 after the timeout, else bit 0 and bit 1 for the descriptors that have something.
 int clinux_poll_two(int first, short first_events, int second, short second_events,
                     int timeout_milliseconds);
+
+// Waits for a semaphore until CLOCK_MONOTONIC says so; 0, -ETIMEDOUT or -EINTR.
+int clinux_wait_semaphore(sem_t *semaphore, const struct timespec *end);
 
 // Blocks `signals` in this thread and returns a descriptor (close-on-exec, non-blocking) that
 // reports them.

@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import Synchronization
 
 /// A process that starts programs for this one, which after it has locked itself in cannot. It is
 /// given all it needs in the beginning, and is only told which program to start: who takes over
@@ -10,7 +11,7 @@ internal import Glibc
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
 
-    private let socket: UnixSocket
+    private let socket: Mutex<UnixSocket>
 
     /// Makes the launcher. This process must have one thread.
     /// - Parameters:
@@ -26,13 +27,20 @@ package final class Launcher: Sendable {
         if try checking("fork", clinux_fork()) == 0 {
             Self.serve(programs, executable, sandbox, rules, far, standardStreams: nothing)
         }
-        socket = near
+        socket = Mutex(near)
     }
 
-    /// Starts a program, which gets `fd` as its descriptor 3.
+    /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a child
+    /// of the process's first.
     package func launch(_ program: Int, with fd: SharedFD) throws(SystemError) -> ChildProcess {
+        try socket.withLock { socket throws(SystemError) in try Self.launch(program, fd, socket) }
+    }
+
+    private static func launch(
+        _ program: Int, _ fd: SharedFD, _ socket: UnixSocket
+    ) throws(SystemError) -> ChildProcess {
         try socket.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
-        guard socket.waitReadable(timeoutMilliseconds: Self.patienceMilliseconds) else {
+        guard socket.waitReadable(timeoutMilliseconds: patienceMilliseconds) else {
             throw SystemError("launch", errno: ETIMEDOUT)
         }
         guard let reply = try socket.receive(upTo: 4), reply.bytes.count == 4 else {
@@ -43,7 +51,7 @@ package final class Launcher: Sendable {
         let child = ChildProcess(processID: process, fd: pidfd)
         guard process < 0 else { return child }
         // It has ended, or is about to; somebody has to take its status.
-        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, Self.patienceMilliseconds)
+        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, patienceMilliseconds)
         _ = child.reap()
         throw SystemError("exec", errno: -process)
     }

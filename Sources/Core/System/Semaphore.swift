@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Lets one thread wait for another.
@@ -20,4 +21,19 @@ internal import Glibc
 
     /// Waits for one `signal`. A signal handler may interrupt the wait, which then goes on.
     package func wait() { while unsafe sem_wait(handle) != 0 {} }
+
+    /// Waits for one `signal`, but not for longer than `milliseconds`.
+    /// - Returns: whether there was one.
+    package func wait(milliseconds: UInt32) -> Bool {
+        let end = Clock.monotonic() &+ UInt64(milliseconds) &* 1_000_000
+        var time = timespec(
+            tv_sec: Int(end / 1_000_000_000), tv_nsec: Int(end % 1_000_000_000))
+        while true {
+            switch unsafe clinux_wait_semaphore(handle, &time) {
+            case 0: return true
+            case -EINTR: continue
+            default: return false
+            }
+        }
+    }
 }

@@ -2,13 +2,12 @@ internal import Accelerator
 internal import Core
 internal import Devices
 internal import Glibc
-internal import Synchronization
-internal import VhostUser
 
 /// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
 ///
-/// It belongs to the control thread, on which it is made and run; vCPU threads reach it through the
-/// buses and by posting to the loop.
+/// It belongs to the machine's control thread, the process's first, on which it is made and run;
+/// vCPU threads reach it through the buses and by posting to the loop. Disks have control threads of
+/// their own (Machine+Disks.swift).
 // SAFETY: everything mutable is used on the control thread only.
 final class Machine: @unchecked Sendable {
     static let log = Log("machine")
@@ -23,7 +22,7 @@ final class Machine: @unchecked Sendable {
     private static let serialPin = 4
 
     let options: MachineOptions
-    private let given: Given
+    let given: Given
     let timeline: BootTimeline
     let control: ControlThread
     let map: MemoryMap
@@ -38,11 +37,9 @@ final class Machine: @unchecked Sendable {
     private let acpi: ACPITables
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
-    /// The disks' backends: processes of our own, and connections to others.
-    private var diskProcesses: [DiskProcess] = []
-    private var frontends: [Frontend] = []
-    /// The devices that work while the guest stands still.
-    private var lockstepDevices: [VirtioPCI] = []
+    var disks: [AttachedDisk] = []
+    /// How many of them have a process of ours.
+    var childCount = 0
     var run: RunState
 
     /// - Parameter loop: of the calling thread.
@@ -140,74 +137,6 @@ final class Machine: @unchecked Sendable {
         }
     }
 
-    /// Connects the disks to the bus, and to the processes that serve them.
-    func addDisks() throws(BootError) {
-        let isCounted = options.accelerator.isCounted
-        for disk in options.disks {
-            let frontend: Frontend
-            var pace = VirtioPCI.Pace.free
-            switch disk {
-            case .child(let name, _, let queueSize):
-                guard let launcher = given.launcher else { continue }
-                let process = DiskProcess(
-                    name: name, launcher: launcher, program: diskProcesses.count,
-                    queueSize: queueSize,
-                    loop: control.loop)
-                diskProcesses.append(process)
-                try process.start()
-                frontend = process.frontend
-                if isCounted { pace = .lockstep }
-            case .socket(let path):
-                frontend = Frontend(
-                    FrontendOptions(
-                        .connect(path: given.sockets[path] ?? path), deviceID: .block),
-                    on: control.loop)
-                do {
-                    try frontend.connect()
-                } catch {
-                    throw BootError("the disk at socket '\(path)' cannot be used: \(error)")
-                }
-                if isCounted {
-                    Self.log(
-                        .warning,
-                        "the disk at socket '\(path)' answers when it likes, so runs do not repeat")
-                }
-            }
-            frontends.append(frontend)
-            try add(frontend, pace)
-        }
-    }
-
-    private func add(_ frontend: Frontend, _ pace: VirtioPCI.Pace) throws(BootError) {
-        do {
-            let function = try VirtioPCI(
-                frontend, memory: memory, machine: virtualMachine, control: control, pace: pace)
-            if pace == .lockstep { lockstepDevices.append(function) }
-            frontend.onConfigChange = { [weak function] in function?.configChanged() }
-            frontend.onQueueError = { [weak function] queue in
-                function?.deviceFailed("the back end cannot go on with queue \(queue)")
-            }
-            try pci.add(function)
-        } catch {
-            throw BootError("a disk cannot be added: \(error)")
-        }
-    }
-
-    /// Whether the devices that the guest waits for are done. Ask until they are.
-    func settleDevices() -> Bool {
-        var isSettled = true
-        for device in lockstepDevices where !device.settle() { isSettled = false }
-        return isSettled
-    }
-
-    /// Lets the devices finish what they are doing, and ends the processes behind them. No CPU
-    /// runs.
-    func stopDevices() {
-        pci.reset()
-        for frontend in frontends { frontend.close() }
-        for process in diskProcesses { process.end() }
-    }
-
     /// Makes the CPUs, whose threads wait for their first order.
     func makeCPUs() throws(BootError) {
         do {
@@ -242,14 +171,6 @@ final class Machine: @unchecked Sendable {
         Self.log(.info, "the kernel is loaded (\(result.format))")
         timeline.mark(.kernelLoaded)
         return result.state
-    }
-
-    /// Resets everything but the CPUs and the memory. No CPU runs.
-    func resetDevices() {
-        pci.reset()
-        configPorts.reset()
-        serial?.reset()
-        ioapic.reset()
     }
 }
 

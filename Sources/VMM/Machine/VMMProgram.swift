@@ -51,10 +51,11 @@ package enum VMMProgram {
         // All is open that will be needed, and nothing has been read yet.
         try given.sandbox.enter(
             VMMSystemCalls.control, visible: given.socketFolders, signals: .anybody)
-        defer { machine.stopDevices() }
+        defer { machine.stopDisks() }
         try machine.addDisks()
         timeline.mark(.devicesReady)
         let state = try machine.load()
+        try machine.startDisks()
         try machine.makeCPUs()
         if let serial = machine.serial { machine.console.start(serial) }
         run.begin(machine, state)

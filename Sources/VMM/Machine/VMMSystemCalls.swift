@@ -10,13 +10,24 @@ package enum VMMSystemCalls {
         return rules
     }
 
-    /// The control thread: talks to backends and to the terminal, and reads the kernel.
+    /// Those of disks: talk to backends, and bind their interrupts.
+    package static var disk: SystemCallRules {
+        var rules = SystemCallRules.base
+        rules.add(.dataMemory)
+        rules.add(.messages)
+        rules.allow("connect", "waitid", "pidfd_send_signal")
+        rules.allow("socket", argument: 0, oneOf: [unixDomain])
+        rules.allow("ioctl", argument: 1, mask: kvmMask, is: kvmType)
+        return rules
+    }
+
+    /// The machine's control thread: does so in the beginning, makes the other threads, talks to the
+    /// terminal, and reads the kernel.
     package static var control: SystemCallRules {
         var rules = cpu
-        rules.add(.messages)
+        rules.add(disk)
         rules.add(.narrowing)
-        rules.allow("connect", "waitid", "pidfd_send_signal", "getpgrp")
-        rules.allow("socket", argument: 0, oneOf: [unixDomain])
+        rules.allow("getpgrp")
         rules.allow("ioctl", argument: 1, oneOf: terminal)
         return rules
     }

@@ -1,4 +1,5 @@
 package import Core
+internal import Synchronization
 
 // How the front end finds a back end, again and again, and what it asks of one.
 extension Frontend {
@@ -44,13 +45,12 @@ extension Frontend {
         if link != nil { drop("another back end takes over") }
         let link = FrontendLink(socket, on: loop, options: options)
         do {
+            try hold(socket)
             try establish(link)
-        } catch let error as LinkError {
-            throw FrontendError("the back end cannot be used: \(error)")
-        } catch let error as FrontendError {
-            throw error
         } catch {
-            throw FrontendError("\(error)")
+            disconnect()
+            if let error = error as? FrontendError { throw error }
+            throw FrontendError("the back end cannot be used: \(error)")
         }
         self.link = link
         link.onBroken = { [unowned self] in lost($0) }
@@ -64,8 +64,17 @@ extension Frontend {
     package func close() {
         stopWaiting()
         configTimer = nil
-        link = nil
+        disconnect()
         queues = queues.map { _ in nil }
+    }
+
+    /// Ends the connection and all waiting for the back end, now and later; from any thread. The
+    /// device stalls for good.
+    package func abandon() {
+        lifeline.withLock { lifeline in
+            lifeline.isCut = true
+            lifeline.socket?.shutDown()
+        }
     }
 
     /// What a link needs from its first message on.
@@ -141,8 +150,22 @@ extension Frontend {
         waitForBackend()
     }
 
-    private func drop(_ reason: String) {
+    /// Lets `abandon` reach the connection.
+    private func hold(_ socket: UnixSocket) throws(FrontendError) {
+        let isAbandoned = lifeline.withLock { lifeline in
+            lifeline.socket = socket
+            return lifeline.isCut
+        }
+        if isAbandoned { throw FrontendError("the device has been given up") }
+    }
+
+    private func disconnect() {
         link = nil
+        lifeline.withLock { $0.socket = nil }
+    }
+
+    private func drop(_ reason: String) {
+        disconnect()
         configTimer = nil
         Self.log(.warning, "the back end is lost: \(reason)")
         state = .disconnected(reason: reason)

@@ -1,4 +1,5 @@
 package import Core
+internal import Synchronization
 
 /// A virtio device whose work is done by a back end in another process. To the transport it is a
 /// device like any other; what it is told, it tells the back end.
@@ -7,7 +8,7 @@ package import Core
 /// machine. What the driver has set up is kept here, and another back end is given it as a whole:
 /// features, memory, what is in flight, queues. Kicks that nobody heard are given again.
 ///
-/// Everything, and every callback, happens on the loop's thread.
+/// Everything but `abandon`, and every callback, happens on the loop's thread.
 package final class Frontend: VirtioDevice {
     package enum State: Equatable {
         case connected
@@ -35,6 +36,11 @@ package final class Frontend: VirtioDevice {
         let size: UInt64
     }
 
+    struct Lifeline {
+        var isCut = false
+        var socket: UnixSocket?
+    }
+
     static let log = Log("vhost-user")
     static let shortestRetry: UInt32 = 10
     static let longestRetry: UInt32 = 1000
@@ -49,6 +55,8 @@ package final class Frontend: VirtioDevice {
     var retryDelay = Frontend.shortestRetry
     var acceptWatch: EventRegistration?
     var configTimer: EventRegistration?
+    /// The connection that another thread may cut.
+    let lifeline = Mutex(Lifeline())
 
     // What the first back end was like; later ones must match it.
     package internal(set) var features: UInt64 = 0

@@ -1,6 +1,6 @@
 package import Core
 
-/// The machine's control thread, as devices see it: where everything happens that is neither a
+/// A device's control thread, as the device sees it: where everything happens that is neither a
 /// register access nor a queue.
 package protocol ControlPlane: AnyObject, Sendable {
     /// Runs `work` on the control thread and returns when it is done. On that thread itself it

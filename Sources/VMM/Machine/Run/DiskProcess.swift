@@ -6,7 +6,7 @@ internal import VhostUser
 /// The backend process of a disk: started by the launcher, watched, and started again when
 /// it ends. Meanwhile the disk stalls; what was in flight is done again by the new process.
 ///
-/// It belongs to the control thread, whose end is also the processes' end.
+/// It belongs to the disk's control thread. The processes end with the VMM's first thread.
 final class DiskProcess {
     private static let log = Log("disk")
     private static let shortestDelay: UInt32 = 10
@@ -66,7 +66,7 @@ final class DiskProcess {
         restartTimer = nil
         exitWatch = nil
         frontend.close()
-        guard child != nil, awaitEnd(milliseconds: 5000) == nil else { return }
+        guard child != nil, awaitEnd(milliseconds: 3000) == nil else { return }
         Self.log(.warning, "the process of disk '\(name)' does not end and is killed")
         child?.signal(SIGKILL)
     }

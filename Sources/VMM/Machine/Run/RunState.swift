@@ -25,6 +25,8 @@ final class RunState: @unchecked Sendable {
     private var waitTimer: EventRegistration?
     private var waitCount = 0
     private var action: Action?
+    private var isResetting = false
+    private var endTimer: EventRegistration?
     private(set) var outcome: Outcome?
 
     init(policies: EndPolicies, loop: EventLoop) {
@@ -128,6 +130,7 @@ final class RunState: @unchecked Sendable {
         case nil, .restart: action = new
         case .end: return
         }
+        if case .end = new { endTimer = machine?.abandonSilentDisks() }
         for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
     }
 
@@ -140,7 +143,14 @@ final class RunState: @unchecked Sendable {
     }
 
     private func restart(_ machine: Machine) {
-        machine.resetDevices()
+        guard !isResetting else { return }
+        isResetting = true
+        machine.resetDevices { [self] in startAgain(machine) }
+    }
+
+    private func startAgain(_ machine: Machine) {
+        isResetting = false
+        guard case .restart = action else { return }
         do {
             let state = try machine.load()
             action = nil
@@ -155,6 +165,7 @@ final class RunState: @unchecked Sendable {
     private func finish(_ machine: Machine, _ outcome: Outcome) {
         guard self.outcome == nil else { return }
         self.outcome = outcome
+        endTimer = nil
         for cpu in machine.cpus { cpu.give(.end) }
         for cpu in machine.cpus { cpu.join() }
         loop.quit()

@@ -1,0 +1,69 @@
+internal import Accelerator
+internal import Core
+internal import Devices
+internal import Synchronization
+internal import VhostUser
+
+/// A disk of the machine: its transport, the front end of its backend, and the backend's process if
+/// it is one of ours. All of them live on the disk's control thread, so a backend that does not
+/// answer keeps nobody waiting but who asks for that disk.
+// SAFETY: `frontend` and `process` are used on the control thread, but for what may be called from
+// others.
+final class AttachedDisk: @unchecked Sendable {
+    private static let log = Log("disk")
+
+    /// What messages call it.
+    let name: String
+    let function: VirtioPCI
+    let control: ControlThread
+    private let frontend: Frontend
+    private let process: DiskProcess?
+    private let answered = Atomic<Bool>(true)
+
+    /// - Parameter control: the disk's own, which does not run yet, or in lockstep the machine's.
+    init(
+        name: String, _ frontend: Frontend, _ process: DiskProcess?, control: ControlThread,
+        memory: GuestMemory, machine: any VirtualMachine, pace: VirtioPCI.Pace
+    ) throws(SystemError) {
+        self.name = name
+        self.frontend = frontend
+        self.process = process
+        self.control = control
+        function = try VirtioPCI(
+            frontend, memory: memory, machine: machine, control: control, pace: pace)
+        frontend.onConfigChange = { [weak function] in function?.configChanged() }
+        frontend.onQueueError = { [weak function] queue in
+            function?.deviceFailed("the back end cannot go on with queue \(queue)")
+        }
+    }
+
+    /// Resets the disk; `completion` is called on some thread when that is done.
+    func reset(then completion: @escaping @Sendable () -> Void) {
+        control.begin({ [function] in function.reset() }, then: completion)
+    }
+
+    /// Lets the disk finish what it is doing and ends its process; `completion` as above.
+    func stop(then completion: @escaping @Sendable () -> Void) {
+        control.begin(
+            { [self] in
+                function.reset()
+                frontend.close()
+                process?.end()
+            }, then: completion)
+    }
+
+    /// Asks the disk's thread for a sign of life.
+    func ask() {
+        answered.store(false, ordering: .relaxed)
+        control.begin({}, then: { [self] in answered.store(true, ordering: .relaxed) })
+    }
+
+    /// Whether it has given one since.
+    var hasAnswered: Bool { answered.load(ordering: .relaxed) }
+
+    /// Gives up a backend that keeps its control thread waiting.
+    func abandon() {
+        Self.log(.warning, "the backend of disk '\(name)' does not answer and is given up")
+        frontend.abandon()
+    }
+}
