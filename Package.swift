@@ -100,9 +100,16 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
             path: "Tests/Support", swiftSettings: swiftSettings),
+        .target(
+            name: "BenchmarkSupport", dependencies: ["Core"], path: "Benchmarks/Support",
+            swiftSettings: swiftSettings),
         .executableTarget(
-            name: "block-benchmark", dependencies: ["TestSupport", "Core", "CLinux"],
+            name: "block-benchmark",
+            dependencies: ["BenchmarkSupport", "TestSupport", "Core", "CLinux"],
             path: "Benchmarks/Block", swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "footprint-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
+            path: "Benchmarks/Footprint", swiftSettings: swiftSettings),
         tests("Core", uses: ["Core", "TestSupport", "CLinux", "CSeccomp"]),
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(

@@ -1,3 +1,4 @@
+import BenchmarkSupport
 import Core
 import Foundation
 
@@ -75,11 +76,6 @@ enum BlockBenchmark {
                 show(line)
             }
         }
-    }
-
-    /// Prints a line at once, even into a pipe.
-    private static func show(_ line: String) {
-        FileHandle.standardOutput.write(Data("\(line)\n".utf8))
     }
 
     private static func cases(_ images: [Image], _ values: CommandValues) -> [Case] {

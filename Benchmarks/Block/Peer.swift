@@ -1,3 +1,4 @@
+import BenchmarkSupport
 import Core
 import Foundation
 
@@ -38,36 +39,6 @@ enum Peer: CaseIterable {
                         + "addr.type=unix,addr.path=\(socket),\(queues)",
                 ])
         }
-    }
-}
-
-/// A program that serves a disk until it is told to end.
-final class PeerProcess {
-    private let process: ChildProcess
-
-    init(_ path: String, _ arguments: [String]) throws {
-        process = try ChildProcess(path: path, arguments: [path] + arguments, environment: [])
-    }
-
-    /// By SIGTERM, which gives the image's lock back at once. QEMU's daemon sometimes hangs then.
-    deinit {
-        process.signal(SIGTERM)
-        let patience = Clock.monotonic() + 500_000_000
-        while process.reap() == nil {
-            if Clock.monotonic() > patience { process.signal(SIGKILL) }
-            usleep(1000)
-        }
-    }
-
-    /// CPU time that all of its threads have used, in nanoseconds.
-    var cpuTime: UInt64 {
-        var clock = clockid_t()
-        var time = timespec()
-        // SAFETY: both results live for the calls.
-        guard unsafe clock_getcpuclockid(process.processID, &clock) == 0,
-            unsafe clock_gettime(clock, &time) == 0
-        else { return 0 }
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 }
 

@@ -181,9 +181,9 @@ extension ProcessMemory.Mapping {
     private func anonymousKind(after neighbour: Self?) -> ProcessMemory.Kind {
         // `.bss` follows its file's last page.
         if let neighbour, neighbour.kind == .data, neighbour.name.hasPrefix("/") { return .data }
+        if permissions.contains("x") { return .codeCaches }
         // Below a thread's stack is a page that nobody may touch.
         if let neighbour, neighbour.permissions.hasPrefix("---"), !isUnreserved { return .stacks }
-        if permissions.contains("x") { return .codeCaches }
         // The C library's own large reservations are thread arenas, aligned to their size.
         let isArena = start % (64 << 20) == 0
         return isUnreserved && !isArena && end - start >= 1 << 20 ? .codeCaches : .heap

@@ -1,0 +1,37 @@
+import Core
+import Foundation
+
+/// A program that serves a disk until it is told to end.
+package final class PeerProcess {
+    private let process: ChildProcess
+
+    package init(_ path: String, _ arguments: [String]) throws {
+        process = try ChildProcess(path: path, arguments: [path] + arguments, environment: [])
+    }
+
+    /// By SIGTERM, which gives the image's lock back at once. QEMU's daemon sometimes hangs then.
+    deinit {
+        process.signal(SIGTERM)
+        let patience = Clock.monotonic() + 500_000_000
+        while process.reap() == nil {
+            if Clock.monotonic() > patience { process.signal(SIGKILL) }
+            usleep(1000)
+        }
+    }
+
+    /// CPU time that all of its threads have used, in nanoseconds.
+    package var cpuTime: UInt64 { Self.cpuTime(of: process.processID) ?? 0 }
+
+    package var processID: Int32 { process.processID }
+
+    /// CPU time that all threads of a process have used, in nanoseconds; `nil` if there is none.
+    package static func cpuTime(of process: Int32) -> UInt64? {
+        var clock = clockid_t()
+        var time = timespec()
+        // SAFETY: both results live for the calls.
+        guard unsafe clock_getcpuclockid(process, &clock) == 0,
+            unsafe clock_gettime(clock, &time) == 0
+        else { return nil }
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+}
