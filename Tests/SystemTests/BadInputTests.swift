@@ -63,6 +63,15 @@ struct BadInputTests {
         try check(["--kernel", kernel, "--initramfs", half], code: 1, "is truncated")
     }
 
+    @Test("more memory than the host has is a warning")
+    func largeMemory() throws {
+        let nonsense = try folder.file("nonsense", Data(repeating: 0x41, count: 100_000))
+        let apus = try RunningProgram.apus(["--kernel", nonsense, "--memory", "size=8T"])
+        #expect(try apus.wait(seconds: 10) == 1)
+        #expect(apus.errorText.contains("8388608 MiB of memory are more than the host's"))
+        #expect(apus.errorText.contains("neither a bzImage nor an ELF"))
+    }
+
     @Test("memory that is too small", .enabled(if: Setting.hasGuest))
     func smallMemory() throws {
         try check(

@@ -92,6 +92,12 @@ final class Machine: @unchecked Sendable {
                 "the host's \(host >> 20) MiB of memory are not enough to allocate the guest's "
                     + "\(options.size >> 20) MiB at the start; leave out prefault=on")
         }
+        if options.size > host {
+            log(
+                .warning,
+                "the guest's \(options.size >> 20) MiB of memory are more than the host's "
+                    + "\(host >> 20) MiB, which run out if the guest uses them; lower --memory")
+        }
         do {
             return try GuestMemoryBacking(windows, options: options.backing).memory
         } catch {
