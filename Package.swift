@@ -124,7 +124,9 @@ let package = Package(
             settings: swiftSettings + optimised),
         tests(
             "KVM",
-            uses: ["KVM", "TCG", "Accelerator", "VhostUser", "Core", "TestSupport", "CLinux"]),
+            uses: [
+                "KVM", "TCG", "Accelerator", "Devices", "VhostUser", "Core", "TestSupport", "CLinux",
+            ]),
         tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         .executableTarget(

@@ -180,7 +180,7 @@ final class GuestMachine {
 }
 
 /// A thread that waits for an event.
-private final class Watcher {
+final class Watcher: Sendable {
     private let isOver: SharedFlag
     private let thread: Thread
 
@@ -188,13 +188,25 @@ private final class Watcher {
         let value = Atomic<Bool>(false)
     }
 
-    init(_ event: EventFD, _ handler: @escaping @Sendable () -> Void) throws {
+    convenience init(_ event: EventFD, _ handler: @escaping @Sendable () -> Void) throws {
+        try self.init {
+            if event.drain() { handler() } else { Clock.sleep(milliseconds: 1) }
+        }
+    }
+
+    /// For a handler that empties the event itself.
+    convenience init(peeking event: EventFD, _ handler: @escaping @Sendable () -> Void) throws {
+        try self.init {
+            handler()
+            Clock.sleep(milliseconds: 1)
+        }
+    }
+
+    private init(round: @escaping @Sendable () -> Void) throws {
         let isOver = SharedFlag()
         self.isOver = isOver
         thread = try Thread(name: "watcher") {
-            while !isOver.value.load(ordering: .acquiring) {
-                if event.drain() { handler() } else { Clock.sleep(milliseconds: 1) }
-            }
+            while !isOver.value.load(ordering: .acquiring) { round() }
         }
     }
 

@@ -42,7 +42,8 @@ struct GuestProgram: Sendable, CustomStringConvertible {
     }
 
     static let all: [GuestProgram] = [
-        ports, deviceMemory, timer, startUp, message, level, pageFault, tripleFault, vectors,
+        ports, deviceMemory, timer, deadline, startUp, message, level, pageFault, tripleFault,
+        vectors,
         software, faultInFallback,
     ]
 
@@ -108,6 +109,28 @@ struct GuestProgram: Sendable, CustomStringConvertible {
         code.report(0x71)
         program.addHandler(0x40, at: 0x6000, count)
         program.expected.results = [0x71]
+    }
+
+    static let deadline = GuestProgram("the local APIC's timer fires once, and at a TSC value") {
+        code, program in
+        code.loadIDT()
+        code.enableAPIC()
+        code.set(.rbx, 0)
+        code.writeMSR(0x832, 0x40)  // once
+        code.writeMSR(0x83E, 0xB)
+        code.writeMSR(0x838, 1_000_000)
+        code.waitForRBX(1)
+        code.report(.rbx)
+        code.writeMSR(0x832, 0x4_0040)
+        code.raw(0x0F, 0x31)  // rdtsc
+        code.raw(0x05, 0x40, 0x42, 0x0F, 0x00)  // add eax, 1000000
+        code.raw(0x83, 0xD2, 0x00)  // adc edx, 0
+        code.set(.rcx, 0x6E0)
+        code.raw(0x0F, 0x30)  // wrmsr
+        code.waitForRBX(2)
+        code.report(.rbx)
+        program.addHandler(0x40, at: 0x6000, count)
+        program.expected.results = [1, 2]
     }
 
     static let startUp = GuestProgram("INIT and SIPI start a second CPU") { code, program in

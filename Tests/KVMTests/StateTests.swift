@@ -5,11 +5,11 @@ import Testing
 
 @testable import KVM
 
-@Suite("State of a vCPU", .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
+@Suite("State of a vCPU")
 struct StateTests {
     /// Stops in the middle with state in all kinds of registers, and goes on to report it.
-    private func makeGuest() throws -> GuestMachine {
-        let guest = try GuestMachine(.kvm)
+    private func makeGuest(_ provider: Provider = .kvm) throws -> GuestMachine {
+        let guest = try GuestMachine(provider)
         var code = GuestCode()
         code.loadIDT()
         code.enableAPIC()
@@ -48,7 +48,9 @@ struct StateTests {
         return state
     }
 
-    @Test("what is set is what is read, and the guest goes on from there")
+    @Test(
+        "what is set is what is read, and the guest goes on from there",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
     func roundTrip() throws {
         let guest = try makeGuest()
         let cpu = try #require(guest.kvmCPU)
@@ -63,7 +65,18 @@ struct StateTests {
         #expect(guest.surface.results == Self.results)
     }
 
-    @Test("a guest goes on in another machine")
+    @Test("a guest that is stopped goes on with the same results, under TCG")
+    func stoppedTCG() throws {
+        let guest = try makeGuest(.tcg)
+        #expect(try guest.run() == .powerOff)
+        #expect(guest.surface.results == [])
+        #expect(try guest.resume() == .powerOff)
+        #expect(guest.surface.results == Self.results)
+    }
+
+    @Test(
+        "a guest goes on in another machine",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
     func transplant() throws {
         let guest = try makeGuest()
         #expect(try guest.run() == .powerOff)
@@ -80,7 +93,9 @@ struct StateTests {
         #expect(try #require(other.kvmMachine).clock >= clock + 1_000_000_000_000)
     }
 
-    @Test("state of another version is refused")
+    @Test(
+        "state of another version is refused",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
     func version() throws {
         let guest = try GuestMachine(.kvm)
         let cpu = try #require(guest.kvmCPU)
@@ -89,7 +104,9 @@ struct StateTests {
         #expect(throws: AcceleratorError.self) { try cpu.setState(state) }
     }
 
-    @Test("a machine that is started again does the same again", arguments: GuestProgram.all)
+    @Test(
+        "a machine that is started again does the same again",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"), arguments: GuestProgram.all)
     func restart(program: GuestProgram) throws {
         let guest = try GuestMachine(.kvm, cpuCount: program.cpuCount)
         guest.surface.action.withLock { action in
@@ -107,34 +124,66 @@ struct StateTests {
         }
     }
 
-    @Test("the dirty log names the pages that the guest wrote to, once")
-    func dirtyLog() throws {
-        let guest = try GuestMachine(.kvm)
-        let machine = try #require(guest.kvmMachine)
+}
+
+/// Which pages a guest writes to.
+@Suite("Dirty pages")
+struct DirtyPageTests {
+    private static let start: UInt64 = 0x20_0000
+    private static let written: [UInt64] = [0x30_0000, 0x30_5000, 0x3F_F000]
+
+    /// Writes to three pages above `start`, and reads another one.
+    private func makeGuest(_ provider: Provider) throws -> GuestMachine {
+        let guest = try GuestMachine(provider)
         var code = GuestCode()
+        code.set(.rax, 0x1234_5678)
         for address in [0x30_0000, 0x30_0FFC, 0x30_5000, 0x3F_F000] as [UInt64] {
             code.storeEAX(address)
         }
         code.loadEAX(0x31_0000)
         code.end()
         try guest.put(code)
+        return guest
+    }
+
+    @Test(
+        "the dirty log names the pages that the guest wrote to, once",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
+    func dirtyLog() throws {
+        let guest = try makeGuest(.kvm)
+        let machine = try #require(guest.kvmMachine)
         try machine.setDirtyLogging(true)
         #expect(try guest.run() == .powerOff)
-        #expect(try dirtyPages(machine, from: 0x20_0000) == [0x30_0000, 0x30_5000, 0x3F_F000])
-        #expect(try dirtyPages(machine, from: 0x20_0000) == [])
+        #expect(try dirtyPages(machine) == Self.written)
+        #expect(try changedPages(guest) == Self.written)
+        #expect(try dirtyPages(machine) == [])
         #expect(try guest.run() == .powerOff)
-        #expect(try dirtyPages(machine, from: 0x20_0000).count == 3)
+        #expect(try dirtyPages(machine) == Self.written)
         try machine.setDirtyLogging(false)
         #expect(throws: AcceleratorError.self) { try machine.takeDirtyPages() }
     }
 
-    /// Page tables and the program lie below `start`.
-    private func dirtyPages(
-        _ machine: KVMVirtualMachine, from start: UInt64
-    ) throws -> [UInt64] {
+    /// TCG has no log yet; the guest does the same.
+    @Test("the same pages change under TCG")
+    func changed() throws {
+        let guest = try makeGuest(.tcg)
+        #expect(try guest.run() == .powerOff)
+        #expect(try changedPages(guest) == Self.written)
+    }
+
+    private func dirtyPages(_ machine: KVMVirtualMachine) throws -> [UInt64] {
         let bitmap = try machine.takeDirtyPages()[0]
         return (0..<UInt64(bitmap.count * 64)).filter {
-            bitmap[Int($0 / 64)] >> ($0 % 64) & 1 != 0 && $0 * 4096 >= start
+            bitmap[Int($0 / 64)] >> ($0 % 64) & 1 != 0 && $0 * 4096 >= Self.start
         }.map { $0 * 4096 }
+    }
+
+    /// Pages that are not all zero any more.
+    private func changedPages(_ guest: GuestMachine) throws -> [UInt64] {
+        let bytes = try guest.memory.readBytes(
+            GuestAddress(Self.start), count: Int(GuestMachine.programEnd - Self.start))
+        return stride(from: 0, to: bytes.count, by: 4096).filter { page in
+            bytes[page..<page + 4096].contains { $0 != 0 }
+        }.map { UInt64($0) + Self.start }
     }
 }

@@ -1,5 +1,6 @@
 import Accelerator
 import Core
+import Devices
 import Synchronization
 
 /// The buses of a bare guest: they record what the guest does, and answer in a way that says what
@@ -28,6 +29,9 @@ final class TestSurface: ExitSurface {
     let record = Mutex(Record())
     /// What the guest can have done by a write to `actionPort`.
     let action = Mutex<@Sendable (UInt32) -> Void>({ _ in })
+    /// Devices of the product, at the addresses that they claim.
+    let bus = Bus()
+    static let busWindow = PCIWindow(start: 0xD010_0000, size: 0x10_0000)
     /// Registers that notify somebody, where the provider does not bind them.
     let notifies = Mutex<[UInt64: EventFD]>([:])
 
@@ -47,11 +51,18 @@ final class TestSurface: ExitSurface {
     }
 
     /// Every byte of a register is the low byte of its address.
+    private func isOnBus(_ address: GuestAddress) -> Bool {
+        address.rawValue >= Self.busWindow.start
+            && address.rawValue - Self.busWindow.start < Self.busWindow.size
+    }
+
     func readMMIO(_ address: GuestAddress, size: Int) -> UInt64 {
-        (0..<UInt64(size)).reduce(0) { $0 | ((address.rawValue + $1) & 0xFF) << (8 * $1) }
+        if isOnBus(address) { return bus.read(address.rawValue, size: size) }
+        return (0..<UInt64(size)).reduce(0) { $0 | ((address.rawValue + $1) & 0xFF) << (8 * $1) }
     }
 
     func writeMMIO(_ address: GuestAddress, size: Int, _ value: UInt64) -> MachineEffect {
+        if isOnBus(address) { return bus.write(address.rawValue, size: size, value) }
         if let event = notifies.withLock({ $0[address.rawValue] }) {
             event.signal()
         } else {
