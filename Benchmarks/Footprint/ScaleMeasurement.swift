@@ -20,7 +20,7 @@ struct ScaleMeasurement {
                 let start = Clock.monotonic()
                 let old = machines.count
                 for number in old..<count {
-                    machines.append(try setup.startLinux(monitor, number: number))
+                    machines.append(try setup.startLinux(monitor, number: number, settle: false))
                 }
                 try RunningMachine.wait(for: machines, seconds: 300, "prompt") {
                     $0.stages[.prompt] != nil

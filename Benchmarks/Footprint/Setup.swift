@@ -46,21 +46,26 @@ final class Setup {
         }
     }
 
-    func start(_ monitor: Monitor, _ machine: MachineDescription) throws -> RunningMachine {
+    /// - Parameter settle: whether the kernel is given time to take down what the machine before
+    ///   had: namespaces of dying processes hold up new ones.
+    func start(
+        _ monitor: Monitor, _ machine: MachineDescription, settle: Bool = true
+    ) throws -> RunningMachine {
+        if settle { usleep(50_000) }
         if isCold { try Self.dropCaches() }
         return try RunningMachine(monitor, machine, programs)
     }
 
     /// Starts Linux, which ends with a shell in the initramfs, or at once with `apus.poweroff`.
     func startLinux(
-        _ monitor: Monitor, _ words: String = "", number: Int = 0
+        _ monitor: Monitor, _ words: String = "", number: Int = 0, settle: Bool = true
     ) throws -> RunningMachine {
         try start(
             monitor,
             MachineDescription(
                 kernel: kernel, initramfs: initramfs,
                 commandLine: "console=ttyS0 earlyprintk=ttyS0 reboot=t panic=-1 \(words)",
-                megabytes: megabytes, disks: disks(number)))
+                megabytes: megabytes, disks: disks(number)), settle: settle)
     }
 
     private static func dropCaches() throws {
