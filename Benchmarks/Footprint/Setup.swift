@@ -47,7 +47,7 @@ final class Setup {
     }
 
     /// - Parameter settle: whether the kernel is given time to take down what the machine before
-    ///   had: namespaces of dying processes hold up new ones.
+    ///   had, namespaces for example.
     func start(
         _ monitor: Monitor, _ machine: MachineDescription, settle: Bool = true
     ) throws -> RunningMachine {
