@@ -40,7 +40,7 @@ enum FootprintBenchmark {
         static let cold = Flag.present(
             "cold", help: "drop the host's caches before every start")
         static let quick = Flag.present(
-            "quick", help: "10 starts, 1 boot, 2 machines: under a minute")
+            "quick", help: "10 starts, 1 boot, 1 machine: under a minute")
         static let json = Flag.present("json", help: "print JSON instead of tables")
         static let help = Flag.present("help", help: "show this text")
     }
@@ -97,7 +97,7 @@ enum FootprintBenchmark {
                 ).run(&report)
             case .memory: try MemoryMeasurement(setup: setup).run(&report)
             case .scale:
-                try ScaleMeasurement(setup: setup, most: isQuick ? 2 : Int(values[Flags.machines]))
+                try ScaleMeasurement(setup: setup, most: isQuick ? 1 : Int(values[Flags.machines]))
                     .run(&report)
             }
             if !values[Flags.json] { part.sections.forEach(report.showTable) }
