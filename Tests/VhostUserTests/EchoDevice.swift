@@ -46,8 +46,9 @@ final class EchoDevice: VirtioDevice {
         return Array(config[offset..<min(config.count, offset + count)])
     }
 
+    /// The last four bytes are read-only.
     func writeConfig(offset: Int, _ bytes: [UInt8]) {
-        for (index, byte) in bytes.enumerated() where offset + index < config.count {
+        for (index, byte) in bytes.enumerated() where offset + index < config.count - 4 {
             config[offset + index] = byte
         }
     }

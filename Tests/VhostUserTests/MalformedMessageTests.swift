@@ -176,6 +176,8 @@ struct MalformedMessageTests {
             (.setVringCall, bytes(7 | 0x100 as UInt64)),
             (.remMemReg, [UInt8](repeating: 0, count: 40)),
             (.setConfig, bytes(0, 1, 2 as UInt32) + [0]),
+            (.setConfig, bytes(12, 1, 0 as UInt32) + [0]),
+            (.setConfig, bytes(16, 1, 0 as UInt32) + [0]),
             (.setStatus, bytes(256 as UInt64)),
             (.sendRARP, one),
         ]

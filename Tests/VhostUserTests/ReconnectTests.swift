@@ -21,6 +21,18 @@ struct ReconnectTests {
         #expect(pairing.frontend.readConfig(offset: 4, count: 1) == [0x99])
     }
 
+    @Test("comes back after the driver has written to read-only configuration space")
+    func readOnlyConfig() throws {
+        let pairing = try Pairing(.split)
+        try pairing.start()
+        pairing.frontend.writeConfig(offset: 12, [0x55])
+        #expect(pairing.frontend.readConfig(offset: 12, count: 1) == [12])
+        try pairing.replaceBackend()
+        pairing.send()
+        #expect(try pairing.finishes())
+        #expect(pairing.frontend.readConfig(offset: 12, count: 1) == [12])
+    }
+
     @Test(
         "finishes what the old one had taken, and what was sent meanwhile",
         arguments: Pairing.Ring.allCases)

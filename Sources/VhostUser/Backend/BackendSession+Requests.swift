@@ -124,8 +124,15 @@ extension BackendSession {
         guard access.flags <= ConfigAccess.migrationFlag else {
             throw ProtocolError("SET_CONFIG", "config flags", "\(access.flags) is not 0 or 1")
         }
-        device.writeConfig(
-            offset: Int(exactly: access.offset) ?? Int.max, access.contents)
+        let offset = Int(exactly: access.offset) ?? Int.max
+        device.writeConfig(offset: offset, access.contents)
+        // A migration brings all fields; a driver may only write to those that change by it.
+        guard access.flags != ConfigAccess.migrationFlag, !access.contents.isEmpty,
+            device.readConfig(offset: offset, count: access.contents.count) != access.contents
+        else { return }
+        throw ProtocolError(
+            "SET_CONFIG", "config contents",
+            "\(access.contents.count) bytes at offset \(access.offset) are not all writable")
     }
 
     // MARK: Status and reset

@@ -92,7 +92,7 @@ extension Frontend {
         guard accepted != nil else { return }
         try sendFeatures(link)
         if link.has(.config), !configWrites.isEmpty {
-            for access in configWrites { try link.command(.setConfig, .config(access)) }
+            for access in configWrites { try rewriteConfig(link, access) }
             try readWholeConfig(link)
         }
         if let logTarget { try sendLog(link, logTarget) }
@@ -106,6 +106,17 @@ extension Frontend {
             queues[index]?.setup.call?.signal()
         }
         try sendDriverOK(link)
+    }
+
+    /// What another back end has accepted, this one may refuse: the driver can live with that.
+    private func rewriteConfig(
+        _ link: FrontendLink, _ access: ConfigAccess
+    ) throws(LinkError) {
+        do {
+            try link.command(.setConfig, .config(access))
+        } catch .refused(let reason) {
+            Self.log(.warning, "\(reason)")
+        }
     }
 
     private func checkCompatible(_ link: FrontendLink) throws(FrontendError) {

@@ -128,6 +128,8 @@ package final class Frontend: VirtioDevice {
                 try readWholeConfig(link)
             }
         } catch {
+            // Another back end would refuse it as well.
+            configWrites.removeAll { $0 == access }
             Self.log.guest("\(error)")
         }
     }
