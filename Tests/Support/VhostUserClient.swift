@@ -7,41 +7,86 @@ internal import Glibc
 /// talks to foreign back ends, for comparison.
 public final class VhostUserClient {
     /// Requests (vhost-user specification, "Front-end message types").
-    public enum Request: UInt32 {
+    public enum Request: UInt32, CaseIterable, Sendable {
         case getFeatures = 1
         case setFeatures = 2
         case setOwner = 3
+        case resetOwner = 4
         case setMemoryTable = 5
         case setLogBase = 6
+        case setLogFD = 7
         case setRingSize = 8
         case setRingAddresses = 9
         case setRingBase = 10
         case getRingBase = 11
         case setKick = 12
         case setCall = 13
+        case setError = 14
         case getProtocolFeatures = 15
         case setProtocolFeatures = 16
         case getQueueCount = 17
         case enableRing = 18
+        case sendRARP = 19
+        case setMTU = 20
+        case setBackendChannel = 21
+        case iotlb = 22
+        case setEndianness = 23
         case getConfig = 24
+        case setConfig = 25
+        case createCryptoSession = 26
+        case closeCryptoSession = 27
+        case postcopyAdvise = 28
+        case postcopyListen = 29
+        case postcopyEnd = 30
         case getInflight = 31
         case setInflight = 32
+        case setGPUSocket = 33
+        case resetDevice = 34
+        case kickRing = 35
+        case getMaximumSlots = 36
+        case addRegion = 37
+        case removeRegion = 38
+        case setStatus = 39
+        case getStatus = 40
+        case getSharedObject = 41
+        case setDeviceState = 42
+        case checkDeviceState = 43
+        case getSharedMemory = 44
     }
 
     public struct Failure: Error, CustomStringConvertible {
+        public enum Kind: Sendable { case closed, silent, other }
+
         public let description: String
-        public init(_ description: String) { self.description = description }
+        public let kind: Kind
+        public init(_ description: String, _ kind: Kind = .other) {
+            self.description = description
+            self.kind = kind
+        }
     }
 
-    static let protocolFeaturesBit: UInt64 = 1 << 30
+    /// A message of the back end.
+    public struct Message: Sendable {
+        public var request: UInt32
+        public var flags: UInt32
+        public var payload: [UInt8]
+        public var fds: [SharedFD]
+    }
+
+    public static let protocolFeaturesBit: UInt64 = 1 << 30
     /// MQ, REPLY_ACK and CONFIG.
     public static let usualProtocolFeatures: UInt64 = 1 << 0 | 1 << 3 | 1 << 9
     public static let logProtocolFeature: UInt64 = 1 << 1
     public static let inflightProtocolFeature: UInt64 = 1 << 12
 
-    private let socket: UnixSocket
+    package let socket: UnixSocket
+    /// How long the back end has to answer.
+    public var timeoutMilliseconds: Int32 = 10_000
+    /// What our own addresses differ from the guest's by.
+    public var userOffset: UInt64 = 0
     /// What both sides have agreed on.
     public private(set) var features: UInt64 = 0
+    private var offered: UInt64 = 0
     public private(set) var protocolFeatures: UInt64 = 0
 
     /// Connects to a back end that listens at `path`, which may still be starting.
@@ -53,7 +98,7 @@ public final class VhostUserClient {
                 return
             } catch {
                 guard Clock.monotonic() < deadline else { throw error }
-                usleep(10_000)
+                usleep(1_000)
             }
         }
     }
@@ -70,42 +115,86 @@ public final class VhostUserClient {
     public func send(
         _ request: Request, _ payload: [UInt8] = [], fds: [SharedFD] = [], hasReply: Bool = false
     ) throws -> [UInt8] {
-        let header =
-            Self.bytes(request.rawValue) + Self.bytes(1 as UInt32)
-            + Self.bytes(UInt32(payload.count))
-        try socket.send(header + payload, fds: fds)
-        guard hasReply else { return [] }
-        let answer = try receive(12)
-        guard answer.prefix(4) == Self.bytes(request.rawValue)[...] else {
-            throw Failure("the reply to \(request) is one to request \(answer[0])")
-        }
-        return try receive(Int(Self.value(answer, 8, UInt32.self)))
+        try socket.send(Self.packet(request.rawValue, payload), fds: fds)
+        return hasReply ? try reply(to: request).payload : []
     }
 
-    private func receive(_ count: Int) throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        while bytes.count < count {
-            guard socket.waitReadable(timeoutMilliseconds: 10_000) else {
-                throw Failure("the back end does not answer")
-            }
-            guard let piece = try socket.receive(upTo: count - bytes.count) else { continue }
-            if piece.bytes.isEmpty { throw Failure("the back end has closed the connection") }
-            bytes += piece.bytes
+    /// A message as it is sent.
+    /// - Parameter size: what the header says, if not the truth.
+    public static func packet(
+        _ request: UInt32, flags: UInt32 = 1, size: UInt32? = nil, _ payload: [UInt8]
+    ) -> [UInt8] {
+        bytes(request) + bytes(flags) + bytes(size ?? UInt32(payload.count)) + payload
+    }
+
+    /// The next message, which must be the reply to `request`.
+    public func reply(to request: Request) throws -> Message {
+        let message = try receiveMessage()
+        guard message.request == request.rawValue else {
+            throw Failure("the reply to \(request) is one to request \(message.request)")
         }
-        return bytes
+        return message
+    }
+
+    /// The next message.
+    public func receiveMessage() throws -> Message {
+        let header = try receive(12)
+        let size = Self.value(header.bytes, 8, UInt32.self)
+        guard size <= 1 << 16 else { throw Failure("a reply is \(size) bytes long") }
+        let payload = try receive(Int(size))
+        return Message(
+            request: Self.value(header.bytes, 0, UInt32.self),
+            flags: Self.value(header.bytes, 4, UInt32.self), payload: payload.bytes,
+            fds: header.fds + payload.fds)
+    }
+
+    private func receive(_ count: Int) throws -> (bytes: [UInt8], fds: [SharedFD]) {
+        var bytes: [UInt8] = []
+        var fds: [SharedFD] = []
+        while bytes.count < count {
+            guard socket.waitReadable(timeoutMilliseconds: timeoutMilliseconds) else {
+                throw Failure("the back end does not answer", .silent)
+            }
+            guard let piece = try receiveSome(count - bytes.count) else { continue }
+            if piece.bytes.isEmpty { throw Self.closed }
+            bytes += piece.bytes
+            fds += piece.fds
+        }
+        return (bytes, fds)
+    }
+
+    private func receiveSome(_ count: Int) throws -> ReceivedBytes? {
+        do {
+            return try socket.receive(upTo: count)
+        } catch {
+            throw error.isConnectionReset ? Self.closed : Failure("\(error)")
+        }
+    }
+
+    private static var closed: Failure {
+        Failure("the back end has closed the connection", .closed)
     }
 
     /// Agrees on features: all of `wanted` and of `protocolFeatures` that the back end has.
     public func negotiate(
         _ wanted: UInt64, protocolFeatures: UInt64 = VhostUserClient.usualProtocolFeatures
     ) throws {
-        let offered = Self.value(try send(.getFeatures, hasReply: true), 0, UInt64.self)
+        try negotiateProtocol(protocolFeatures)
+        try own(wanted)
+    }
+
+    /// Agrees on protocol features.
+    public func negotiateProtocol(_ wanted: UInt64) throws {
+        offered = Self.value(try send(.getFeatures, hasReply: true), 0, UInt64.self)
+        guard offered & Self.protocolFeaturesBit != 0 else { return }
+        let all = Self.value(try send(.getProtocolFeatures, hasReply: true), 0, UInt64.self)
+        protocolFeatures = all & wanted
+        try send(.setProtocolFeatures, Self.bytes(protocolFeatures))
+    }
+
+    /// Becomes the owner and agrees on features, once protocol features are agreed on.
+    public func own(_ wanted: UInt64) throws {
         features = offered & (wanted | Self.protocolFeaturesBit)
-        if offered & Self.protocolFeaturesBit != 0 {
-            let all = Self.value(try send(.getProtocolFeatures, hasReply: true), 0, UInt64.self)
-            self.protocolFeatures = all & protocolFeatures
-            try send(.setProtocolFeatures, Self.bytes(self.protocolFeatures))
-        }
         try send(.setOwner)
         try send(.setFeatures, Self.bytes(features))
     }
@@ -123,37 +212,68 @@ public final class VhostUserClient {
         return Array(try send(.getConfig, payload, hasReply: true).dropFirst(12))
     }
 
-    /// Shows the back end all of the memory. Our own addresses are the guest's.
+    /// Shows the back end all of the memory.
     public func share(_ memory: GuestMemory) throws {
-        var payload = Self.bytes(UInt32(memory.regions.count)) + Self.bytes(0 as UInt32)
+        let (payload, fds) = try Self.table(memory, userOffset: userOffset)
+        try send(.setMemoryTable, payload, fds: fds)
+    }
+
+    /// A memory table and the descriptors that go with it.
+    public static func table(
+        _ memory: GuestMemory, userOffset: UInt64
+    ) throws -> (payload: [UInt8], fds: [SharedFD]) {
+        var payload = bytes(UInt32(memory.regions.count)) + bytes(0 as UInt32)
         var fds: [SharedFD] = []
         for region in memory.regions {
             guard let file = region.file else { throw Failure("memory without a file") }
-            for word in [
-                region.start.rawValue, region.size, region.start.rawValue, region.fileOffset,
-            ] { payload += Self.bytes(word) }
+            payload += describe(region, userOffset: userOffset)
             fds.append(file)
         }
-        try send(.setMemoryTable, payload, fds: fds)
+        return (payload, fds)
+    }
+
+    /// A memory region as messages describe it.
+    public static func describe(_ region: GuestRegion, userOffset: UInt64) -> [UInt8] {
+        let start = region.start.rawValue
+        return [start, region.size, start &+ userOffset, region.fileOffset].flatMap { bytes($0) }
     }
 
     /// Starts a queue.
     public func start(_ index: UInt32, _ driver: DriverQueue, kick: EventFD, call: EventFD) throws {
-        let layout = driver.layout
-        let isPacked = features & VirtioFeature.packedRing != 0
-        let state = driver.state
-        let base =
-            isPacked
+        try configure(index, driver, state: driver.state, call: call)
+        try run(index, kick: kick)
+    }
+
+    /// Says all about a queue but when it starts.
+    public func configure(
+        _ index: UInt32, _ driver: DriverQueue, state: QueueState, call: EventFD
+    ) throws {
+        try send(.setRingSize, Self.bytes(index) + Self.bytes(UInt32(driver.layout.size)))
+        try send(.setRingBase, Self.bytes(index) + Self.bytes(base(state)))
+        try send(.setRingAddresses, addresses(index, driver.layout))
+        try send(.setCall, Self.bytes(UInt64(index)), fds: [call.fd])
+    }
+
+    /// A queue's state as messages carry it.
+    public func base(_ state: QueueState) -> UInt32 {
+        features & VirtioFeature.packedRing != 0
             ? UInt32(state.nextAvailable) | UInt32(state.nextUsed) << 16
             : UInt32(state.nextAvailable)
-        try send(.setRingSize, Self.bytes(index) + Self.bytes(UInt32(layout.size)))
-        try send(.setRingBase, Self.bytes(index) + Self.bytes(base))
-        try send(
-            .setRingAddresses,
-            Self.bytes(index) + Self.bytes(0 as UInt32)
-                + Self.bytes(layout.descriptors.rawValue) + Self.bytes(layout.device.rawValue)
-                + Self.bytes(layout.driver.rawValue) + Self.bytes(0 as UInt64))
-        try send(.setCall, Self.bytes(UInt64(index)), fds: [call.fd])
+    }
+
+    /// The payload that says where a queue is.
+    /// - Parameter isLogged: whether changes of the used ring are to be noted.
+    public func addresses(
+        _ index: UInt32, _ layout: QueueLayout, isLogged: Bool = false
+    ) -> [UInt8] {
+        let places = [layout.descriptors, layout.device, layout.driver]
+        return Self.bytes(index) + Self.bytes(isLogged ? 1 : 0 as UInt32)
+            + places.flatMap { Self.bytes($0.rawValue &+ userOffset) }
+            + Self.bytes(isLogged ? layout.device.rawValue : 0)
+    }
+
+    /// Lets a queue start, with the first kick.
+    public func run(_ index: UInt32, kick: EventFD) throws {
         try send(.setKick, Self.bytes(UInt64(index)), fds: [kick.fd])
         if features & Self.protocolFeaturesBit != 0 {
             try send(.enableRing, Self.bytes(index) + Self.bytes(1 as UInt32))
