@@ -99,7 +99,7 @@ let package = Package(
             providers: [.apt(["libzydis-dev"])]),
         .target(
             name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
-            path: "Tests/Support", swiftSettings: swiftSettings),
+            path: "Tests/Support", swiftSettings: swiftSettings + optimised),
         .target(
             name: "BenchmarkSupport", dependencies: ["Core"], path: "Benchmarks/Support",
             swiftSettings: swiftSettings),
@@ -110,6 +110,10 @@ let package = Package(
         .executableTarget(
             name: "footprint-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
             path: "Benchmarks/Footprint", swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "vhost-user-conformance", dependencies: ["TestSupport", "Core", "CLinux"],
+            path: "Tests/Conformance", exclude: ["Known"],
+            swiftSettings: swiftSettings + optimised),
         tests("Core", uses: ["Core", "TestSupport", "CLinux", "CSeccomp"]),
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(
@@ -133,7 +137,9 @@ let package = Package(
             name: "sandbox-probe",
             dependencies: ["VMM", "BlockBackend", "Core", "CLinux", "CNativeRun"],
             path: "Tests/SandboxProbe", swiftSettings: swiftSettings),
-        tests("System", uses: ["TestSupport", "Core", "CLinux", "sandbox-probe"]),
+        tests(
+            "System",
+            uses: ["TestSupport", "Core", "CLinux", "sandbox-probe", "vhost-user-conformance"]),
     ]
 )
 

@@ -1,0 +1,95 @@
+import Glibc
+import Testing
+
+/// Back ends under `vhost-user-conformance` (Tests/Conformance): ours, which may fail nothing, and
+/// others, which show that the tool sees what is wrong. Each run is a part of all cases.
+@Suite("Conformance of back ends", .enabled(if: ConformanceRun.path != nil), .serialized)
+struct ConformanceTests {
+    private let folder: ScratchFolder
+
+    init() throws { folder = try ScratchFolder() }
+
+    @Test(
+        "apus-block does as the specification says", .enabled(if: Means.apus != nil),
+        .timeLimit(.minutes(3)))
+    func apus() throws {
+        let image = try MemoryImage()
+        try ConformanceRun.check(
+            ["--every", "5"],
+            [
+                try #require(Means.apus), "block", "--socket-path={socket}", "--disk",
+                "path=\(image.path)", "--log-level", "error",
+            ])
+    }
+
+    @Test(
+        "qemu-storage-daemon fails what it is known to fail",
+        .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(3)))
+    func storageDaemon() throws {
+        let image = try MemoryImage()
+        try ConformanceRun.check(
+            ["--every", "15", "--known", ConformanceRun.known("qemu-storage-daemon-7.2")],
+            [
+                "qemu-storage-daemon", "--blockdev",
+                "driver=file,node-name=disk,filename=\(image.path),locking=off", "--export",
+                "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={socket},"
+                    + "writable=on,num-queues=2",
+            ])
+    }
+
+    @Test(
+        "QEMU's virtiofsd fails what it is known to fail",
+        .enabled(if: Means.isExecutable("/usr/lib/qemu/virtiofsd") && geteuid() == 0),
+        .timeLimit(.minutes(3)))
+    func virtiofsd() throws {
+        try ConformanceRun.check(
+            [
+                "--device", "fs", "--every", "15", "--known",
+                ConformanceRun.known("virtiofsd-7.2"),
+            ],
+            [
+                "/usr/lib/qemu/virtiofsd", "--socket-path={socket}", "-o",
+                "source=\(folder.path)", "-o", "sandbox=chroot", "-o", "log_level=err",
+            ])
+    }
+
+    @Test("a wrong command line is said to be wrong")
+    func usage() throws {
+        for arguments in [[], ["--only", "nothing", "--list"], ["--device", "toaster"]] {
+            let run = try RunningProgram(try #require(ConformanceRun.path), arguments)
+            #expect(try run.wait(seconds: 10) == 2)
+            #expect(run.errorText.hasPrefix("vhost-user-conformance: "))
+        }
+    }
+}
+
+/// A run of the tool.
+enum ConformanceRun {
+    /// The tool, beside the tests' own bundle.
+    static let path: String? = CommandLine.arguments.compactMap { argument in
+        argument.lastIndex(of: "/").map { "\(argument[..<$0])/vhost-user-conformance" }
+    }.first(where: Means.isExecutable)
+
+    /// The list of what a peer is known to fail.
+    static func known(_ peer: String) -> String {
+        let folder = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+        return "/\(folder)/Conformance/Known/\(peer)"
+    }
+
+    static func check(_ options: [String], _ command: [String]) throws {
+        let run = try RunningProgram(
+            try #require(path), ["--deadline", "3000"] + options + ["--"] + command)
+        #expect(try run.wait(seconds: 150) == 0, "\(run.text)\n\(run.errorText)")
+        // A run that tests nothing would pass as well.
+        #expect(run.text.contains(" cases in "))
+    }
+}
+
+/// A disk image in memory: a flush of it takes no time.
+final class MemoryImage {
+    let path = "/dev/shm/apus-conformance-\(getpid())-\(UInt64.random(in: 0...UInt64.max))"
+
+    init() throws { try Command.run("truncate", "-s", "16M", path) }
+
+    deinit { _ = unsafe unlink(path) }
+}
