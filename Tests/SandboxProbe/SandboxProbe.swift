@@ -8,7 +8,10 @@ import VMM
 /// Locks itself in like one of the product's threads, and then does what that must not do:
 ///
 ///     sandbox-probe ROLE on|log|off call NUMBER    makes a system call and prints what it returns
-///     sandbox-probe ROLE on|log|off open PATH      opens a file with the ways that are left
+///     sandbox-probe ROLE on|log|off read|write|make PATH [GIVEN]
+///                                                  opens a file with the ways that are left
+///
+/// The file GIVEN is open for reading from before, as descriptor 9.
 @main
 enum SandboxProbe {
     /// A process's rules, and those of the thread that does it, if that is another one.
@@ -29,9 +32,12 @@ enum SandboxProbe {
 
     static func main() throws {
         let arguments = CommandLine.arguments
-        guard arguments.count == 5, let role = roles[arguments[1]],
+        guard (5...6).contains(arguments.count), let role = roles[arguments[1]],
             let seccomp = SandboxOptions.Seccomp(rawValue: arguments[2])
         else { exit(2) }
+        if arguments.count == 6 {
+            guard unsafe dup2(clinux_open(arguments[5], O_RDONLY, 0), 9) == 9 else { exit(2) }
+        }
         let options = SandboxOptions(seccomp: seccomp)
         let sandbox = Sandbox(options, program: "probe", descriptorLimit: 64)
         try sandbox.enter(role.process)
@@ -46,7 +52,10 @@ enum SandboxProbe {
     static func act(_ what: String, _ text: String) {
         switch what {
         case "call": report(native_system_call(Int(text) ?? -1))
-        default: report(Int(unsafe clinux_open(text, O_RDONLY, 0)))
+        case "read": report(Int(unsafe clinux_open(text, O_RDONLY, 0)))
+        case "write": report(Int(unsafe clinux_open(text, O_RDWR, 0)))
+        case "make": report(Int(unsafe clinux_open(text, O_RDWR | O_CREAT, 0o600)))
+        default: exit(2)
         }
     }
 

@@ -19,11 +19,11 @@ struct SandboxTests {
     ]
 
     /// The lines of /proc/PID/status that say what a process may do.
-    func rights(_ id: Int32) throws -> [String: String] {
+    static func rights(_ id: Int32) throws -> [String: String] {
         let text = try String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)
         let pairs = text.split(separator: "\n").compactMap { line -> (String, String)? in
             let parts = line.split(separator: ":\t", maxSplits: 1).map(String.init)
-            return parts.count == 2 && Self.wanted[parts[0]] != nil ? (parts[0], parts[1]) : nil
+            return parts.count == 2 && wanted[parts[0]] != nil ? (parts[0], parts[1]) : nil
         }
         return Dictionary(uniqueKeysWithValues: pairs)
     }
@@ -37,9 +37,9 @@ struct SandboxTests {
         let children = guest.apus.children
         #expect(Set(children.map { $0.arguments.first }) == ["apus-launcher", "apus-block"])
         for id in [guest.apus.id] + children.map(\.id) {
-            #expect(try rights(id) == Self.wanted)
+            #expect(try Self.rights(id) == Self.wanted)
             for task in try FileManager.default.contentsOfDirectory(atPath: "/proc/\(id)/task") {
-                #expect(try rights(try #require(Int32(task))) == Self.wanted)
+                #expect(try Self.rights(try #require(Int32(task))) == Self.wanted)
             }
             #expect(try FileManager.default.contentsOfDirectory(atPath: "/proc/\(id)/root") == [])
             for kind in ["user", "mnt", "net", "ipc"] {
@@ -102,7 +102,7 @@ struct SandboxTests {
     func off() throws {
         let guest = try Guest(["--sandbox", "off", "--seccomp", "off"], in: folder)
         try guest.awaitShell()
-        #expect(try rights(guest.apus.id)["Seccomp"] == "0")
+        #expect(try Self.rights(guest.apus.id)["Seccomp"] == "0")
         #expect(try namespace("mnt", of: guest.apus.id) == namespace("mnt", of: getpid()))
         #expect(try guest.powerOff() == 0)
     }
@@ -116,7 +116,7 @@ struct SandboxTests {
         let processes = guest.program.descendants.filter { guest.isOurs($0) }
         #expect(processes.count == 3)
         for process in processes {
-            let rights = try rights(process.id)
+            let rights = try Self.rights(process.id)
             for key in ["CapPrm", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp"] {
                 #expect(rights[key] == Self.wanted[key])
             }
@@ -141,7 +141,8 @@ struct SandboxTests {
         ("launcher", 272, "unshare", "sandbox-probe"), ("block", 257, "openat", "sandbox-probe"),
         ("block", 59, "execve", "sandbox-probe"), ("block", 41, "socket", "sandbox-probe"),
         ("queue", 47, "recvmsg", "queue 0"), ("queue", 425, "io_uring_setup", "queue 0"),
-        ("queue", 62, "kill", "queue 0"),
+        ("queue", 62, "kill", "queue 0"), ("queue", 257, "openat", "queue 0"),
+        ("cpu", 59, "execve", "vcpu0"),
     ]
 
     @Test(
@@ -164,15 +165,59 @@ struct SandboxTests {
         #expect(Int(probe.text.dropLast()) ?? -1 > 0)
     }
 
+    /// Ways to a file: what to do with it, and its path. The process was given `given`, open for
+    /// reading, as descriptor 9.
+    static func ways(_ folder: TestFolder) throws -> [(String, String)] {
+        let secret = try folder.file("secret", Data([1]))
+        let given = "\(folder.path)/given"
+        return [
+            ("read", "/etc/passwd"), ("read", secret), ("write", secret), ("read", given),
+            ("write", given), ("make", "\(folder.path)/new"), ("make", "new"), ("make", "/new"),
+            ("read", "/proc/self/status"), ("read", "/proc/self/fd/9"),
+            ("write", "/proc/self/fd/9"),
+            ("read", "/dev/fd/9"), ("read", "/proc/self/root/etc/passwd"), ("write", "/dev/null"),
+            ("read", "../../../../../../etc/passwd"), ("read", "secret"),
+        ]
+    }
+
+    static let unreachable = ["\(-ENOENT)\n", "\(-EACCES)\n", "\(-EROFS)\n"]
+
     @Test(
         "files are out of reach even without a filter", .enabled(if: Probe.path != nil),
-        arguments: ["vmm", "launcher", "block"], ["/etc/passwd", "/proc/self/status", "/dev/null"])
-    func files(role: String, path: String) throws {
-        let probe = try Probe.run([role, "off", "open", path])
-        #expect(try probe.wait() == 0)
-        let answers = ["\(-ENOENT)\n", "\(-EACCES)\n"]
-        #expect(answers.contains(probe.text), "\(probe.text)")
-        #expect(probe.errorText.isEmpty)
+        arguments: ["vmm", "cpu", "launcher", "block", "queue"])
+    func files(role: String) throws {
+        let given = try folder.file("given", Data([2]))
+        for (what, path) in try Self.ways(folder) {
+            let probe = try Probe.run([role, "off", what, path, given])
+            #expect(try probe.wait() == 0)
+            #expect(Self.unreachable.contains(probe.text), "\(what) \(path): \(probe.text)")
+            #expect(probe.errorText.isEmpty)
+        }
+        #expect(!FileManager.default.fileExists(atPath: "\(folder.path)/new"))
+    }
+
+    @Test(
+        "files are out of reach by Landlock alone, where the host gives no namespaces",
+        .enabled(if: Probe.path != nil && getuid() == 0 && Probe.hasLandlock),
+        arguments: ["vmm", "block"])
+    func filesWithoutNamespaces(role: String) throws {
+        let given = try folder.file("given", Data([2]))
+        let forbid = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\""
+        _ = try runTool("chmod", ["-R", "a+rwX", folder.path])
+        let probe = "\(folder.path)/probe"
+        try FileManager.default.copyItem(atPath: try #require(Probe.path), toPath: probe)
+        for (what, path) in try Self.ways(folder) {
+            let result = try runTool(
+                "setpriv",
+                [
+                    "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-Ur", "sh",
+                    "-c",
+                    forbid, "sh", probe, role, "off", what, path, given,
+                ])
+            #expect(result.code == 0)
+            #expect(Self.unreachable.contains(result.output), "\(what) \(path): \(result.output)")
+        }
+        #expect(!FileManager.default.fileExists(atPath: "\(folder.path)/new"))
     }
 }
 
@@ -186,6 +231,15 @@ enum Probe {
             if FileManager.default.isExecutableFile(atPath: path) { return path }
         }
         return nil
+    }()
+
+    /// Whether the host's kernel has Landlock switched on: else landlock_create_ruleset is ENOSYS
+    /// or EOPNOTSUPP, whatever its arguments.
+    static let hasLandlock: Bool = {
+        guard path != nil, let probe = try? run(["vmm", "off", "call", "444"]),
+            (try? probe.wait()) == 0
+        else { return false }
+        return probe.text != "\(-ENOSYS)\n" && probe.text != "\(-EOPNOTSUPP)\n"
     }()
 
     static func run(_ arguments: [String]) throws -> RunningProgram {

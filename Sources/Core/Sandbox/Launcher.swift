@@ -11,7 +11,22 @@ internal import Synchronization
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
 
-    private let socket: Mutex<UnixSocket>
+    /// `nil` once the launcher is lost.
+    private let socket: Mutex<UnixSocket?>
+
+    /// A program was not started.
+    package enum Failure: Error, CustomStringConvertible {
+        /// Nor will any other be.
+        case launcherLost
+        case system(SystemError)
+
+        package var description: String {
+            switch self {
+            case .launcherLost: "the launcher of apus's processes does not answer any more"
+            case .system(let error): "\(error)"
+            }
+        }
+    }
 
     /// Makes the launcher. This process must have one thread.
     /// - Parameters:
@@ -32,28 +47,39 @@ package final class Launcher: Sendable {
 
     /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a child
     /// of the process's first.
-    package func launch(_ program: Int, with fd: SharedFD) throws(SystemError) -> ChildProcess {
-        try socket.withLock { socket throws(SystemError) in try Self.launch(program, fd, socket) }
-    }
-
-    private static func launch(
-        _ program: Int, _ fd: SharedFD, _ socket: UnixSocket
-    ) throws(SystemError) -> ChildProcess {
-        try socket.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
-        guard socket.waitReadable(timeoutMilliseconds: patienceMilliseconds) else {
-            throw SystemError("launch", errno: ETIMEDOUT)
-        }
-        guard let reply = try socket.receive(upTo: 4), reply.bytes.count == 4 else {
-            throw SystemError("launch", errno: EPIPE)
+    package func launch(_ program: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
+        guard let reply = socket.withLock({ Self.ask(program, fd, &$0) }) else {
+            throw .launcherLost
         }
         let process = reply.bytes.reduce(into: Int32(0)) { $0 = $0 << 8 | Int32($1) }
-        guard let pidfd = reply.fds.first else { throw SystemError("clone", errno: -process) }
+        guard let pidfd = reply.fds.first else {
+            throw .system(SystemError("clone", errno: -process))
+        }
         let child = ChildProcess(processID: process, fd: pidfd)
         guard process < 0 else { return child }
         // It has ended, or is about to; somebody has to take its status.
-        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, patienceMilliseconds)
+        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, Self.patienceMilliseconds)
         _ = child.reap()
-        throw SystemError("exec", errno: -process)
+        throw .system(SystemError("exec", errno: -process))
+    }
+
+    /// A launcher that does not answer is not asked again: a late answer would be taken for that to
+    /// another question.
+    private static func ask(
+        _ program: Int, _ fd: SharedFD, _ socket: inout UnixSocket?
+    ) -> ReceivedBytes? {
+        do {
+            try socket?.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
+            if let socket, socket.waitReadable(timeoutMilliseconds: patienceMilliseconds),
+                let reply = try socket.receive(upTo: 4), reply.bytes.count == 4
+            {
+                return reply
+            }
+        } catch {
+            Sandbox.log(.debug, "the launcher cannot be asked: \(error)")
+        }
+        socket = nil
+        return nil
     }
 
     // MARK: The other process

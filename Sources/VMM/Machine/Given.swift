@@ -45,6 +45,13 @@ struct Given {
             guard case .socket(let path) = disk, let folder = Self.folder(of: path) else {
                 continue
             }
+            guard folder != "/" else {
+                if options.sandbox.isolation == .off { continue }
+                throw BootError(
+                    "the disk at socket '\(path)' cannot be used: apus sees only the socket's folder"
+                        + " once it has locked itself in, and that must not be the root; put the"
+                        + " socket into a folder, or use --sandbox off")
+            }
             folders.append(folder)
             sockets[path] = "\(folder)/\(path.split(separator: "/").last ?? "")"
         }
@@ -86,15 +93,13 @@ struct Given {
             programs, executable: executable, sandbox: sandbox, rules: backend.systemCalls)
     }
 
-    /// The folder that holds `path`, from the root and without links; `nil` if it does not exist or
-    /// is the root, which cannot be kept in sight.
+    /// The folder that holds `path`, from the root and without links; `nil` if it does not exist.
     private static func folder(of path: String) -> String? {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
         let folder = parts.isEmpty ? "." : parts.joined(separator: "/")
         // SAFETY: the result is a string of its own, freed here, or NULL.
         guard let real = unsafe realpath(folder.isEmpty ? "/" : folder, nil) else { return nil }
         defer { unsafe free(real) }
-        let text = unsafe String(cString: real)
-        return text == "/" ? nil : text
+        return unsafe String(cString: real)
     }
 }

@@ -27,6 +27,8 @@ final class DiskProcess {
     private var startTime: UInt64 = 0
     private var delay = DiskProcess.shortestDelay
     private var isEnding = false
+    /// The launcher is lost: no process will follow.
+    private var isAlone = false
 
     /// - Parameters:
     ///   - program: which of the launcher's programs it is.
@@ -79,6 +81,9 @@ final class DiskProcess {
             self.child = child
             exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended(status) }
             try frontend.attach(near)
+        } catch let error as Launcher.Failure {
+            if case .launcherLost = error { isAlone = true }
+            throw LaunchError("\(error)")
         } catch {
             throw LaunchError("\(error)")
         }
@@ -111,11 +116,18 @@ final class DiskProcess {
     }
 
     private func restart(_ status: ChildStatus) {
-        Self.log.guest("the process of disk '\(name)' \(status); it is started again")
         do {
             try launch()
+            Self.log.guest("the process of disk '\(name)' \(status); it is started again")
         } catch {
-            Self.log.guest("the disk '\(name)' has no process: \(error)")
+            let reason = "the process of disk '\(name)' \(status)"
+            if isAlone {
+                return Self.log(
+                    .error,
+                    "\(reason) and cannot be started again, because \(error); the guest's requests"
+                        + " to the disk wait, so end the guest and start it again")
+            }
+            Self.log.guest("\(reason) and is not started again: \(error)")
             // If there is one, its end leads to the next attempt.
             if let child {
                 child.signal(SIGKILL)
