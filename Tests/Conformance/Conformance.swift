@@ -167,6 +167,9 @@ enum Conformance {
                 + "0x\(String(facts.features, radix: 16)), protocol features "
                 + "0x\(String(facts.protocolFeatures, radix: 16)), \(facts.queueCount) queues"
                 + (facts.servesOneClient ? ", ends with its front end" : ""))
+        if let size = runner.inflightReplySize {
+            print("the reply to GET_INFLIGHT_FD has \(size) bytes")
+        }
         let missing = Step.allCases.filter { !$0.isOffered(facts) }.map(\.name)
         if !missing.isEmpty { print("not offered: steps \(missing.joined(separator: ", "))") }
         print(

@@ -22,6 +22,8 @@ final class Runner {
     private var leaks: LeakWatch
     private var index = 0
     private(set) var isLost = false
+    /// The size of the reply to GET_INFLIGHT_FD: 20 bytes, or 24 with the padding of C's structure.
+    private(set) var inflightReplySize: Int?
 
     init(_ backend: Backend, _ kind: DeviceKind, deadline: UInt64) throws {
         self.backend = backend
@@ -92,6 +94,7 @@ final class Runner {
         } catch {
             return "the step is not reached: \(error)"
         }
+        if let inflight = session.inflight { inflightReplySize = inflight.description.count }
         switch tested.action {
         case .special(let special): return try perform(special, session)
         case .send(let request, let wantsAck, let make):

@@ -15,7 +15,7 @@ struct ConformanceTests {
     func apus() throws {
         let image = try MemoryImage()
         try ConformanceRun.check(
-            ["--every", "5"],
+            ["--every", "8"],
             [
                 try #require(Means.apus), "block", "--socket-path={socket}", "--disk",
                 "path=\(image.path)", "--log-level", "error",
