@@ -101,6 +101,9 @@ let package = Package(
             name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
             path: "Tests/Support", swiftSettings: swiftSettings + optimised),
         .target(
+            name: "DeviceFakes", dependencies: ["Devices", "Accelerator", "Core"],
+            path: "Tests/DeviceFakes", swiftSettings: swiftSettings),
+        .target(
             name: "BenchmarkSupport", dependencies: ["Core"], path: "Benchmarks/Support",
             swiftSettings: swiftSettings),
         .executableTarget(
@@ -129,9 +132,12 @@ let package = Package(
         tests(
             "KVM",
             uses: [
-                "KVM", "TCG", "Accelerator", "Devices", "VhostUser", "Core", "TestSupport", "CLinux",
+                "KVM", "TCG", "Accelerator", "Devices", "VhostUser", "Core", "TestSupport",
+                "CLinux",
             ]),
-        tests("Devices", uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport"]),
+        tests(
+            "Devices",
+            uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport", "DeviceFakes"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         .executableTarget(
             name: "sandbox-probe",
@@ -143,18 +149,25 @@ let package = Package(
     ]
 )
 
-// With APUS_FUZZ set, the fuzz targets for libFuzzer; everything is then built with its
-// instrumentation (see the script `fuzz`).
-if Context.environment["APUS_FUZZ"] != nil {
+/// What the fuzz targets use.
+let fuzzed: [Target.Dependency] = [
+    "VMM", "BlockBackend", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser", "Core",
+    "CLinux", "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
+]
+
+// The fuzz targets are a test; with APUS_FUZZ set they are an executable for libFuzzer, and
+// everything is built with its instrumentation (see the script `fuzz`).
+if Context.environment["APUS_FUZZ"] == nil {
+    package.targets.append(
+        .testTarget(
+            name: "FuzzTests", dependencies: fuzzed, path: "Fuzz",
+            exclude: ["CLibFuzzer", "LibFuzzer"], swiftSettings: swiftSettings + optimised))
+} else {
     package.targets += [
         .systemLibrary(name: "CLibFuzzer", path: "Fuzz/CLibFuzzer"),
         .executableTarget(
-            name: "apus-fuzz",
-            dependencies: [
-                "VMM", "BlockBackend", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser",
-                "Core", "CLinux", "TestSupport", "CLibFuzzer",
-            ],
-            path: "Fuzz", exclude: ["CLibFuzzer"],
+            name: "apus-fuzz", dependencies: fuzzed + ["CLibFuzzer"], path: "Fuzz",
+            exclude: ["CLibFuzzer", "Tests"],
             swiftSettings: swiftSettings + [.unsafeFlags(["-parse-as-library"])]),
     ]
 }

@@ -8,6 +8,31 @@ struct BackendServerTarget: FuzzTarget {
     static let name = "vhost-backend"
     static let about = "the back-end server with a hostile front end"
 
+    /// A ring with two requests runs, and then comes each of the usual messages.
+    static let seeds: [[UInt8]] = (0..<2 * HostileFrontend.usual.count).map { number in
+        FuzzSeed.make { seed in
+            seed.put(number % 2 == 1)
+            seed.putZeroes(4)
+            seed.choose(2, of: 9)
+            for (address, flags, head) in [(0x3000, 1, 0), (0x4000, 2, 1)] as [(UInt16, UInt8, Int)]
+            {
+                seed.choose(0, of: 8)
+                seed.put(address)
+                seed.choose(0, of: 8)
+                seed.put([16, flags])
+                seed.put(number % 2 == 1)
+                seed.choose(1, of: 9)
+                seed.choose(head, of: 9)
+            }
+            seed.choose(0, of: 4)
+            seed.choose(0, of: 16)
+            seed.put(true)
+            seed.choose(0, of: 16)
+            seed.choose(number / 2, of: HostileFrontend.usual.count)
+            seed.putZeroes(24)
+        }
+    }
+
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let loop = try EventLoop()
         let device = EchoDevice(on: loop)
@@ -36,7 +61,7 @@ private final class HostileFrontend {
     private let events: [EventFD]
     private let rings: MemoryMapping
 
-    private static let usual: [FrontendRequest] = [
+    static let usual: [FrontendRequest] = [
         .setMemTable, .setVringNum, .setVringAddr, .setVringBase, .setVringKick, .setVringCall,
         .setVringErr, .setVringEnable, .getVringBase, .addMemReg, .remMemReg, .setInflightFD,
         .getInflightFD, .getConfig, .setConfig, .setStatus, .resetDevice, .setFeatures,

@@ -9,6 +9,16 @@ struct BlockTarget: FuzzTarget {
     static let name = "block"
     static let about = "requests to the block device, with two engines"
 
+    /// All kinds of requests, with each engine and style of descriptors.
+    static let seeds: [[UInt8]] = (0..<6).map { number in
+        FuzzSeed.make { seed in
+            seed.choose(number % 2, of: 2)
+            seed.choose(5, of: 6)
+            for type in 0..<6 { FuzzDisk.putRequest(&seed, type: type, style: number / 2) }
+        }
+    }
+    static let testCount = 1000
+
     private let disks: [FuzzDisk]
 
     init() throws {
@@ -87,6 +97,39 @@ private final class FuzzDisk {
         _ = unsafe fstat(image.fd.rawValue, &status)
         try require(status.st_size == Self.size, "the image has \(status.st_size) bytes now")
         return isAny && wasDone
+    }
+
+    /// What `submit` reads for a request that is right.
+    static func putRequest(_ seed: inout FuzzSeed, type: Int, style: Int) {
+        seed.choose(0, of: 16)
+        seed.choose(type, of: 6)
+        seed.choose(0, of: 4)
+        seed.put(UInt16(type))
+        seed.put(0 as UInt32)
+        if type >= 4 {
+            // A range of eight sectors.
+            seed.choose(0, of: 8)
+            seed.choose(0, of: 4)
+            seed.put(UInt16(type))
+            seed.choose(0, of: 4)
+            seed.put(8 as UInt8)
+            seed.choose(0, of: 4)
+            seed.put(0 as UInt8)
+        }
+        seed.choose(0, of: 16)
+        seed.choose(0, of: 4)
+        seed.choose(0, of: 4)
+        seed.choose(7, of: 32)
+        if type <= 1 {
+            seed.put(UInt16(type * 4096))
+            seed.choose(0, of: 16)
+            seed.choose(0, of: 4)
+        } else {
+            seed.choose(0, of: 8)
+        }
+        seed.choose(0, of: 16)
+        seed.choose(style, of: 3)
+        seed.put(type % 2 == 0)
     }
 
     /// - Returns: the status.

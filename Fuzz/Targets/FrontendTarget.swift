@@ -8,12 +8,27 @@ struct FrontendTarget: FuzzTarget {
     static let name = "vhost-frontend"
     static let about = "the front end with a hostile back end"
 
+    /// A device that is used as it should be, and one whose memory is logged.
+    static let seeds: [[UInt8]] = [
+        [0, 1, 9, 4, 2, 3, 0, 1], [0, 1, 5, 4, 1, 2, 6, 7, 10] as [UInt8],
+    ].flatMap { verbs in
+        [false, true].map { isPacked in
+            FuzzSeed.make { seed in
+                seed.put(isPacked)
+                seed.choose(verbs.count - 1, of: 12)
+                seed.put(verbs)
+                seed.putZeroes(64)
+            }
+        }
+    }
+    static let testCount = 300
+
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let loop = try EventLoop()
         var options = FrontendOptions(.supervised, deviceID: VirtioDeviceID(42))
         options.configSize = 16
-        options.replyTimeoutMilliseconds = 20
-        options.handshakeTimeoutMilliseconds = 100
+        options.replyTimeoutMilliseconds = 5
+        options.handshakeTimeoutMilliseconds = 50
         let frontend = Frontend(options, on: loop)
         let scratch = try ScratchMemory(size: 1 << 16)
         let isPacked = input.flag()

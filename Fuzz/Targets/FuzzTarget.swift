@@ -3,6 +3,10 @@
 protocol FuzzTarget: SendableMetatype {
     static var name: String { get }
     static var about: String { get }
+    /// Inputs that get far, for others to be made of.
+    static var seeds: [[UInt8]] { get }
+    /// How many random inputs `./test` runs.
+    static var testCount: Int { get }
 
     init() throws
 
@@ -10,6 +14,10 @@ protocol FuzzTarget: SendableMetatype {
     /// - Returns: whether it got past the first checks; of random inputs some must.
     /// - Throws: what did not hold.
     mutating func run(_ input: inout FuzzInput) throws -> Bool
+}
+
+extension FuzzTarget {
+    static var testCount: Int { 2000 }
 }
 
 /// Something that must hold did not.

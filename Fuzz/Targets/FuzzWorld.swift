@@ -3,7 +3,7 @@ import Core
 
 @testable import TCG
 
-/// A machine with 1 MiB of memory, with descriptor tables, page tables and code for every mode.
+/// A machine with descriptor tables, page tables and code for every mode.
 ///
 ///     0x0000  interrupt vectors of real mode      0x08000  stack
 ///     0x1000  GDT    0x2000  IDT                  0x10000  page tables, four levels
@@ -15,7 +15,6 @@ final class FuzzWorld {
         case real, virtual8086
     }
 
-    static let size: UInt64 = 1 << 20
     private static let gdt: UInt64 = 0x1000
     private static let idt: UInt64 = 0x2000
     private static let tss: UInt64 = 0x3000
@@ -24,32 +23,13 @@ final class FuzzWorld {
     private static let stack: UInt64 = 0x8800
     private static let tables: UInt64 = 0x1_0000
     private static let data: UInt64 = 0x2_0000
-    /// Behind the guest's memory; nobody may touch it.
-    private static let canary: UInt64 = 0x5AFE_C0DE_5AFE_C0DE
 
-    private let mapping: MemoryMapping
-    private let memory: GuestMemory
-    private let machine: TCGVirtualMachine
-    let vcpu: TCGVCPU
+    private let machine: FuzzMachine
+    private var memory: GuestMemory { machine.memory }
+    var vcpu: TCGVCPU { machine.cpus[0] }
     private var cpu: CPU { vcpu.cpu }
 
-    init(cpuCount: Int) throws {
-        mapping = try MemoryMapping(anonymous: Int(Self.size) + 4096)
-        guard
-            let region = GuestRegion(start: GuestAddress(0), size: Self.size, mapping: mapping)
-        else { throw FuzzFailure("there is no region") }
-        memory = try GuestMemory([region])
-        machine = TCGVirtualMachine(
-            memory: memory, surface: FuzzSurface(),
-            options: TCGOptions(clock: .counted, cpuCount: cpuCount))
-        vcpu = try machine.makeCPU(index: 0)
-        for index in 1..<max(cpuCount, 1) { _ = try machine.makeCPU(index: index) }
-        for offset in stride(from: 0, to: 4096, by: 8) {
-            // SAFETY: the page behind the guest's memory is part of the mapping.
-            unsafe (mapping.base + Int(Self.size) + offset).storeBytes(
-                of: Self.canary, as: UInt64.self)
-        }
-    }
+    init(cpuCount: Int) throws { machine = try FuzzMachine(cpuCount: cpuCount) }
 
     private func put<T: FixedWidthInteger & BitwiseCopyable>(_ address: UInt64, _ value: T) {
         try? memory.write(GuestAddress(address), value)
@@ -58,6 +38,7 @@ final class FuzzWorld {
     // MARK: Entering a mode
 
     func enter(_ mode: Mode, _ input: inout FuzzInput) throws {
+        machine.reset()
         buildDescriptors(mode)
         buildPageTables(mode)
         let cpu = cpu
@@ -87,7 +68,6 @@ final class FuzzWorld {
         case .real: cpu.fields.idtr = TableRegister(base: 0, limit: 0x3FF)
         case .virtual8086: cpu.fields.cr0 |= CR0.pe
         }
-        cpu.flushTLB()
         cpu.updateMode()
         if mode != .real { try cpu.loadTaskRegister(selector: 0x38) }
         // Not before: with SMAP set, the set-up itself would fault on the pages of user mode.
@@ -230,7 +210,8 @@ final class FuzzWorld {
         }
         cpu.flushTLB()
         let code = input.rest()
-        try? memory.write(GuestAddress(Self.code), Array(code.prefix(0x2000)))
+        // Whoever runs past the end stops there.
+        try? memory.write(GuestAddress(Self.code), Array(code.prefix(0x1fff)) + [0xF4])
     }
 
     private func pageEntry(_ input: inout FuzzInput) -> UInt64 {
@@ -273,7 +254,7 @@ final class FuzzWorld {
         }
         try checkMode()
         try checkTLB()
-        try checkCanary()
+        try machine.checkCanary()
     }
 
     /// What `updateMode` keeps is what it would find.
@@ -294,28 +275,22 @@ final class FuzzWorld {
 
     /// Every entry that the fast path may use leads into the guest's memory.
     private func checkTLB() throws {
-        let start = UInt64(UInt(bitPattern: unsafe mapping.base))
+        let start = machine.hostAddress
+        let tables = unsafe cpu.fields.tlbTables
         for slot in 0..<TLB.modes * TLB.entries {
             // SAFETY: the tables have that many entries.
-            let entry = unsafe cpu.fields.tlbTables[slot]
+            let entry = unsafe tables[slot]
             guard entry.physical & TLBFlags.valid != 0, entry.physical & TLBFlags.slow == 0 else {
                 continue
             }
             let host = entry.readTag &+ entry.addend
             try require(
-                host >= start && host - start <= Self.size - 4096 && host - start == entry.page,
+                host >= start && host - start <= FuzzMachine.size - 4096
+                    && host - start == entry.page,
                 "the TLB leads to 0x\(String(host, radix: 16))")
             let empty = TLBEntry.emptyTag(slot & (TLB.entries - 1))
             try require(
                 entry.writeTag == entry.readTag || entry.writeTag == empty, "a write tag is odd")
-        }
-    }
-
-    private func checkCanary() throws {
-        for offset in stride(from: 0, to: 4096, by: 8) {
-            // SAFETY: the page behind the guest's memory is part of the mapping.
-            let value = unsafe (mapping.base + Int(Self.size) + offset).load(as: UInt64.self)
-            try require(value == Self.canary, "memory behind the guest's was written")
         }
     }
 }

@@ -1,6 +1,7 @@
 import Accelerator
 import Core
 import Glibc
+import TestSupport
 
 @testable import VMM
 
@@ -8,6 +9,9 @@ import Glibc
 struct KernelTarget: FuzzTarget {
     static let name = "kernel"
     static let about = "kernel files: bzImage with each packing, ELF, PVH"
+
+    static let seeds =
+        [KernelFiles.elf] + PackedKernels.all.map { KernelFiles.bzImage(payload: $0) }
 
     private let memory: GuestMemory
     private static let memorySize: UInt64 = 24 << 20
@@ -41,6 +45,10 @@ struct PayloadTarget: FuzzTarget {
     static let name = "payload"
     static let about = "packed kernels: gzip, xz, zstd and lz4 streams"
 
+    static let seeds: [[UInt8]] = zip(PackedKernels.all, magic).enumerated().map { index, packed in
+        [UInt8(index), 0, 16] + packed.0.dropFirst(packed.1.1.count)
+    }
+
     private static let magic: [(Compression, [UInt8])] = [
         (.gzip, [0x1f, 0x8b, 8, 0]), (.xz, [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]),
         (.zstd, [0x28, 0xb5, 0x2f, 0xfd]), (.lz4, [0x02, 0x21, 0x4c, 0x18]),
@@ -65,6 +73,11 @@ struct PayloadTarget: FuzzTarget {
 struct InitramfsTarget: FuzzTarget {
     static let name = "initramfs"
     static let about = "the check that an initramfs is whole"
+    static let seeds = [
+        KernelFiles.initramfs(),
+        KernelFiles.initramfs() + [UInt8](repeating: 0, count: 512) + KernelFiles.initramfs(),
+        KernelFiles.initramfs() + PackedKernels.all[0], PackedKernels.all[2],
+    ]
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let problem = InitramfsCheck.problem(try makeImage(input.rest()))

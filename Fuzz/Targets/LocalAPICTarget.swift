@@ -3,32 +3,77 @@ import Core
 
 @testable import TCG
 
-/// What a CPU's accesses reach outside memory, without memory of its own.
-final class FuzzSurface: ExitSurface {
-    func readPort(_ port: UInt16, size: Int) -> UInt32 { UInt32(port) &* 0x9E37_79B9 }
-    func writePort(_ port: UInt16, size: Int, _ value: UInt32) -> MachineEffect {
-        port == 0xF4 ? .powerOff : .none
-    }
-    func readMMIO(_ address: GuestAddress, size: Int) -> UInt64 {
-        address.rawValue &* 0x9E37_79B9_7F4A_7C15
-    }
-    func writeMMIO(_ address: GuestAddress, size: Int, _ value: UInt64) -> MachineEffect { .none }
-    func endOfInterrupt(vector: UInt8) {}
-}
-
 /// The local APICs of two CPUs: the register page, the MSRs, messages, timers.
 struct LocalAPICTarget: FuzzTarget {
     static let name = "lapic"
     static let about = "local APIC: register page, x2APIC MSRs, IPIs, MSIs, timers"
 
+    /// IPIs of all kinds from one CPU to the other, by the register page and by MSRs; MSIs; the
+    /// timer in each of its modes.
+    static let seeds: [[UInt8]] = [
+        FuzzSeed.make { seed in
+            putWrite(&seed, cpu: 0, 0x310, 1 << 24)
+            for command in [0x4041, 0x4500, 0x4608, 0x4400, 0x8_4042, 0xC_4043] as [UInt64] {
+                putWrite(&seed, cpu: 0, 0x300, command)
+                seed.choose(1, of: 2)
+                seed.choose(7, of: 8)
+                seed.putZeroes(8)
+                putWrite(&seed, cpu: 1, 0xB0, 0)
+            }
+        },
+        FuzzSeed.make { seed in
+            seed.choose(0, of: 2)
+            seed.choose(5, of: 8)
+            seed.choose(3, of: 4)
+            seed.putEdge(0xFEE0_0D00)
+            for value in [1 << 32 | 0x4041, 0x4_0042] as [UInt64] {
+                seed.choose(0, of: 2)
+                seed.choose(3, of: 8)
+                seed.choose(0x30, of: 64)
+                seed.putEdge(value)
+            }
+        },
+        FuzzSeed.make { seed in
+            for data in [0x41, 0x8042, 0x143] as [UInt32] {
+                seed.choose(0, of: 2)
+                seed.choose(6, of: 8)
+                seed.put(0 as UInt32)
+                seed.put(data)
+            }
+        },
+        FuzzSeed.make { seed in
+            for (vector, count) in [(0x41, 100), (0x2_0042, 100), (0x4_0043, 0)]
+                as [(UInt64, UInt64)]
+            {
+                putWrite(&seed, cpu: 0, 0x320, vector)
+                putWrite(&seed, cpu: 0, 0x380, count)
+                seed.choose(0, of: 2)
+                seed.choose(7, of: 8)
+                seed.put(true)
+                seed.putEdge(50)
+                seed.put(true)
+                seed.put(1 << 20 as UInt32)
+            }
+        },
+    ]
+
+    private static func putWrite(
+        _ seed: inout FuzzSeed, cpu: Int, _ register: Int, _ value: UInt64
+    ) {
+        seed.choose(cpu, of: 2)
+        seed.choose(0, of: 8)
+        seed.choose(register >> 4, of: 64)
+        seed.choose(0, of: 8)
+        seed.putEdge(value)
+    }
+
+    private let machine: FuzzMachine
+
+    init() throws { machine = try FuzzMachine(cpuCount: 2) }
+
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
-        let mapping = try MemoryMapping(anonymous: 1 << 20)
-        guard let region = GuestRegion(start: GuestAddress(0), size: 1 << 20, mapping: mapping)
-        else { return false }
-        let machine = TCGVirtualMachine(
-            memory: try GuestMemory([region]), surface: FuzzSurface(),
-            options: TCGOptions(clock: .counted, cpuCount: 2))
-        let cpus = [try machine.makeCPU(index: 0), try machine.makeCPU(index: 1)]
+        machine.reset()
+        let cpus = machine.cpus
         for vcpu in cpus {
             // Software-enabled, so that something is delivered.
             vcpu.cpu.writeAPICPage(0xF0, size: 4, 0x1FF)
@@ -36,7 +81,7 @@ struct LocalAPICTarget: FuzzTarget {
         var hasDelivered = false
         while !input.isEmpty {
             let vcpu = cpus[input.below(2)]
-            step(vcpu, machine, &input)
+            step(vcpu, machine.machine, &input)
             hasDelivered = hasDelivered || vcpu.apic.hasDeliverable
             try check(vcpu)
         }

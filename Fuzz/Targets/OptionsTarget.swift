@@ -8,6 +8,32 @@ struct OptionsTarget: FuzzTarget {
     static let name = "options"
     static let about = "command lines of apus and apus-block"
 
+    static let seeds = [
+        """
+        --kernel
+        k
+        --initramfs=i
+        --cmdline
+        quiet root=/dev/vda
+        --cpus
+        2
+        --memory
+        size=256M,hugepages=on,hugepage_size=2M,host_nodes=[0,1],policy=bind
+        --accel=tcg,clock=counted
+        --disk
+        path=d,readonly=on,num-queues=2,engine=threads,threads=4
+        --disk
+        socket=/tmp/s
+        --serial
+        file,path=log
+        --on-reboot
+        exit
+        --log-level
+        info
+        """, "--kernel=k\n--disk=path=\"a,\"\"b\"\n--memory\n0x10000000", "--help", "--version",
+        "--socket-path=/tmp/b\n--disk\npath=d,engine=io_uring",
+    ].map { Array($0.utf8) }
+
     private let command = VMMCommand(diskSchema: BlockOptions.schema)
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {

@@ -7,6 +7,7 @@ import TestSupport
 struct SplitQueueTarget: FuzzTarget {
     static let name = "queue-split"
     static let about = "split virtqueues: rings, tables, changes while they are read"
+    static let seeds = QueueRig.seeds(isPacked: false)
     private let rig: QueueRig
 
     init() throws { rig = try QueueRig() }
@@ -20,6 +21,7 @@ struct SplitQueueTarget: FuzzTarget {
 struct PackedQueueTarget: FuzzTarget {
     static let name = "queue-packed"
     static let about = "packed virtqueues: rings, tables, changes while they are read"
+    static let seeds = QueueRig.seeds(isPacked: true)
     private let rig: QueueRig
 
     init() throws { rig = try QueueRig() }
@@ -47,6 +49,57 @@ private struct QueueRig {
             (start: Self.start, size: 0x8000), (start: Self.border, size: 0x8000),
             (start: Self.top, size: 0x1000),
         ])
+    }
+
+    /// Four descriptors: each by itself, in one chain, or a table each; with and without event
+    /// indices, in order and while the driver changes them.
+    static func seeds(isPacked: Bool) -> [[UInt8]] {
+        (0..<12).map { number in
+            FuzzSeed.make { seed in
+                seed.choose(isPacked ? 3 : 2, of: isPacked ? 16 : 5)
+                seed.choose(0, of: 64)
+                seed.choose(0, of: 8)
+                seed.put(number & 1 != 0)
+                seed.choose(0, of: 16)
+                seed.choose(0, of: 256)
+                for index in 0..<4 { putDescriptor(&seed, kind: number / 4, index) }
+                seed.choose(1, of: 4)
+                seed.choose(2, of: 4)
+                for index in 0..<2 { putDescriptor(&seed, kind: 1, index) }
+                if isPacked {
+                    seed.put(0 as UInt32)
+                } else {
+                    for head in 0..<4 {
+                        seed.choose(0, of: 16)
+                        seed.choose(head, of: 4)
+                    }
+                    seed.choose(0, of: 16)
+                    seed.choose(4, of: 5)
+                }
+                seed.choose(0, of: 8)
+                seed.choose(number & 2 != 0 ? 31 : 0, of: 32)
+                seed.putZeroes(32)
+            }
+        }
+    }
+
+    private static func putDescriptor(_ seed: inout FuzzSeed, kind: Int, _ index: Int) {
+        switch kind {
+        case 0: seed.put(9 as UInt8)
+        case 1: seed.put(index == 3 ? 9 : index > 1 ? 12 : 5 as UInt8)
+        default:
+            // A table.
+            seed.put(13 as UInt8)
+            seed.choose(0, of: 4)
+            seed.choose(1, of: 4)
+            seed.choose(0, of: 4)
+            return
+        }
+        seed.choose(0, of: 8)
+        seed.put(UInt16(0x4000 + 0x100 * index))
+        seed.choose(0, of: 8)
+        seed.put(63 as UInt8)
+        seed.choose(min(index + 1, 3), of: 4)
     }
 
     func run(_ input: inout FuzzInput, isPacked: Bool) throws -> Bool {

@@ -1,5 +1,6 @@
 import Accelerator
 import Core
+import DeviceFakes
 import TestSupport
 
 @testable import Devices
@@ -9,6 +10,17 @@ struct RegisterAttack {
     let ranges: [(start: UInt64, length: UInt64)]
     let read: (UInt64, Int) -> UInt64
     let write: (UInt64, Int, UInt64) -> MachineEffect
+
+    /// What `access` reads for an aligned write of 1 << `sizeShift` bytes.
+    static func putWrite(
+        _ seed: inout FuzzSeed, range: (index: Int, count: Int, length: Int), _ offset: Int,
+        sizeShift: UInt8, _ value: UInt64
+    ) {
+        seed.choose(range.index, of: range.count)
+        seed.put(0x54 | sizeShift)
+        seed.choose(offset, of: range.length + 8)
+        seed.putEdge(value)
+    }
 
     func access(_ input: inout FuzzInput) throws {
         let range = input.pick(ranges)
@@ -92,6 +104,29 @@ struct PCIConfigTarget: FuzzTarget {
     static let name = "pci-config"
     static let about = "PCI configuration space: ports 0xCF8 and 0xCFC, ECAM, moving BARs"
 
+    /// Decoding is enabled, BARs are sized and moved: by memory, and by ports.
+    static let seeds: [[UInt8]] = [
+        FuzzSeed.make { seed in
+            seed.put(true)
+            for (register, value) in [(4, 6), (16, ~0), (20, ~0), (16, 0xC010_000C), (20, 0)]
+                as [(Int, UInt64)]
+            {
+                seed.choose(0, of: 4)
+                RegisterAttack.putWrite(
+                    &seed, range: (0, 5, 0x100), register, sizeShift: 2, value)
+            }
+        },
+        FuzzSeed.make { seed in
+            seed.put(false)
+            for (register, value) in [(4, 6), (16, ~0), (16, 0xC020_0000)] as [(UInt8, UInt64)] {
+                seed.choose(3, of: 4)
+                seed.choose(1, of: 2)
+                seed.put(register)
+                RegisterAttack.putWrite(&seed, range: (0, 1, 8), 4, sizeShift: 2, value)
+            }
+        },
+    ]
+
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let rig = try VirtioRig(canBind: input.flag())
         defer { rig.end() }
@@ -128,6 +163,30 @@ struct VirtioPCITarget: FuzzTarget {
     static let name = "virtio-pci"
     static let about = "virtio-pci registers, notifications, MSI-X table"
 
+    /// A driver brings the device up, with MSI-X, is notified, and resets it.
+    static let seeds: [[UInt8]] = [false, true].map { canBind in
+        FuzzSeed.make { seed in
+            func put(_ range: Int, _ length: Int, _ offset: Int, _ shift: UInt8, _ value: UInt64) {
+                seed.choose(0, of: 8)
+                RegisterAttack.putWrite(
+                    &seed, range: (range, 9, length), offset, sizeShift: shift, value)
+            }
+            seed.put(canBind)
+            // MSI-X is enabled, wherever its capability is.
+            for offset in stride(from: 0x22, to: 0xe0, by: 16) { put(8, 0xe0, offset, 1, 0x8000) }
+            for (offset, value) in [(0, 0xFEE0_0000), (4, 0), (8, 0x41), (12, 0)]
+                as [(Int, UInt64)]
+            { put(5, 64, offset, 2, value) }
+            put(0, 64, 16, 1, 0)
+            put(0, 64, 26, 1, 0)
+            seed.choose(7, of: 8)
+            put(3, 32, 0, 1, 0)
+            seed.choose(6, of: 8)
+            put(0, 64, 20, 0, 0)
+            seed.choose(7, of: 8)
+        }
+    }
+
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let rig = try VirtioRig(canBind: input.flag())
         defer { rig.end() }
@@ -145,7 +204,8 @@ struct VirtioPCITarget: FuzzTarget {
             case 7:
                 // What a driver would do, so that queues start.
                 for (offset, size, value) in [
-                    (20, 1, 3), (12, 4, 1), (20, 1, 11), (24, 2, 8), (28, 2, 1), (20, 1, 15),
+                    (20, 1, 3), (8, 4, 1), (12, 4, 1), (20, 1, 11), (22, 2, 0), (24, 2, 8),
+                    (28, 2, 1), (20, 1, 15),
                 ] as [(UInt64, Int, UInt64)] {
                     _ = rig.memory.write(base + offset, size: size, value)
                 }
@@ -166,6 +226,25 @@ struct VirtioPCITarget: FuzzTarget {
 struct SerialTarget: FuzzTarget {
     static let name = "serial"
     static let about = "the serial port from both sides; power and panic ports"
+
+    /// The port is set up with interrupts and FIFOs, or in a loop; bytes go both ways.
+    static let seeds: [[UInt8]] = [0x0B, 0x1B as UInt64].map { modem in
+        FuzzSeed.make { seed in
+            for (register, value) in [
+                (3, 0x83), (0, 1), (3, 3), (2, 0xC7), (1, 0xF), (4, modem), (0, 0x41), (4, 0x0B),
+                (0, 0x42),
+            ] as [(Int, UInt64)] {
+                seed.choose(0, of: 8)
+                RegisterAttack.putWrite(
+                    &seed, range: (0, 6, 8), register, sizeShift: 0, value)
+            }
+            seed.choose(7, of: 8)
+            seed.choose(20, of: 32)
+            seed.put([UInt8](repeating: 0x61, count: 20))
+            seed.choose(6, of: 8)
+            seed.choose(64, of: 80)
+        }
+    }
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let machine = FakeMachine()
@@ -212,6 +291,22 @@ struct SerialTarget: FuzzTarget {
 struct IOAPICTarget: FuzzTarget {
     static let name = "ioapic"
     static let about = "I/O APIC registers, pins and ends of interrupts"
+
+    /// A pin is routed, raised, acknowledged and lowered, by edge and by level.
+    static let seeds: [[UInt8]] = [0x31, 0x8031, 0xA031, 0x1_0031 as UInt32].map { entry in
+        FuzzSeed.make { seed in
+            seed.choose(5, of: 8)
+            seed.choose(8, of: 48)
+            seed.put(entry)
+            for isRaised in [true, false, true] {
+                seed.choose(7, of: 8)
+                seed.choose(4, of: 24)
+                seed.put(isRaised)
+                seed.choose(6, of: 8)
+                seed.put(0x31 as UInt8)
+            }
+        }
+    }
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let machine = FakeMachine()

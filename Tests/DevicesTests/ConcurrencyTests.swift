@@ -1,5 +1,6 @@
 import Accelerator
 import Core
+import DeviceFakes
 @testable import Devices
 import Glibc
 import Synchronization
@@ -58,14 +59,7 @@ struct ConcurrencyTests {
         let running = Counter(3)
         let threads = try (1...3).map { seed in
             try Thread(name: "vcpu") {
-                RegisterFuzzTests.attack(
-                    seed: UInt64(seed), rounds: 3000,
-                    ranges: [
-                        (0xC000_0000, 64), (0xC000_2000, 8), (0xC000_3000, 8), (0xC000_4000, 48),
-                        (0xE000_0000, 24), (0xE000_0040, 128),
-                    ],
-                    read: { memory.read($0, size: $1) },
-                    write: { memory.write($0, size: $1, $2) })
+                Self.attack(memory, seed: UInt64(seed))
                 running.value.subtract(1, ordering: .releasing)
                 control.loop.post {}
             }
@@ -77,6 +71,27 @@ struct ConcurrencyTests {
         for thread in threads { thread.join() }
         function.reset()
         #expect(device.calls.last == .reset)
+    }
+
+    /// Accesses of all sizes to the registers of everything.
+    private static func attack(_ memory: Bus, seed: UInt64) {
+        let ranges: [Range<UInt64>] = [
+            0xC000_0000..<0xC000_0040, 0xC000_2000..<0xC000_2008, 0xC000_3000..<0xC000_3008,
+            0xC000_4000..<0xC000_4030, 0xE000_0000..<0xE000_0018, 0xE000_0040..<0xE000_00C0,
+        ]
+        let values: [UInt64] = [0, 1, 2, 3, 8, 11, 15, 0x80, 0xFFFF, .max]
+        var random = SeededGenerator(seed)
+        for round in 0..<3000 {
+            let range = ranges[round % ranges.count]
+            let size = 1 << Int.random(in: 0..<4, using: &random)
+            let address = UInt64.random(in: range, using: &random) & ~UInt64(size - 1)
+            if round % 3 == 0 {
+                _ = memory.read(address, size: size)
+            } else {
+                _ = memory.write(
+                    address, size: size, values.randomElement(using: &random) ?? random.next())
+            }
+        }
     }
 
     private final class Counter: Sendable {

@@ -1,4 +1,5 @@
 import Accelerator
+import DeviceFakes
 import Devices
 import Testing
 

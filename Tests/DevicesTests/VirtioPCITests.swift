@@ -1,5 +1,6 @@
 import Accelerator
 import Core
+import DeviceFakes
 @testable import Devices
 import Synchronization
 import TestSupport

@@ -33,39 +33,6 @@ struct RandomBytesTests {
     }
 }
 
-/// What holds for any bytes, whatever they mean.
-@Suite("Decoder: any bytes")
-struct AnyBytesTests {
-    @Test(
-        "an instruction's beginning is truncated, and what follows does not matter",
-        arguments: [CodeMode.bits16, .bits32, .bits64], RandomInstructions.Shape.allCases)
-    func beginnings(mode: CodeMode, shape: RandomInstructions.Shape) {
-        var generator = RandomInstructions(shape: shape, seed: 0xBE61)
-        let decoder = Decoder(mode: mode)
-        var failures: [String] = []
-        for _ in 0..<5_000 {
-            generator.advance()
-            guard case .instruction(let whole) = decoder.decode(generator.bytes) else { continue }
-            let length = Int(whole.length)
-            for count in 0..<length {
-                guard case .truncated = decoder.decode(Array(generator.bytes.prefix(count))) else {
-                    failures.append("\(generator.hexadecimal) at \(count)")
-                    break
-                }
-            }
-            guard
-                case .instruction(let exact) = decoder.decode(Array(generator.bytes.prefix(length))),
-                exact.length == whole.length, exact.memory == whole.memory,
-                exact.immediate == whole.immediate
-            else {
-                failures.append("\(generator.hexadecimal) alone")
-                continue
-            }
-        }
-        #expect(failures.isEmpty)
-    }
-}
-
 /// Makes byte sequences that look enough like instructions to reach all opcode maps.
 struct RandomInstructions {
     enum Shape: CaseIterable {

@@ -168,39 +168,6 @@ struct HostileBackendTests {
         #expect(error?.description.contains("refused GET_CONFIG") == true)
     }
 
-    @Test(
-        "damaged replies of all kinds end the connection at most",
-        arguments: 1...20 as ClosedRange<UInt64>)
-    func damaged(seed: UInt64) throws {
-        let random = Mutex(SeededGenerator(seed))
-        for _ in 0..<20 {
-            let (_, time) = try attempt { request, _ in
-                var answer =
-                    switch request {
-                    case .getFeatures:
-                        ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
-                    case .getProtocolFeatures:
-                        // All that the front end knows, but for the channel of the back end.
-                        ScriptedBackend.reply(request, bytes(0x1b20b & ~0x20 as UInt64))
-                    case .getConfig:
-                        ScriptedBackend.reply(
-                            request, bytes(0, 16, 0 as UInt32) + [UInt8](repeating: 1, count: 16))
-                    default: ScriptedBackend.reply(request, bytes(0 as UInt64))
-                    }
-                if request == .setProtocolFeatures { answer = [] }
-                random.withLock { random in
-                    guard !answer.isEmpty, Int.random(in: 0..<3, using: &random) == 0 else {
-                        return
-                    }
-                    let place = Int.random(in: 0..<answer.count, using: &random)
-                    answer[place] ^= 1 << UInt8.random(in: 0..<8, using: &random)
-                }
-                return answer
-            }
-            #expect(time < 2000)
-        }
-    }
-
     @Test("a flood of requests on its own channel does not stretch the limits")
     func flood() throws {
         let loop = try EventLoop()

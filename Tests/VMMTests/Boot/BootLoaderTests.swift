@@ -1,6 +1,7 @@
 import Accelerator
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @testable import VMM
@@ -31,11 +32,11 @@ struct BootLoaderTests {
             .load(BootFiles(source))
     }
 
-    static let bzImage = TestKernels.bzImage(payload: TestKernels.packed["zstd"] ?? [])
+    static let bzImage = KernelFiles.bzImage(payload: TestKernels.packed["zstd"] ?? [])
 
     @Test("a bzImage starts by the 64-bit boot protocol")
     func linux64() throws {
-        let initramfs = TestKernels.initramfs()
+        let initramfs = KernelFiles.initramfs()
         let result = try load(kernel: Self.bzImage, initramfs: initramfs)
         guard case .linux64(let entry, let parameters, let tables, let gdt, _) = result.state else {
             Issue.record("entered as \(result.state)")
@@ -70,7 +71,7 @@ struct BootLoaderTests {
 
     @Test("a PVH kernel gets a start info structure")
     func pvh() throws {
-        let result = try load(kernel: TestKernels.elf, initramfs: TestKernels.initramfs())
+        let result = try load(kernel: TestKernels.elf, initramfs: KernelFiles.initramfs())
         guard case .pvh(let entry, let start, _) = result.state else {
             Issue.record("entered as \(result.state)")
             return
@@ -99,7 +100,7 @@ struct BootLoaderTests {
 
     @Test("an initramfs larger than memory is refused before it is read")
     func largeInitramfs() throws {
-        let path = try folder.file("large", TestKernels.initramfs())
+        let path = try folder.file("large", KernelFiles.initramfs())
         let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
         try handle.truncate(atOffset: 3 << 30)
         try handle.close()
@@ -122,7 +123,7 @@ struct BootLoaderTests {
     @Test("a command line that a lying kernel allows is refused for lack of room")
     func longerCommandLine() {
         var kernel = Self.bzImage
-        kernel.replaceSubrange(0x238..<0x23c, with: TestKernels.bytes(UInt32.max))
+        kernel.replaceSubrange(0x238..<0x23c, with: KernelFiles.bytes(UInt32.max))
         #expect(throws: BootError("the command line has 70000 bytes, the kernel takes 65535")) {
             try load(kernel: kernel, commandLine: String(repeating: "x", count: 70_000))
         }
@@ -140,7 +141,7 @@ struct BootLoaderTests {
         #expect(throws: BootError("the kernel '\(folder.path)' is not a file")) {
             try loader.load(BootFiles(directory))
         }
-        let truncated = Array(TestKernels.initramfs().dropLast(60))
+        let truncated = Array(KernelFiles.initramfs().dropLast(60))
         let error = #expect(throws: BootError.self) {
             try load(kernel: Self.bzImage, initramfs: truncated)
         }

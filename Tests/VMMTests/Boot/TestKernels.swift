@@ -1,20 +1,12 @@
 import Core
 import Foundation
+import TestSupport
 
 @testable import VMM
 
-/// Small kernels for tests: an ELF file of 64 bytes of HLT at 0x1000000, with a PVH note (entry
-/// 0x1000123) and the 64-bit entry 0x1000010, packed by the reference tools.
+/// Small kernels for tests: an ELF file, packed by the reference tools.
 enum TestKernels {
-    /// 260 bytes.
-    static let elf = decode(
-        """
-        f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAEAAAAQAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAACAAAAAA\
-        AAAAEAAAAFAAAAsAAAAAAAAAAAAACB/////wAAAAEAAAAAQAAAAAAAAAAAIAAAAAAAAAAQAAAAAAAABAAA\
-        AAQAAADwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAUAAAAAAAAABQAAAAAAAAABAAAAAAAAAD09PT09PT09P\
-        T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0BAAAAAQA\
-        AAASAAAAWGVuACMBAAE=
-        """)
+    static let elf = KernelFiles.elf
 
     static let packed: [String: [UInt8]] = [
         // gzip -n -9
@@ -45,46 +37,6 @@ enum TestKernels {
     ]
 
     static func decode(_ text: String) -> [UInt8] { Array(Data(base64Encoded: text) ?? Data()) }
-
-    static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-        (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-    }
-
-    /// A bzImage with one sector of setup and `payload`, followed by the unpacked size.
-    static func bzImage(payload: [UInt8], unpacked: Int = 260) -> [UInt8] {
-        var image = [UInt8](repeating: 0, count: 1024)
-        func put<T: FixedWidthInteger>(_ offset: Int, _ value: T) {
-            image.replaceSubrange(offset..<offset + T.bitWidth / 8, with: bytes(value))
-        }
-        put(0x1f1, 1 as UInt8)
-        put(0x1fe, 0xaa55 as UInt16)
-        put(0x201, 0x6a as UInt8)
-        image.replaceSubrange(0x202..<0x206, with: Array("HdrS".utf8))
-        put(0x206, 0x020f as UInt16)
-        put(0x22c, 0x7fff_ffff as UInt32)
-        put(0x230, 0x20_0000 as UInt32)
-        put(0x236, 1 as UInt16)
-        put(0x238, 2047 as UInt32)
-        put(0x248, 16 as UInt32)
-        put(0x24c, UInt32(payload.count + 4))
-        return image + [UInt8](repeating: 0, count: 16) + payload + bytes(UInt32(unpacked))
-    }
-
-    /// A cpio archive with one file.
-    static func initramfs(data: [UInt8] = Array("hello".utf8)) -> [UInt8] {
-        func member(_ name: String, _ data: [UInt8]) -> [UInt8] {
-            func field(_ value: Int) -> String {
-                let digits = String(value, radix: 16)
-                return String(repeating: "0", count: 8 - digits.count) + digits
-            }
-            let fields = [1, 0o100644, 0, 0, 1, 0, data.count, 0, 0, 0, 0, name.utf8.count + 1, 0]
-            var bytes = Array("070701".utf8) + fields.flatMap { Array(field($0).utf8) }
-            bytes += Array(name.utf8) + [0]
-            bytes += [UInt8](repeating: 0, count: -bytes.count & 3) + data
-            return bytes + [UInt8](repeating: 0, count: -bytes.count & 3)
-        }
-        return member("file", data) + member("TRAILER!!!", [])
-    }
 
     static func image(_ bytes: [UInt8]) throws -> ImageBytes {
         let mapping = try MemoryMapping(anonymous: max(bytes.count, 1))

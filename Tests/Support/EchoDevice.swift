@@ -1,9 +1,8 @@
-import Core
-import Glibc
+package import Core
 
 /// A device whose queues give back the inverted bytes that they are sent. It lives on the loop's
 /// thread.
-final class EchoDevice: VirtioDevice {
+package final class EchoDevice: VirtioDevice {
     private struct Running {
         let queue: Virtqueue
         let watch: EventRegistration?
@@ -13,49 +12,51 @@ final class EchoDevice: VirtioDevice {
     private let loop: EventLoop
     private var running: [Int: Running] = [:]
 
-    let deviceID = VirtioDeviceID(42)
-    var features: UInt64 =
+    package let deviceID = VirtioDeviceID(42)
+    package var features: UInt64 =
         VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
         | VirtioFeature.packedRing
-    let queueCount: Int
-    var config: [UInt8] = Array(0..<16)
+    package let queueCount: Int
+    package var config: [UInt8] = Array(0..<16)
     /// Takes requests, but does not finish them.
-    var isHolding = false
+    package var isHolding = false
     /// Forgets what it has taken when a queue is stopped, as a killed process would.
-    var isDead = false
+    package var isDead = false
     /// Finishes requests without a call.
-    var isSilent = false
-    private(set) var acceptedFeatures: UInt64?
-    private(set) var starts = 0
-    private(set) var resets = 0
-    private(set) var setups: [Int: QueueSetup] = [:]
+    package var isSilent = false
+    package private(set) var acceptedFeatures: UInt64?
+    package private(set) var starts = 0
+    package private(set) var resets = 0
+    package private(set) var setups: [Int: QueueSetup] = [:]
     /// The requests in the order in which they were taken.
-    private(set) var log: [[UInt8]] = []
+    package private(set) var log: [[UInt8]] = []
 
-    init(on loop: EventLoop, queueCount: Int = 2) {
+    package init(on loop: EventLoop, queueCount: Int = 2) {
         self.loop = loop
         self.queueCount = queueCount
     }
 
-    var runningQueues: Set<Int> { Set(running.keys) }
+    package var runningQueues: Set<Int> { Set(running.keys) }
 
-    func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
+    package func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
 
-    func readConfig(offset: Int, count: Int) -> [UInt8] {
+    package func readConfig(offset: Int, count: Int) -> [UInt8] {
         guard offset < config.count else { return [] }
         return Array(config[offset..<min(config.count, offset + count)])
     }
 
     /// The last four bytes are read-only.
-    func writeConfig(offset: Int, _ bytes: [UInt8]) {
+    package func writeConfig(offset: Int, _ bytes: [UInt8]) {
         for (index, byte) in bytes.enumerated() where offset + index < config.count - 4 {
             config[offset + index] = byte
         }
     }
 
-    func setFeatures(_ features: UInt64) throws(VirtioDeviceError) { acceptedFeatures = features }
+    package func setFeatures(_ features: UInt64) throws(VirtioDeviceError) {
+        acceptedFeatures = features
+    }
 
-    func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
+    package func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
         guard running[queue] == nil else { throw VirtioDeviceError("queue \(queue) runs already") }
         starts += 1
         setups[queue] = setup
@@ -74,20 +75,20 @@ final class EchoDevice: VirtioDevice {
         running[queue] = Running(queue: virtqueue, watch: watch)
     }
 
-    func stopQueue(_ queue: Int) -> QueueState {
+    package func stopQueue(_ queue: Int) -> QueueState {
         guard let stopped = running[queue] else { return .freshSplit }
         if !isDead { finish(queue) }
         running[queue] = nil
         return stopped.queue.state
     }
 
-    func reset() {
+    package func reset() {
         for queue in running.keys { _ = stopQueue(queue) }
         resets += 1
     }
 
     /// Takes all requests there are.
-    func serve(_ queue: Int) {
+    package func serve(_ queue: Int) {
         guard let virtqueue = running[queue]?.queue else { return }
         repeat {
             virtqueue.disableNotifications()
@@ -102,15 +103,15 @@ final class EchoDevice: VirtioDevice {
     }
 
     /// Finishes what was taken.
-    func finish(_ queue: Int) {
+    package func finish(_ queue: Int) {
         finishOnly(queue, Array(0..<heldCount(queue)))
     }
 
     /// How many requests are taken and not finished.
-    func heldCount(_ queue: Int) -> Int { running[queue]?.taken.count ?? 0 }
+    package func heldCount(_ queue: Int) -> Int { running[queue]?.taken.count ?? 0 }
 
     /// Finishes some of the requests, by their position, in the given order.
-    func finishOnly(_ queue: Int, _ positions: [Int]) {
+    package func finishOnly(_ queue: Int, _ positions: [Int]) {
         guard let current = running[queue] else { return }
         for position in positions where current.taken.indices.contains(position) {
             let chain = current.taken[position]

@@ -1,1 +1,0 @@
-../../Tests/VhostUserTests/EchoDevice.swift

@@ -1,1 +1,0 @@
-../../Tests/DevicesTests/Fakes.swift
