@@ -20,6 +20,9 @@ let productSettings: [SwiftSetting] =
 /// The emulated CPU is unusable without optimisation, so tests run it optimised as well.
 let optimised: [SwiftSetting] = [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
+/// Where the linker's files are that say what lies where in the executable.
+let layout = "\(Context.packageDirectory)/Sources/VMM/Main"
+
 /// One static, stripped, position-independent executable (ARCHITECTURE.md, "One executable").
 let releaseLinkerSettings: [LinkerSetting] = [
     .unsafeFlags(
@@ -27,6 +30,9 @@ let releaseLinkerSettings: [LinkerSetting] = [
             "-static-executable", "-use-ld=lld", "-Xclang-linker", "-static-pie",
             "-Xlinker", "--gc-sections", "-Xlinker", "--pack-dyn-relocs=relr",
             "-Xlinker", "-s",
+            "-Xlinker", "-T", "-Xlinker", "\(layout)/sections.ld",
+            "-Xlinker", "--symbol-ordering-file", "-Xlinker", "\(layout)/hot-functions.txt",
+            "-Xlinker", "--no-warn-symbol-ordering",
         ],
         .when(configuration: .release))
 ]
@@ -90,7 +96,8 @@ let package = Package(
             ]),
         .executableTarget(
             name: "apus", dependencies: ["VMM", "BlockBackend", "Core", "CLinux"],
-            path: "Sources/VMM/Main", swiftSettings: productSettings,
+            path: "Sources/VMM/Main", exclude: ["sections.ld", "hot-functions.txt"],
+            swiftSettings: productSettings,
             linkerSettings: releaseLinkerSettings),
 
         // Test support and tests.

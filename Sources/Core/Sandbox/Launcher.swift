@@ -99,8 +99,10 @@ package final class Launcher: Sendable {
             }
             closeAll(but: programs.flatMap { $0.descriptors.map(\.fd) } + [executable, socket.fd])
             try sandbox.enter(launching(rules), executable: executable)
+            StartupMemory.release()
             while let request = try next(socket) {
                 try answer(request, programs, executable, socket)
+                StartupMemory.release()
             }
         } catch {
             Sandbox.log(.error, "disks cannot be started any more: \(error)")

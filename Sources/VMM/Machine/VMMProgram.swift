@@ -59,6 +59,7 @@ package enum VMMProgram {
         try machine.makeCPUs()
         if let serial = machine.serial { machine.console.start(serial) }
         run.begin(machine, state)
+        StartupMemory.release()
         loop.run()
         machine.console.stop()
         signals.cancel()

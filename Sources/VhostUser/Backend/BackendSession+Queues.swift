@@ -251,6 +251,7 @@ extension BackendSession {
             queue.kick?.signal()
             queue.call?.signal()
         }
+        StartupMemory.release()
     }
 
     private func checkLog(

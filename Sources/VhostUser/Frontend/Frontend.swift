@@ -187,6 +187,7 @@ package final class Frontend: VirtioDevice {
             queues[queue] = nil
             throw error
         }
+        StartupMemory.release()
     }
 
     package func stopQueue(_ queue: Int) -> QueueState {

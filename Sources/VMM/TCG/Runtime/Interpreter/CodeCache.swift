@@ -197,11 +197,14 @@ struct JumpEntry: BitwiseCopyable {
         return (died, isEmpty)
     }
 
+    // Looked up once: a key path is a good part of Swift's runtime.
+    private static let firstLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextOnPage) ?? 0
+    private static let secondLinkOffset =
+        MemoryLayout.offset(of: \BlockHeader.nextOnSecondPage) ?? 0
+
     /// Where a block's link to the next one on the page is.
     private func linkPlace(_ block: Block, isSecond: Bool) -> UnsafeMutablePointer<UInt32> {
-        let field: PartialKeyPath<BlockHeader> =
-            isSecond ? \.nextOnSecondPage : \.nextOnPage
-        let offset = MemoryLayout<BlockHeader>.offset(of: field) ?? 0
+        let offset = isSecond ? Self.secondLinkOffset : Self.firstLinkOffset
         return unsafe (UnsafeMutableRawPointer(block.header) + offset)
             .assumingMemoryBound(to: UInt32.self)
     }

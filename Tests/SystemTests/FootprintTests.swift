@@ -1,0 +1,131 @@
+import Core
+import Foundation
+import TestSupport
+import Testing
+
+/// The memory budgets of processes that have started and been used. Pages of the executable are
+/// counted as the kernel maps them, in pieces as large as its page cache has them.
+@Suite("Footprint", .serialized, .enabled(if: Setting.hasGuest))
+struct FootprintTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("a machine with two disks that were used, and its backends, stay within their memory")
+    func memory() throws {
+        let second = try folder.sparse("second", size: 64 << 20)
+        let guest = try Guest(["--disk", "path=\(second)"], in: folder)
+        try guest.awaitShell()
+        let copied = try guest.run(
+            "dd if=/dev/vda of=/dev/vdb bs=64k count=256 2>/dev/null; sync; ls -lR /bin >/dev/null; "
+                + "cmp -n 16777216 /dev/vda /dev/vdb && echo same")
+        #expect(copied == "same")
+        // Idle again.
+        sleep(1)
+        let own = try ProcessMemory(of: guest.apus.id).total(but: [.guest, .codeCaches])
+        #expect(own.resident <= 4 << 20, "apus: \(own)")
+        #expect(own.privateDirty <= 5 << 19, "apus: \(own)")
+        let backends = guest.apus.children.filter { $0.arguments.first == "apus-block" }
+        #expect(backends.count == 2)
+        for backend in backends {
+            let memory = try ProcessMemory(of: backend.id).total(but: [.guest])
+            #expect(memory.resident <= 4 << 20, "apus-block: \(memory)")
+            #expect(memory.privateDirty <= 1 << 19, "apus-block: \(memory)")
+        }
+        try expectSleep(guest.apus.descendants.map(\.id))
+        #expect(try guest.powerOff() == 0)
+    }
+
+    /// Only the guest's own timer may wake threads: those of its CPUs, and the timer's.
+    private func expectSleep(_ processes: [Int32]) throws {
+        let before = try processes.map(Self.switches)
+        sleep(3)
+        for (process, counts) in zip(processes, before) {
+            let now = try Self.switches(process)
+            for (thread, count) in now
+            where !thread.name.hasPrefix("vcpu") && thread.name != "tcg-timer" {
+                let wakeUps = count - (counts[thread] ?? 0)
+                #expect(wakeUps == 0, "\(thread.name) of process \(process)")
+            }
+        }
+    }
+
+    private struct ThreadName: Hashable {
+        let id: String
+        let name: String
+    }
+
+    /// How often each thread of a process went to sleep.
+    private static func switches(_ process: Int32) throws -> [ThreadName: Int] {
+        var all: [ThreadName: Int] = [:]
+        for id in try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/task") {
+            let path = "/proc/\(process)/task/\(id)/status"
+            let text = try String(contentsOfFile: path, encoding: .utf8)
+            let fields = text.split(separator: "\n").map { $0.split(separator: "\t") }
+            let name = fields.first { $0.first == "Name:" }?.last ?? ""
+            let count = fields.first { $0.first == "voluntary_ctxt_switches:" }?.last
+            all[ThreadName(id: id, name: String(name))] = count.flatMap { Int($0) }
+        }
+        return all
+    }
+
+    @Test("the first instruction of a kernel that is not packed comes within 5 ms of CPU time")
+    func start() throws {
+        let kernel = try folder.file("kernel", Data(Self.kernel))
+        // Other programs empty the processor's caches, so the best of some counts.
+        let times = try (0..<9).map { try startTime(kernel, run: $0) }
+        #expect(try #require(times.min()) <= 5_000_000, "nanoseconds: \(times)")
+    }
+
+    /// CPU time of all threads, in nanoseconds, until the kernel has written a character.
+    private func startTime(_ kernel: String, run: Int) throws -> UInt64 {
+        let output = try folder.file("serial-\(run)")
+        let binary = try #require(Setting.binary)
+        let apus = try ChildProcess(
+            path: binary,
+            arguments: ["apus", "--kernel", kernel, "--serial", "file=\(output)"],
+            environment: ["PATH=/bin"])
+        defer {
+            apus.signal(SIGKILL)
+            while apus.reap() == nil { usleep(1000) }
+        }
+        let deadline = Date() + 20
+        while try Data(contentsOf: URL(fileURLWithPath: output)).isEmpty {
+            guard Date() < deadline else { throw TestFailure("the kernel does not run") }
+            usleep(2000)
+        }
+        let tasks = "/proc/\(apus.processID)/task"
+        return try FileManager.default.contentsOfDirectory(atPath: tasks).reduce(0) { sum, task in
+            let text = try String(contentsOfFile: "\(tasks)/\(task)/schedstat", encoding: .utf8)
+            return sum + (text.split(separator: " ").first.flatMap { UInt64($0) } ?? 0)
+        }
+    }
+
+    /// An ELF file whose code, at 1 MiB, writes a character to the serial port and halts.
+    private static let kernel: [UInt8] = {
+        func bytes<T: FixedWidthInteger>(_ values: T...) -> [UInt8] {
+            values.flatMap { value in
+                (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
+            }
+        }
+        // mov dx, 0x3f8; mov al, '!'; out dx, al; cli; hlt; jmp to the hlt
+        let code: [UInt8] = [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x21, 0xee, 0xfa, 0xf4, 0xeb, 0xfd]
+        let header: UInt64 = 64
+        let start: UInt64 = 120
+        let address: UInt64 = 1 << 20
+        return [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1] + [UInt8](repeating: 0, count: 9)
+            + bytes(2, 62 as UInt16) + bytes(1 as UInt32) + bytes(address, header, 0)
+            + bytes(0 as UInt32) + bytes(64, 56, 1, 0, 0, 0 as UInt16)
+            // PT_LOAD, readable and executable
+            + bytes(1, 5 as UInt32)
+            + bytes(start, address, address, UInt64(code.count), UInt64(code.count), 4096) + code
+    }()
+
+    @Test("the executable has at most 10 MiB")
+    func size() throws {
+        let binary = try #require(Setting.binary)
+        let attributes = try FileManager.default.attributesOfItem(
+            atPath: URL(fileURLWithPath: binary).resolvingSymlinksInPath().path)
+        #expect(try #require(attributes[.size] as? Int) <= 10 << 20)
+    }
+}
