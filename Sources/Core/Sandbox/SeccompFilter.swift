@@ -45,8 +45,6 @@ package final class SeccompFilter: Sendable {
             Sandbox.log(.error, "\(error)")
             exit(1)
         }
-        // That was the last of the thread's start.
-        StartupMemory.release()
     }
 
     private static func compile(

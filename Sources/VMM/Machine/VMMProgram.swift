@@ -59,8 +59,10 @@ package enum VMMProgram {
         try machine.makeCPUs()
         if let serial = machine.serial { machine.console.start(serial) }
         run.begin(machine, state)
-        StartupMemory.release()
+        // Not while the first instructions are awaited.
+        let release = loop.after(milliseconds: 1000, StartupMemory.release)
         loop.run()
+        release.cancel()
         machine.console.stop()
         signals.cancel()
         if options.showsBootTiming { machine.reportEnd() }
