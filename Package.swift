@@ -95,7 +95,7 @@ let package = Package(
                 "CZstd", "CLZ4", "CLZMA",
             ]),
         .executableTarget(
-            name: "apus", dependencies: ["VMM", "BlockBackend", "Core", "CLinux"],
+            name: "apus", dependencies: ["VMM", "BlockBackend", "VhostUser", "Core", "CLinux"],
             path: "Sources/VMM/Main", exclude: ["sections.ld", "hot-functions.txt"],
             swiftSettings: productSettings,
             linkerSettings: releaseLinkerSettings),

@@ -1,4 +1,5 @@
 import Core
+import VhostUser
 
 @testable import BlockBackend
 @testable import VMM
@@ -31,7 +32,7 @@ struct OptionsTarget: FuzzTarget {
         --log-level
         info
         """, "--kernel=k\n--disk=path=\"a,\"\"b\"\n--memory\n0x10000000", "--help", "--version",
-        "--socket-path=/tmp/b\n--disk\npath=d,engine=io_uring",
+        "--socket-path=/tmp/b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
     private let command = VMMCommand(diskSchema: BlockOptions.schema)
@@ -64,7 +65,7 @@ struct OptionsTarget: FuzzTarget {
 
     private func parseBlock(_ arguments: [String]) throws -> Bool {
         do {
-            _ = try BlockCommand(arguments)
+            _ = try BackendCommand(.block, arguments)
             return true
         } catch {
             try require(!error.description.isEmpty, "an error says nothing")

@@ -1,19 +1,27 @@
-@testable import BlockBackend
 import Core
 import Testing
+import VhostUser
+
+@testable import BlockBackend
 
 @Suite struct CommandTests {
-    /// What a command line leads to, or the sentence with which it is refused.
-    private func outcome(_ arguments: String...) -> Result<BlockCommand.Action, OptionError> {
-        do throws(OptionError) {
-            return .success(try BlockCommand(arguments).action)
-        } catch {
-            return .failure(error)
-        }
+    private enum Outcome: Equatable {
+        case shown(String)
+        case served(BackendCommand.Endpoint, BlockOptions, opened: [Int32]? = nil)
+        case refused(String)
     }
 
-    private func refusal(_ text: String) -> Result<BlockCommand.Action, OptionError> {
-        .failure(OptionError(text))
+    /// What a command line leads to.
+    private func outcome(_ arguments: String...) -> Outcome {
+        do throws(OptionError) {
+            switch try BackendCommand(.block, arguments).action {
+            case .show(let text): return .shown(text)
+            case .serve(let endpoint, let values, let opened):
+                return .served(endpoint, try BlockOptions(values), opened: opened)
+            }
+        } catch {
+            return .refused(error.description)
+        }
     }
 
     @Test("a disk is described by keys and values")
@@ -34,7 +42,7 @@ import Testing
             + "serial=x,format=raw,writeback=off,discard=off,block-size=4096,lock=off"
         #expect(
             outcome("--socket-path", "s", "--disk", text)
-                == .success(.serve(.path("s"), .path, options)))
+                == .served(.path("s"), options))
     }
 
     @Test("the conventional options do the same")
@@ -42,11 +50,15 @@ import Testing
         var options = BlockOptions(path: "disk.img")
         #expect(
             outcome("--fd=3", "--blk-file=disk.img")
-                == .success(.serve(.inherited(3), .path, options)))
+                == .served(.inherited(3), options))
         options.isReadOnly = true
         #expect(
             outcome("--socket-path=/s", "--blk-file=disk.img", "--read-only")
-                == .success(.serve(.path("/s"), .path, options)))
+                == .served(.path("/s"), options))
+        options.path = "a,\"b.img"
+        #expect(
+            outcome("--fd=3", "--read-only", "--blk-file", "a,\"b.img", "--open-fds", "[4]")
+                == .served(.inherited(3), options, opened: [4]))
     }
 
     @Test(
@@ -58,40 +70,50 @@ import Testing
         options.helperCount = count
         #expect(
             outcome("--fd=3", "--disk", "path=d,engine=threads\(text)")
-                == .success(.serve(.inherited(3), .path, options)))
+                == .served(.inherited(3), options))
     }
 
     @Test("capabilities are printed whatever else is said")
     func capabilities() {
         #expect(
             outcome("--nonsense", "--print-capabilities")
-                == .success(.show(BlockCommand.capabilities)))
+                == .shown(
+                    """
+                    {
+                      "type": "block",
+                      "features": [
+                        "read-only",
+                        "blk-file"
+                      ]
+                    }
+
+                    """))
     }
 
     @Test("what makes no sense is refused with a sentence")
     func refusals() {
-        #expect(outcome("--blk-file=d") == refusal("one of --socket-path and --fd is needed"))
+        #expect(outcome("--blk-file=d") == .refused("one of --socket-path and --fd is needed"))
         #expect(
             outcome("--blk-file=d", "--fd=3", "--socket-path=s")
-                == refusal("--socket-path and --fd exclude each other"))
-        #expect(outcome("--fd=3") == refusal("one of --disk and --blk-file is needed"))
+                == .refused("--socket-path and --fd exclude each other"))
+        #expect(outcome("--fd=3") == .refused("--disk is needed"))
         #expect(
             outcome("--fd=3", "--blk-file=d", "--disk", "path=d")
-                == refusal("--disk and --blk-file exclude each other"))
+                == .refused("--disk: key 'path' is given twice"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,redonly=on")
-                == refusal("--disk: unknown key 'redonly'; did you mean 'readonly'?"))
+                == .refused("--disk: unknown key 'redonly'; did you mean 'readonly'?"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,serial=123456789012345678901")
-                == refusal("--disk: serial: '123456789012345678901' is longer than 20 bytes"))
+                == .refused("--disk: serial: '123456789012345678901' is longer than 20 bytes"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,threads=65")
-                == refusal("--disk: threads: 65 is not between 0 and 64"))
+                == .refused("--disk: threads: 65 is not between 0 and 64"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,threads=many")
-                == refusal("--disk: threads: 'many' is not a whole number"))
+                == .refused("--disk: threads: 'many' is not a whole number"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,format=qcow2")
-                == refusal("--disk: format: 'qcow2' is not one of raw"))
+                == .refused("--disk: format: 'qcow2' is not one of raw"))
     }
 }

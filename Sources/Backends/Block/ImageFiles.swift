@@ -19,20 +19,13 @@ struct ImageFiles: Sendable {
         cachedFile = options.isDirect ? try Self.reopen(file.rawValue, options) : nil
     }
 
-    /// Takes what the parent process has opened, in the order of `all`.
-    init(adopting numbers: [Int32], _ options: BlockOptions) throws(BlockError) {
-        guard numbers.count == (options.isDirect ? 2 : 1) else {
-            throw BlockError("--image-fds takes one descriptor, or two with direct=on")
+    /// Takes what has been opened, perhaps by the parent process, in the order of `all`.
+    init(adopting files: [SharedFD], _ options: BlockOptions) throws(BlockError) {
+        guard files.count == (options.isDirect ? 2 : 1) else {
+            throw BlockError("an image is one open descriptor, or two with direct=on")
         }
-        file = SharedFD(owning: numbers[0])
-        cachedFile = options.isDirect ? SharedFD(owning: numbers[1]) : nil
-        for number in numbers {
-            let code = clinux_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
-            guard code == 0 else {
-                throw BlockError(
-                    "descriptor \(number) is no image: \(SystemError("", errno: -code).reason)")
-            }
-        }
+        file = files[0]
+        cachedFile = options.isDirect ? files[1] : nil
         // A lock belongs to all that have the descriptor; one that has ended may have given it up.
         if options.isLocked { try Self.lock(file.rawValue, options, patience: 0) }
     }

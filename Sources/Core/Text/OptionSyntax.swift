@@ -1,6 +1,6 @@
 /// The grammar of `key=value,key=value`: values with commas or brackets in them are quoted, a
 /// quote inside quotes is doubled, and brackets hold lists.
-enum OptionSyntax {
+package enum OptionSyntax {
     /// Splits at commas outside quotes and brackets. No text gives no items.
     static func split(_ text: String) throws(OptionError) -> [String] {
         if text.isEmpty { return [] }
@@ -49,6 +49,12 @@ enum OptionSyntax {
         }
         if isQuoted { throw OptionError("a quote is not closed in '\(text)'") }
         return String(decoding: result, as: UTF8.self)
+    }
+
+    /// A value in a form that `unquote` gives back.
+    package static func quote(_ text: String) -> String {
+        let parts = text.split(separator: "\"", omittingEmptySubsequences: false)
+        return "\"\(parts.joined(separator: "\"\""))\""
     }
 
     /// The parts before and after the first `=`; without one, only a first part.

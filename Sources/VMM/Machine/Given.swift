@@ -1,25 +1,7 @@
-package import Core
 internal import CLinux
+internal import Core
 internal import Glibc
-
-/// The program that serves disks.
-package struct DiskBackend: Sendable {
-    /// What can be said of a disk.
-    let schema: OptionSchema
-    /// Opens the image that such options name, for a process that must not open files.
-    let open: @Sendable (String) throws -> [SharedFD]
-    /// What its threads may ask of the kernel.
-    let systemCalls: SystemCallRules
-
-    package init(
-        schema: OptionSchema, open: @escaping @Sendable (String) throws -> [SharedFD],
-        systemCalls: SystemCallRules
-    ) {
-        self.schema = schema
-        self.open = open
-        self.systemCalls = systemCalls
-    }
-}
+internal import VhostUser
 
 /// What the user gave to a machine, in the form that is left when the process sees no files any
 /// more: open files, and a launcher for the backends' processes.
@@ -35,7 +17,7 @@ struct Given {
     let sandbox: Sandbox
 
     /// Opens everything. This process must have one thread.
-    init(_ options: MachineOptions, _ backend: DiskBackend) throws {
+    init(_ options: MachineOptions, _ backend: BackendKind) throws {
         sandbox = Sandbox(
             options.sandbox, program: "apus", descriptorLimit: Self.descriptorLimit)
         boot = try BootFiles(options.boot)
@@ -62,10 +44,10 @@ struct Given {
 
     /// What 64 disks of 64 queues use.
     private static let descriptorLimit: UInt64 = 16384
-    private static let firstImageFD: Int32 = 4
+    private static let firstFileFD: Int32 = 4
 
     private static func launcher(
-        _ options: MachineOptions, _ backend: DiskBackend, _ sandbox: Sandbox
+        _ options: MachineOptions, _ backend: BackendKind, _ sandbox: Sandbox
     ) throws -> Launcher? {
         // SAFETY: the path lives for the call.
         let raw = try checking("open", unsafe clinux_open("/proc/self/exe", O_RDONLY, 0))
@@ -73,24 +55,25 @@ struct Given {
         var programs: [Program] = []
         for disk in options.disks {
             guard case .child(_, let text, _) = disk else { continue }
-            let images = try backend.open(text).enumerated().map {
-                ($0.element, Self.firstImageFD + Int32($0.offset))
+            let files = try backend.open(backend.schema.parse(text)).enumerated().map {
+                ($0.element, Self.firstFileFD + Int32($0.offset))
             }
-            let numbers = images.map { String($0.1) }.joined(separator: ",")
+            let numbers = files.map { String($0.1) }.joined(separator: ",")
             programs.append(
                 Program(
                     .open(executable),
                     arguments: [
-                        "apus-block", "--fd=3", "--image-fds", "[\(numbers)]", "--disk", text,
+                        backend.program, "--fd=3", "--open-fds", "[\(numbers)]",
+                        "--\(backend.schema.name)", text,
                         "--log-level", options.logLevel.name,
                     ] + options.sandbox.childArguments,
                     // Swift's runtime looks for libraries, of which there are none, by reading /proc.
-                    environment: ["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"], descriptors: images)
+                    environment: ["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"], descriptors: files)
             )
         }
         if programs.isEmpty { return nil }
         return try Launcher(
-            programs, executable: executable, sandbox: sandbox, rules: backend.systemCalls)
+            programs, executable: executable, sandbox: sandbox, rules: backend.systemCalls())
     }
 
     /// The folder that holds `path`, from the root and without links; `nil` if it does not exist.

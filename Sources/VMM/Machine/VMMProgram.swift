@@ -1,5 +1,6 @@
 internal import Core
 internal import Glibc
+package import VhostUser
 
 /// The program `apus`: a virtual machine from a command line.
 package enum VMMProgram {
@@ -7,11 +8,11 @@ package enum VMMProgram {
 
     /// - Parameters:
     ///   - arguments: those that follow the program's name.
-    ///   - diskBackend: the block backend.
+    ///   - disks: the kind of back end that serves disks.
     /// - Returns: the exit code, see `Outcome`.
-    package static func run(arguments: [String], diskBackend: DiskBackend) -> Int32 {
+    package static func run(arguments: [String], disks: BackendKind) -> Int32 {
         let timeline = BootTimeline()
-        let command = VMMCommand(diskSchema: diskBackend.schema)
+        let command = VMMCommand(diskSchema: disks.schema)
         Log.configure(program: "apus", level: .warning)
         do {
             let (request, level) = try command.parse(arguments)
@@ -22,7 +23,7 @@ package enum VMMProgram {
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level
-                return try run(options, diskBackend, timeline).rawValue
+                return try run(options, disks, timeline).rawValue
             }
         } catch let error as OptionError {
             log(.error, "\(error)")
@@ -37,10 +38,10 @@ package enum VMMProgram {
     }
 
     private static func run(
-        _ options: MachineOptions, _ diskBackend: DiskBackend, _ timeline: BootTimeline
+        _ options: MachineOptions, _ disks: BackendKind, _ timeline: BootTimeline
     ) throws -> Outcome {
         SignalFD.ignoreBrokenPipes()
-        let given = try Given(options, diskBackend)
+        let given = try Given(options, disks)
         let loop = try EventLoop()
         let run = RunState(policies: options.policies, loop: loop)
         // Before any thread starts, so that all of them leave signals to the loop.

@@ -2,6 +2,7 @@ internal import BlockBackend
 internal import CLinux
 internal import Glibc
 internal import VMM
+internal import VhostUser
 
 /// The executable: its name, or its first argument, chooses what it is.
 @main
@@ -9,23 +10,27 @@ enum Main {
     static func main() {
         openStandardStreams()
         let arguments = self.arguments
-        let name = arguments.first.map { $0.split(separator: "/").last ?? "" } ?? ""
-        if name == "apus-block" {
-            // Processes that the VMM starts come from an open file, which is no name for `ps`.
-            // SAFETY: the string lives for the call.
-            _ = unsafe clinux_set_thread_name("apus-block")
-            // They have a filter from the beginning.
-            _ = unsafe clinux_report_forbidden_calls("apus-block")
-            exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst())))
+        let name = arguments.first.flatMap { $0.split(separator: "/").last.map(String.init) } ?? ""
+        if let kind = backends.first(where: { $0.program == name }) {
+            // SAFETY: the strings live for the calls.
+            unsafe name.withCString { name in
+                // Processes that the VMM starts come from an open file, which is no name for `ps`.
+                _ = unsafe clinux_set_thread_name(name)
+                // They have a filter from the beginning.
+                _ = unsafe clinux_report_forbidden_calls(name)
+            }
+            exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst())))
         }
-        if arguments.dropFirst().first == "block" {
-            exit(BlockBackendProgram.run(arguments: Array(arguments.dropFirst(2))))
+        if let word = arguments.dropFirst().first,
+            let kind = backends.first(where: { $0.name == word })
+        {
+            exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst(2))))
         }
-        let backend = DiskBackend(
-            schema: BlockOptions.schema, open: BlockBackendProgram.openImage,
-            systemCalls: BlockSystemCalls.control)
-        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), diskBackend: backend))
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), disks: .block))
     }
+
+    /// All back ends of ours.
+    private static let backends: [BackendKind] = [.block]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

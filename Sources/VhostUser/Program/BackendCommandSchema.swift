@@ -1,0 +1,74 @@
+internal import Core
+
+/// The flags of one back-end program: those of all such programs, and those for its device, which
+/// can be described by an option set, by flags that stand for keys of it, or by both.
+struct BackendCommandSchema {
+    private typealias Flags = BackendCommand.Flags
+
+    private let kind: BackendKind
+    let command: CommandSchema
+    private let device: Flag<OptionValues?>
+    private let texts: [(flag: Flag<String?>, alias: OptionAlias)]
+    private let switches: [(flag: Flag<Bool>, alias: OptionAlias)]
+
+    init(_ kind: BackendKind) {
+        self.kind = kind
+        device = Flag.one(
+            kind.schema.name, kind.schema.extended(with: []), help: "the device to serve")
+        texts = kind.aliases.filter { $0.value == nil }.map {
+            (Flag.one($0.name, .string, help: $0.help), $0)
+        }
+        switches = kind.aliases.filter { $0.value != nil }.map {
+            (Flag.present($0.name, help: $0.help), $0)
+        }
+        let described = [device.any] + texts.map(\.flag.any) + switches.map(\.flag.any)
+        command = CommandSchema(
+            kind.program, summary: kind.summary,
+            groups: [
+                .init("Front end (one of these)", [Flags.socketPath.any, Flags.fd.any]),
+                .init("Device", described + [Flags.openFDs.any]),
+                .init("Sandbox", SandboxOptions.flags),
+                .init(
+                    "Other",
+                    [
+                        Flags.logLevel.any, Flags.capabilities.any, Flags.help.any,
+                        Flags.version.any,
+                    ]),
+            ],
+            chapters: [
+                (
+                    "Example",
+                    "  \(kind.program) --socket-path=\(kind.name).sock --\(kind.schema.name) "
+                        + kind.example
+                ),
+                ("Ending", Self.ending),
+            ])
+    }
+
+    /// What the command line says of the device.
+    func deviceValues(_ values: CommandValues) throws(OptionError) -> OptionValues {
+        var items = values[device].map { [$0.text] } ?? []
+        for (flag, alias) in texts {
+            guard let text = values[flag] else { continue }
+            items.append("\(alias.key)=\(OptionSyntax.quote(text))")
+        }
+        for (flag, alias) in switches where values[flag] {
+            items.append("\(alias.key)=\(alias.value ?? "")")
+        }
+        guard !items.isEmpty else { throw OptionError("--\(kind.schema.name) is needed") }
+        do throws(OptionError) {
+            let values = try kind.schema.parse(items.joined(separator: ","))
+            try kind.check(values)
+            return values
+        } catch {
+            throw error.inside("--\(kind.schema.name)")
+        }
+    }
+
+    private static let ending = """
+          Ends with status 0 on SIGTERM or SIGINT, and when the peer of a connected socket leaves.
+          Otherwise it serves the next front end. Ends with one sentence and status 2 when the
+          command line is wrong, with status 1 when it cannot work, and with 7 when it tries a
+          system call that it does not need.
+        """
+}

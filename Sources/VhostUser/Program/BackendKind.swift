@@ -1,0 +1,93 @@
+package import Core
+
+/// A kind of device with a back-end program of ours: all that `apus-block` and its sisters differ in,
+/// besides the device itself. The VMM starts back ends by the same value.
+package struct BackendKind: Sendable {
+    /// What its files and options are called: `block` makes the program `apus-block`.
+    package let name: String
+    package let deviceID: VirtioDeviceID
+    /// One sentence for the program's help.
+    package let summary: String
+    /// An example of the option set for the program's help.
+    package let example: String
+    /// What can be said of such a device. The set's name is that of the flag, for programs and VMM.
+    package let schema: OptionSchema
+    /// Flags of the program that say the same as a key of the set.
+    package let aliases: [OptionAlias]
+    /// What `--print-capabilities` lists (vhost-user specification, "Backend program conventions").
+    package let capabilities: [String]
+    /// What a front end must not see, although the server has it.
+    package let hidden: ProtocolFeatures
+    /// What the program's threads may ask of the kernel.
+    package let systemCalls: @Sendable () -> SystemCallRules
+
+    /// Checks what keys mean together.
+    package let check: @Sendable (OptionValues) throws(OptionError) -> Void
+    /// Opens what the options name, before the program locks itself in or by its parent process.
+    package let open: @Sendable (OptionValues) throws -> [SharedFD]
+    /// Makes the device, in the sandbox.
+    package let makeDevice: @Sendable (BackendSurroundings) throws -> any VirtioDevice
+
+    package init(
+        _ name: String, _ deviceID: VirtioDeviceID, summary: String, example: String,
+        schema: OptionSchema, aliases: [OptionAlias] = [], capabilities: [String] = [],
+        hidden: ProtocolFeatures = [],
+        systemCalls: @escaping @Sendable () -> SystemCallRules,
+        check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
+        open: @escaping @Sendable (OptionValues) throws -> [SharedFD],
+        makeDevice: @escaping @Sendable (BackendSurroundings) throws -> any VirtioDevice
+    ) {
+        self.name = name
+        self.deviceID = deviceID
+        self.summary = summary
+        self.example = example
+        self.schema = schema
+        self.aliases = aliases
+        self.capabilities = capabilities
+        self.hidden = hidden
+        self.systemCalls = systemCalls
+        self.check = check
+        self.open = open
+        self.makeDevice = makeDevice
+    }
+
+    /// The program's name.
+    package var program: String { "apus-\(name)" }
+}
+
+/// What a device of a back-end program is made from.
+package struct BackendSurroundings {
+    package let values: OptionValues
+    /// What `BackendKind.open` has opened, in its order.
+    package let files: [SharedFD]
+    package let seccomp: SandboxOptions.Seccomp
+    /// The control thread's.
+    package let loop: EventLoop
+    /// To be called on the control thread when the configuration space has changed by itself.
+    package let configChanged: () -> Void
+}
+
+/// A flag of a back-end program that stands for a key of its option set.
+package struct OptionAlias: Sendable {
+    package let name: String
+    let key: String
+    /// What the key gets; `nil` if the flag has a value to give it.
+    let value: String?
+    let help: String
+
+    /// `--name VALUE`.
+    package init(_ name: String, for key: String, help: String? = nil) {
+        self.name = name
+        self.key = key
+        value = nil
+        self.help = help ?? "the same as \(key)=TEXT"
+    }
+
+    /// `--name`, which gives the key this value.
+    package init(_ name: String, for key: String, value: String) {
+        self.name = name
+        self.key = key
+        self.value = value
+        help = "the same as \(key)=\(value)"
+    }
+}

@@ -1,0 +1,111 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+/// A back-end program, `apus-block` for example: serves one device over vhost-user.
+package struct BackendProgram {
+    private let kind: BackendKind
+    private let log: Log
+
+    package init(_ kind: BackendKind) {
+        self.kind = kind
+        log = Log(kind.program)
+    }
+
+    /// Runs the program until it is told to end.
+    /// - Parameter arguments: what follows the program's name.
+    /// - Returns: the exit status: 0, or, after one sentence on standard error, 2 if the command
+    ///   line is wrong and 1 if something else is.
+    package func run(arguments: [String]) -> Int32 {
+        Log.configure(program: kind.program, level: .warning)
+        do {
+            let command = try BackendCommand(kind, arguments)
+            switch command.action {
+            case .show(let text): print(text, terminator: "")
+            case .serve(let endpoint, let values, let opened):
+                Log.configure(program: kind.program, level: command.logLevel)
+                try serve(endpoint, values, opened, command.sandbox)
+            }
+            return 0
+        } catch {
+            log(.error, "\(error)")
+            return error is OptionError ? 2 : 1
+        }
+    }
+
+    private func serve(
+        _ endpoint: BackendCommand.Endpoint, _ values: OptionValues, _ opened: [Int32]?,
+        _ sandboxOptions: SandboxOptions
+    ) throws {
+        SignalFD.ignoreBrokenPipes()
+        // The signals are blocked first, so that the queues' threads do not get them either.
+        let loop = try EventLoop()
+        let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP]) { _ in loop.quit() }
+        defer { signals.cancel() }
+        // The files come first: who can connect finds a device that works.
+        let files = try opened.map(Self.adopt) ?? kind.open(values)
+        let role = try role(endpoint)
+        let sandbox = Sandbox(
+            sandboxOptions, program: kind.program, descriptorLimit: Self.descriptorLimit)
+        try sandbox.enter(kind.systemCalls())
+        var server: BackendServer?
+        let device = try kind.makeDevice(
+            BackendSurroundings(
+                values: values, files: files, seccomp: sandboxOptions.seccomp, loop: loop,
+                configChanged: { server?.configurationChanged() }))
+        var options = BackendServer.Options()
+        options.hidden = kind.hidden
+        let new = BackendServer(device, on: loop, as: role, options: options)
+        server = new
+        new.onFinished = { loop.quit() }
+        new.start()
+        loop.run()
+        new.stop()
+        server = nil
+    }
+
+    /// Eight for each of 64 queues, and those of memory regions.
+    private static let descriptorLimit: UInt64 = 2048
+
+    /// Takes what the parent process has opened; it stays with this process.
+    private static func adopt(_ numbers: [Int32]) throws(ProgramError) -> [SharedFD] {
+        try numbers.map { number throws(ProgramError) in
+            let code = clinux_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
+            guard code == 0 else {
+                let reason = SystemError("fcntl", errno: -code).reason
+                throw ProgramError("descriptor \(number) of --open-fds cannot be used: \(reason)")
+            }
+            return SharedFD(owning: number)
+        }
+    }
+
+    private func role(
+        _ endpoint: BackendCommand.Endpoint
+    ) throws(ProgramError) -> BackendServer.Role {
+        do throws(SystemError) {
+            switch endpoint {
+            case .path(let path): return .listen(try UnixListener(path: path))
+            case .inherited(let number):
+                return BackendServer.Role(try InheritedSocket(SharedFD(owning: number)))
+            }
+        } catch {
+            switch endpoint {
+            case .path(let path) where error.code == EADDRINUSE:
+                throw ProgramError(
+                    "cannot listen at \(path): another program listens there, or it is no socket")
+            case .path(let path):
+                throw ProgramError("cannot listen at \(path): \(error.reason)")
+            case .inherited(let number):
+                throw ProgramError(
+                    "descriptor \(number) is no Unix socket to serve on: \(error.reason)")
+            }
+        }
+    }
+}
+
+/// A back-end program cannot work; one sentence for the user.
+private struct ProgramError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ description: String) { self.description = description }
+}
