@@ -80,6 +80,7 @@ let package = Package(
         target(
             "BlockBackend", "Backends/Block",
             uses: ["VhostUser", "Core", "CLinux", "CAIO", "CURing"]),
+        target("RandomBackend", "Backends/Random", uses: ["VhostUser", "Core", "CLinux"]),
 
         target("Accelerator", "VMM/Accelerator", uses: ["Core"]),
         target("TCGDecoder", "VMM/TCG/Decoder", uses: [], settings: productSettings + optimised),
@@ -95,7 +96,8 @@ let package = Package(
                 "CZstd", "CLZ4", "CLZMA",
             ]),
         .executableTarget(
-            name: "apus", dependencies: ["VMM", "BlockBackend", "VhostUser", "Core", "CLinux"],
+            name: "apus",
+            dependencies: ["VMM", "BlockBackend", "RandomBackend", "VhostUser", "Core", "CLinux"],
             path: "Sources/VMM/Main", exclude: ["sections.ld", "hot-functions.txt"],
             swiftSettings: productSettings,
             linkerSettings: releaseLinkerSettings),
@@ -128,6 +130,7 @@ let package = Package(
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
+        tests("RandomBackend", uses: ["RandomBackend", "VhostUser", "Core", "TestSupport"]),
         // They compare millions of instructions.
         tests(
             "TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -284,6 +285,12 @@ int clinux_set_parent_death_signal(int signal)
 int clinux_set_thread_name(const char *name)
 {
     return prctl(PR_SET_NAME, name) < 0 ? -errno : 0;
+}
+
+ssize_t clinux_random(void *buffer, size_t length)
+{
+    ssize_t count = getrandom(buffer, length, 0);
+    return count < 0 ? -errno : count;
 }
 
 int clinux_gettid(void)

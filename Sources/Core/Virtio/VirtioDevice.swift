@@ -7,6 +7,8 @@ public struct VirtioDeviceID: Hashable, Sendable {
     public static let net = VirtioDeviceID(1)
     public static let block = VirtioDeviceID(2)
     public static let console = VirtioDeviceID(3)
+    public static let entropy = VirtioDeviceID(4)
+    public static let vsock = VirtioDeviceID(19)
     public static let fs = VirtioDeviceID(26)
 }
 

@@ -1,6 +1,7 @@
 internal import BlockBackend
 internal import CLinux
 internal import Glibc
+internal import RandomBackend
 internal import VMM
 internal import VhostUser
 
@@ -30,7 +31,7 @@ enum Main {
     }
 
     /// All back ends of ours.
-    private static let backends: [BackendKind] = [.block]
+    private static let backends: [BackendKind] = [.block, .random]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

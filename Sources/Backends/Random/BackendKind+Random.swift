@@ -1,0 +1,26 @@
+internal import Core
+package import VhostUser
+
+extension BackendKind {
+    /// The program `apus-rng`: gives a guest random bytes.
+    package static let random = BackendKind(
+        "rng", .entropy,
+        summary: "Gives a virtual machine random bytes over vhost-user.",
+        example: "max-bytes=1024,period=1000",
+        schema: RandomOptions.schema,
+        systemCalls: {
+            var rules = SystemCallRules.base
+            rules.add(.dataMemory)
+            rules.add(.messages)
+            rules.add(.narrowing)
+            rules.allow("accept4", "unlink")
+            return rules
+        },
+        check: { values throws(OptionError) in _ = try RandomOptions(values) },
+        open: { try RandomSource.open(RandomOptions($0)) },
+        makeDevice: { surroundings in
+            RandomDevice(
+                RandomSource(surroundings.files), try RandomOptions(surroundings.values),
+                loop: surroundings.loop)
+        })
+}

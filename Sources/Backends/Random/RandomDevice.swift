@@ -1,0 +1,92 @@
+package import Core
+internal import VhostUser
+
+/// An entropy device (VIRTIO 1.3, section 5.4): fills the driver's buffers with random bytes.
+package final class RandomDevice: VirtioDevice {
+    /// The most that one buffer gets. The driver takes less than it asked for, and a guest cannot
+    /// keep the thread busy for long.
+    private static let bufferLimit = 64 << 10
+
+    private let source: RandomSource
+    private let options: RandomOptions
+    private let loop: EventLoop
+    private let chain = DescriptorChain(capacity: 4)
+    private var queue: LoopQueue?
+    /// A chain that waits in `chain` for bytes.
+    private var isWaiting = false
+    /// What may still be given in this period.
+    private var budget: UInt64
+    private var refill: EventRegistration?
+
+    package let deviceID = VirtioDeviceID.entropy
+    package let features =
+        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
+        | VirtioFeature.packedRing
+    package let queueCount = 1
+
+    init(_ source: RandomSource, _ options: RandomOptions, loop: EventLoop) {
+        self.source = source
+        self.options = options
+        self.loop = loop
+        budget = options.bytesPerPeriod ?? .max
+    }
+
+    package func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
+    package func readConfig(offset: Int, count: Int) -> [UInt8] { [] }
+    package func writeConfig(offset: Int, _ bytes: [UInt8]) {}
+    package func setFeatures(_ features: UInt64) throws(VirtioDeviceError) {}
+
+    package func startQueue(_ index: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
+        guard index == 0, queue == nil else {
+            throw VirtioDeviceError("queue \(index) cannot be started")
+        }
+        queue = try LoopQueue(setup, index: index, on: loop) { [unowned self] in serve() }
+    }
+
+    package func stopQueue(_ index: Int) -> QueueState {
+        guard index == 0, let running = queue else { return .freshSplit }
+        if isWaiting { give(0) }
+        queue = nil
+        return running.stop()
+    }
+
+    package func reset() { _ = stopQueue(0) }
+
+    private func serve() {
+        guard let queue else { return }
+        while isWaiting || queue.pop(into: chain) {
+            isWaiting = true
+            let wanted = chain.writableLength
+            if budget == 0, wanted > 0 {
+                waitForBudget()
+                break
+            }
+            give(fill(upTo: min(wanted, budget, UInt64(Self.bufferLimit))))
+        }
+        queue.publish()
+    }
+
+    private func fill(upTo limit: UInt64) -> UInt32 {
+        let size = Int(truncatingIfNeeded: limit)
+        // SAFETY: the buffer has room for `size` bytes and is filled from its start.
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+            unsafe count = source.fill(UnsafeMutableRawBufferPointer(buffer))
+        }
+        return UInt32(truncatingIfNeeded: chain.write(at: 0, bytes))
+    }
+
+    private func give(_ count: UInt32) {
+        isWaiting = false
+        if options.bytesPerPeriod != nil { budget -= min(budget, UInt64(count)) }
+        queue?.push(chain, written: count)
+    }
+
+    private func waitForBudget() {
+        guard refill == nil, let limit = options.bytesPerPeriod else { return }
+        refill = loop.after(milliseconds: options.periodMilliseconds) { [unowned self] in
+            refill = nil
+            budget = limit
+            serve()
+        }
+    }
+}

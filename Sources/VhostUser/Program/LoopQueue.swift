@@ -1,0 +1,68 @@
+package import Core
+
+/// A queue that the control thread serves on its event loop: for devices with so little to do that
+/// threads of their own would cost more than they bring.
+package final class LoopQueue {
+    private static let log = Log("queue")
+
+    private let queue: Virtqueue
+    private let index: Int
+    private var kickWatch: EventRegistration?
+    private var hasPushed = false
+
+    /// - Parameter onKick: the driver may have added something, also before this object was made.
+    ///   Take what there is with `pop`, to the end.
+    package init(
+        _ setup: QueueSetup, index: Int, on loop: EventLoop, onKick: @escaping () -> Void
+    ) throws(VirtioDeviceError) {
+        guard let kick = setup.kick else {
+            throw VirtioDeviceError("queue \(index) has no kick descriptor, and is not polled")
+        }
+        do {
+            queue = try Virtqueue(setup)
+        } catch {
+            throw VirtioDeviceError("queue \(index): \(error)")
+        }
+        self.index = index
+        kickWatch = loop.watch(kick.rawValue, for: .readable) { _ in
+            kick.drain()
+            onKick()
+        }
+        kick.signal()
+    }
+
+    /// The features that the driver accepted.
+    package var features: UInt64 { queue.setup.features }
+    package var size: UInt16 { queue.size }
+
+    /// Takes the next chain. When there is none, the driver is asked to kick.
+    package func pop(into chain: DescriptorChain) -> Bool {
+        do throws(QueueError) {
+            if try queue.pop(into: chain) { return true }
+            return queue.enableNotifications() ? try queue.pop(into: chain) : false
+        } catch {
+            Self.log.guest("queue \(index) stopped: \(error)")
+            return false
+        }
+    }
+
+    /// Gives a chain back; `publish` shows it.
+    package func push(_ chain: DescriptorChain, written: UInt32) {
+        queue.push(chain, written: written)
+        hasPushed = true
+    }
+
+    /// Shows the driver what was given back, with at most one call.
+    package func publish() {
+        guard hasPushed else { return }
+        hasPushed = false
+        if queue.publish() { queue.setup.call?.signal() }
+    }
+
+    /// Ends the service. What was taken has been given back.
+    package func stop() -> QueueState {
+        kickWatch = nil
+        publish()
+        return queue.state
+    }
+}
