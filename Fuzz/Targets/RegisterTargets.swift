@@ -51,16 +51,17 @@ private struct VirtioRig {
     let memory = Bus()
     let ports = Bus()
     let bus: PCIBus
+    private let function: VirtioPCI
     private let accesses: [(Bus, Bus.Handle?)]
 
     init(canBind: Bool) throws {
         let machine = FakeMachine(canBind: canBind)
         bus = PCIBus(memory: memory, windows: [PCIWindow(start: Self.window, size: 0x100_0000)])
+        function = try VirtioPCI(
+            device, memory: try ScratchMemory(size: 1 << 16).memory, machine: machine,
+            control: control)
         try bus.add(PCIHostBridge())
-        try bus.add(
-            try VirtioPCI(
-                device, memory: try ScratchMemory(size: 1 << 16).memory, machine: machine,
-                control: control))
+        try bus.add(function)
         accesses = [
             (memory, memory.attach(PCIECAM(bus), start: Self.ecam, length: 1 << 20)),
             (ports, ports.attach(PCIConfigPorts(bus), start: 0xCF8, length: PCIConfigPorts.size)),
@@ -69,11 +70,16 @@ private struct VirtioRig {
 
     /// Takes the buses apart, which hold each other.
     func end() {
-        bus.reset()
+        reset()
         for device in 0..<2 { bus.remove(device: device) }
         for case (let bus, let handle?) in accesses { bus.detach(handle) }
         memory.reclaim()
         ports.reclaim()
+    }
+
+    private func reset() {
+        function.reset()
+        bus.reset()
     }
 
     private func write(_ offset: UInt64, _ size: Int, _ value: UInt64) {
@@ -82,7 +88,7 @@ private struct VirtioRig {
 
     /// Whether a driver can bring the device up after a reset.
     func checkRecovery() throws {
-        bus.reset()
+        reset()
         // Memory decoding, then the handshake (VIRTIO 1.3, section 3.1.1).
         _ = memory.write(Self.ecam + 0x8004, size: 2, 6)
         for status: UInt64 in [0, 1, 3] { write(20, 1, status) }

@@ -31,7 +31,7 @@ private final class TwoBARs: PCIFunction {
     func barMoved(_ bar: Int, to address: UInt64?) {}
     func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 { UInt64(bar) << 4 | offset }
     func writeBAR(_ bar: Int, offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect { .none }
-    func reset() { config.reset() }
+    func resetConfig() { config.reset() }
 }
 
 @Suite("PCI")

@@ -388,6 +388,25 @@ struct VirtioPCITests {
         #expect(bench.bar.read16(16) == 0xFFFF)
     }
 
+    @Test("the bus's reset is that of the PCI part, and leaves the device to its owner")
+    func busReset() throws {
+        let bench = try VirtioBench()
+        try bench.enableMSIX()
+        try bench.start()
+        bench.config.write32(0x10, 0xC080_0004)
+        _ = bench.device.takeCalls()
+        bench.function.reset()
+        #expect(bench.device.takeCalls() == [.reset])
+        #expect(bench.function.msix.isEnabled)
+        bench.bus.reset()
+        #expect(bench.device.takeCalls().isEmpty)
+        #expect(!bench.function.msix.isEnabled)
+        #expect(bench.function.msix.message(0) == nil)
+        #expect(bench.config.read32(0x10) == 0xC000_0004)
+        #expect(bench.bar.read32(0x4000) == 0)
+        #expect(bench.status == 0)
+    }
+
     @Test("one queue is reset and started again")
     func queueReset() throws {
         let bench = try VirtioBench()

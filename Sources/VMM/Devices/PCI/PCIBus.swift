@@ -99,10 +99,10 @@ package final class PCIBus: Sendable {
         }
     }
 
-    /// Resets all functions and puts their BARs back to where they started. Called on the control
-    /// thread while no vCPU runs.
+    /// Puts the functions' configuration spaces and BARs back to how they started. The devices are
+    /// reset by their owners, before. Called while no vCPU runs.
     package func reset() {
-        for function in functions.withLock({ Array($0.values) }) { function.reset() }
+        for function in functions.withLock({ Array($0.values) }) { function.resetConfig() }
         slots.withLock { slots in
             for slot in slots.values {
                 for bar in slot.bars { slot.function.setBAR(bar.bar, address: bar.initial) }

@@ -20,8 +20,9 @@ package protocol PCIFunction: AnyObject, Sendable {
     func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64
     func writeBAR(_ bar: Int, offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect
 
-    /// Back to the state after power-on. Called on the control thread while no vCPU runs.
-    func reset()
+    /// Puts the configuration space, and what it controls, back to the state after power-on; the
+    /// device behind it is for its owner to reset. Called while no vCPU runs.
+    func resetConfig()
 }
 
 /// The host bridge, function 00:00.0: a generic PCI Express host bridge without registers of its
@@ -49,5 +50,5 @@ package final class PCIHostBridge: PCIFunction {
     package func writeBAR(
         _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
     ) -> MachineEffect { .none }
-    package func reset() { config.reset() }
+    package func resetConfig() { config.reset() }
 }

@@ -276,11 +276,13 @@ internal import Synchronization
         GuestAddress(base &+ UInt64(queue) * Layout.notifyMultiplier)
     }
 
-    package func reset() {
-        control.perform { [self] in resetDevice() }
+    package func resetConfig() {
         msix.reset()
         config.reset()
     }
+
+    /// Resets the device, but for the PCI part.
+    package func reset() { control.perform { [self] in resetDevice() } }
 }
 
 extension ControlPlane {
