@@ -1,6 +1,7 @@
 import BenchmarkSupport
 import Core
 import Foundation
+import TestSupport
 
 /// What is known of a running machine from outside, in nanoseconds since its start.
 struct Moment {
@@ -67,11 +68,7 @@ final class RunningMachine {
     }
 
     deinit {
-        process.signal(SIGKILL)
-        while end == nil, let status = Optional(process.reap()) {
-            end = status.map { ($0, 0) }
-            if end == nil { usleep(200) }
-        }
+        if end == nil { process.kill() }
     }
 
     /// Starts a backend for each disk, and waits for its socket.

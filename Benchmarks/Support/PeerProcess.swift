@@ -12,11 +12,9 @@ package final class PeerProcess {
     /// By SIGTERM, which gives the image's lock back at once. QEMU's daemon sometimes hangs then.
     deinit {
         process.signal(SIGTERM)
-        let patience = Clock.monotonic() + 500_000_000
-        while process.reap() == nil {
-            if Clock.monotonic() > patience { process.signal(SIGKILL) }
-            usleep(1000)
-        }
+        guard process.wait(milliseconds: 500) == nil else { return }
+        process.signal(SIGKILL)
+        _ = process.wait()
     }
 
     /// CPU time that all of its threads have used, in nanoseconds.

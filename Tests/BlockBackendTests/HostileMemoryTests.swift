@@ -27,8 +27,7 @@ private final class ServingProcess {
     }
 
     deinit {
-        process.signal(SIGKILL)
-        while process.reap() == nil { usleep(1000) }
+        process.kill()
         unsafe unlink(socket)
         unsafe unlink(messages)
     }

@@ -34,12 +34,7 @@ struct ProgramTests {
 
         /// Its exit status and the last line it said, without the program's name.
         func end() throws -> (status: ChildStatus?, text: String) {
-            let deadline = Clock.monotonic() + 20_000_000_000
-            var status = process.reap()
-            while status == nil, Clock.monotonic() < deadline {
-                usleep(2000)
-                status = process.reap()
-            }
+            let status = process.wait(milliseconds: 20_000)
             let path = "\(directory)/output"
             let fd = OwnedFD(owning: try checking("open", unsafe clinux_open(path, O_RDONLY, 0)))
             var bytes = [UInt8](repeating: 0, count: 4096)

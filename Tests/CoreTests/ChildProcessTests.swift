@@ -2,6 +2,7 @@ import CLinux
 import Core
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 @Suite struct ChildProcessTests {
@@ -28,5 +29,43 @@ import Testing
             #expect($0.error == SystemError("exec", errno: ENOENT))
             #expect($0.children == "")
         }
+    }
+
+    private func start(_ script: String) throws -> ChildProcess {
+        try ChildProcess(path: "/bin/sh", arguments: ["sh", "-c", script], environment: [])
+    }
+
+    @Test("waiting ends with the process, whose status is told once")
+    func end() throws {
+        let child = try start("exec sleep 60")
+        #expect(child.wait(milliseconds: 0) == nil)
+        let other = try start("exit 0")
+        #expect(other.wait() == .exited(0))
+        child.signal(SIGTERM)
+        #expect(child.wait(milliseconds: 20_000) == .killed(signal: SIGTERM))
+        #expect(child.wait() == nil)
+    }
+
+    @Test("waiting ends after the given time, whatever signals come")
+    func patience() throws {
+        let child = try start("exec sleep 60")
+        let waiting = Mutex<pthread_t?>(nil)
+        let waited = Mutex<UInt64?>(nil)
+        _ = Glibc.signal(SIGUSR2) { _ in }
+        let thread = try Thread(name: "test-wait") {
+            waiting.withLock { $0 = pthread_self() }
+            let start = Clock.monotonic()
+            let status = child.wait(milliseconds: 200)
+            waited.withLock { $0 = status == nil ? Clock.monotonic() - start : nil }
+        }
+        for _ in 0..<10 {
+            Clock.sleep(milliseconds: 10)
+            if let id = waiting.withLock({ $0 }) { pthread_kill(id, SIGUSR2) }
+        }
+        thread.join()
+        let nanoseconds = try #require(waited.withLock { $0 })
+        #expect(nanoseconds >= 199_000_000)
+        child.kill()
+        #expect(child.reap() == nil)
     }
 }

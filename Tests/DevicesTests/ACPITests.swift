@@ -87,16 +87,11 @@ struct ACPITests {
 
     /// Runs a command and returns whether it succeeded.
     @discardableResult
-    static func run(_ arguments: [String]) throws -> ChildStatus {
+    static func run(_ arguments: [String]) throws -> ChildStatus? {
         let child = try ChildProcess(
             path: "/usr/bin/env", arguments: ["env"] + arguments,
             environment: ["PATH=/usr/bin:/bin:/usr/sbin"])
-        while true {
-            var descriptor = pollfd(fd: child.fd.rawValue, events: Int16(POLLIN), revents: 0)
-            // SAFETY: one descriptor, which lives for the call.
-            _ = unsafe poll(&descriptor, 1, -1)
-            if let status = child.reap() { return status }
-        }
+        return child.wait()
     }
 
     static func write(_ bytes: [UInt8], to path: String) throws {

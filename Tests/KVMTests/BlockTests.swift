@@ -94,7 +94,7 @@ struct BlockTests {
             path: BuiltExecutable.path ?? "",
             arguments: ["apus-block", "--fd=3", "--disk", "path=\(image.path)"],
             environment: [], descriptors: [(far.fd, 3)])
-        defer { process.signal(SIGKILL) }
+        defer { process.kill() }
         let loop = try EventLoop()
         let frontend = Frontend(FrontendOptions(.supervised, deviceID: .block), on: loop)
         defer { frontend.close() }

@@ -92,10 +92,7 @@ struct FootprintTests {
             path: binary,
             arguments: ["apus", "--kernel", kernel, "--serial", "file=\(output)"],
             environment: ["PATH=/bin"])
-        defer {
-            apus.signal(SIGKILL)
-            while apus.reap() == nil { usleep(1000) }
-        }
+        defer { apus.kill() }
         let deadline = Date() + 20
         while try Data(contentsOf: URL(fileURLWithPath: output)).isEmpty {
             guard Date() < deadline else { throw TestFailure("the kernel does not run") }

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 
 /// The release executable and the guest that the tests use, as `./test` names them.
 enum Setting {
@@ -83,10 +84,7 @@ final class RunningProgram {
     }
 
     deinit {
-        if isRunning {
-            kill()
-            _ = try? wait(seconds: 10)
-        }
+        if status == nil { child.kill() }
     }
 
     /// Starts the executable under test.
@@ -138,7 +136,7 @@ final class RunningProgram {
             guard Date() < deadline else { throw TestFailure("does not end; \(tail)") }
             output.pump()
             errors.pump()
-            usleep(10_000)
+            status = child.wait(milliseconds: 10)
         }
         switch status {
         case .exited(let code): return code

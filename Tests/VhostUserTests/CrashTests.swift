@@ -52,8 +52,7 @@ private final class MortalProcess {
 
     func kill() {
         guard let process else { return }
-        process.signal(SIGKILL)
-        while process.reap() == nil { usleep(200) }
+        process.kill()
         self.process = nil
     }
 

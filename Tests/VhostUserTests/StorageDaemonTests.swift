@@ -42,8 +42,7 @@ private final class StorageDaemon {
 
     func kill() {
         guard let process else { return }
-        process.signal(SIGKILL)
-        while process.reap() == nil { Clock.sleep(milliseconds: 1) }
+        process.kill()
         self.process = nil
         // It does not take over a socket that is left behind.
         unsafe unlink(socket)

@@ -58,8 +58,7 @@ package final class Launcher: Sendable {
         let child = ChildProcess(processID: process, fd: pidfd)
         guard process < 0 else { return child }
         // It has ended, or is about to; somebody has to take its status.
-        _ = clinux_poll_two(pidfd.rawValue, Int16(POLLIN), -1, 0, Self.patienceMilliseconds)
-        _ = child.reap()
+        _ = child.wait(milliseconds: Self.patienceMilliseconds)
         throw .system(SystemError("exec", errno: -process))
     }
 

@@ -74,22 +74,20 @@ final class Backend {
     }
 
     var isRunning: Bool {
-        guard let child else { return false }
-        guard let status = child.reap() else { return true }
-        lastStatus = status
-        self.child = nil
-        return false
+        guard child != nil else { return false }
+        return awaitEnd(milliseconds: 0) == nil
     }
 
     /// Waits for its end.
     /// - Returns: how it ended; `nil` if it has not.
     func awaitEnd(milliseconds: UInt64) -> ChildStatus? {
-        let limit = Clock.monotonic() + milliseconds * 1_000_000
-        while isRunning {
-            guard let child, Clock.monotonic() < limit else { return nil }
-            _ = clinux_poll_two(child.fd.rawValue, Int16(POLLIN), -1, 0, 20)
+        guard let child else { return lastStatus }
+        guard let status = child.wait(milliseconds: Int32(clamping: milliseconds)) else {
+            return nil
         }
-        return lastStatus
+        lastStatus = status
+        self.child = nil
+        return status
     }
 
     /// Ends it with no chance to clean up.

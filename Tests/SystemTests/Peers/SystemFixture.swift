@@ -98,13 +98,15 @@ final class PeerProcess {
     /// How it ends; after `seconds` it is killed.
     @discardableResult
     func wait(seconds: UInt64 = 60) -> ChildStatus {
-        let deadline = Clock.monotonic() + seconds * 1_000_000_000
-        while true {
-            if let status { return status }
-            status = child.reap()
-            if Clock.monotonic() > deadline { child.signal(SIGKILL) }
-            if status == nil { _ = clinux_poll_two(child.fd.rawValue, Int16(POLLIN), -1, 0, 100) }
+        if let status { return status }
+        var end = child.wait(milliseconds: Int32(clamping: seconds * 1000))
+        if end == nil {
+            child.signal(SIGKILL)
+            end = child.wait()
         }
+        status = end
+        // SIGKILL leaves no choice.
+        return end ?? .killed(signal: SIGKILL)
     }
 
     func signal(_ number: Int32) { child.signal(number) }

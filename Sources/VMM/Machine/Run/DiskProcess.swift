@@ -66,11 +66,10 @@ final class DiskProcess {
     func end() {
         isEnding = true
         restartTimer = nil
-        exitWatch = nil
         frontend.close()
-        guard child != nil, awaitEnd(milliseconds: 3000) == nil else { return }
+        guard awaitEnd(milliseconds: 3000) == nil, let child else { return }
         Self.log(.warning, "the process of disk '\(name)' does not end and is killed")
-        child?.signal(SIGKILL)
+        child.signal(SIGKILL)
     }
 
     private func launch() throws(LaunchError) {
@@ -90,16 +89,11 @@ final class DiskProcess {
     }
 
     /// Waits for the process without serving anything else.
-    private func awaitEnd(milliseconds: UInt32) -> ChildStatus? {
+    private func awaitEnd(milliseconds: Int32) -> ChildStatus? {
         exitWatch = nil
-        for _ in 0..<max(1, milliseconds / 5) {
-            if let status = child?.reap() {
-                child = nil
-                return status
-            }
-            Clock.sleep(milliseconds: 5)
-        }
-        return nil
+        guard let status = child?.wait(milliseconds: milliseconds) else { return nil }
+        child = nil
+        return status
     }
 
     private func connectionChanged(_ state: Frontend.State) {
