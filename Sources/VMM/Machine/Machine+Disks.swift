@@ -24,33 +24,30 @@ extension Machine {
 
     private func attach(_ disk: DiskOptions) throws -> AttachedDisk {
         let isCounted = options.accelerator.isCounted
-        var isOurs = false
-        if case .child = disk { isOurs = true }
-        let isInLockstep = isCounted && isOurs
-        let control = isInLockstep ? control : ControlThread(try EventLoop())
-        let name: String
-        let frontend: Frontend
-        var process: DiskProcess?
         switch disk {
-        case .child(let text, _, let queueSize):
+        case .child(let name, _, let queueSize):
             guard let launcher = given.launcher else { throw BootError("there is no launcher") }
-            let new = DiskProcess(
-                name: text, launcher: launcher, program: childCount, queueSize: queueSize,
-                loop: control.loop)
-            childCount += 1
-            try new.start()
-            (name, frontend, process) = (text, new.frontend, new)
+            // In lockstep, the machine's own thread serves the disk.
+            let control = isCounted ? control : ControlThread(try EventLoop())
+            let process = DiskProcess(
+                name: name, launcher: launcher, program: disks.count { $0.isOurs },
+                queueSize: queueSize, loop: control.loop)
+            try process.start()
+            return try AttachedDisk(
+                .init(name: name, frontend: process.frontend, process: process), control: control,
+                pace: isCounted ? .lockstep : .free, memory: memory, machine: virtualMachine)
         case .socket(let path):
-            (name, frontend) = (path, try connect(path, control.loop))
+            let control = ControlThread(try EventLoop())
+            let frontend = try connect(path, control.loop)
             if isCounted {
                 Self.log(
                     .warning,
                     "the disk at socket '\(path)' answers when it likes, so runs do not repeat")
             }
+            return try AttachedDisk(
+                .init(name: path, frontend: frontend, process: nil), control: control, pace: .free,
+                memory: memory, machine: virtualMachine)
         }
-        return try AttachedDisk(
-            name: name, frontend, process, control: control, memory: memory,
-            machine: virtualMachine, pace: isInLockstep ? .lockstep : .free)
     }
 
     private func connect(_ path: String, _ loop: EventLoop) throws(BootError) -> Frontend {

@@ -38,8 +38,6 @@ final class Machine: @unchecked Sendable {
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
     var disks: [AttachedDisk] = []
-    /// How many of them have a process of ours.
-    var childCount = 0
     var run: RunState
 
     /// - Parameter loop: of the calling thread.

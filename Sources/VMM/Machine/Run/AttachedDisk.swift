@@ -7,28 +7,32 @@ internal import VhostUser
 /// A disk of the machine: its transport, the front end of its backend, and the backend's process if
 /// it is one of ours. All of them live on the disk's control thread, so a backend that does not
 /// answer keeps nobody waiting but who asks for that disk.
-// SAFETY: `frontend` and `process` are used on the control thread, but for what may be called from
-// others.
+// SAFETY: `backend` is used on the control thread, but for what may be called from others.
 final class AttachedDisk: @unchecked Sendable {
     private static let log = Log("disk")
 
-    /// What messages call it.
-    let name: String
+    /// Who serves a disk.
+    struct Backend {
+        /// What messages call the disk.
+        let name: String
+        let frontend: Frontend
+        /// `nil` if it is somebody else's.
+        let process: DiskProcess?
+    }
+
     let function: VirtioPCI
     let control: ControlThread
-    private let frontend: Frontend
-    private let process: DiskProcess?
+    private let backend: Backend
     private let answered = Atomic<Bool>(true)
 
     /// - Parameter control: the disk's own, which does not run yet, or in lockstep the machine's.
     init(
-        name: String, _ frontend: Frontend, _ process: DiskProcess?, control: ControlThread,
-        memory: GuestMemory, machine: any VirtualMachine, pace: VirtioPCI.Pace
+        _ backend: Backend, control: ControlThread, pace: VirtioPCI.Pace, memory: GuestMemory,
+        machine: any VirtualMachine
     ) throws(SystemError) {
-        self.name = name
-        self.frontend = frontend
-        self.process = process
+        self.backend = backend
         self.control = control
+        let frontend = backend.frontend
         function = try VirtioPCI(
             frontend, memory: memory, machine: machine, control: control, pace: pace)
         frontend.onConfigChange = { [weak function] in function?.configChanged() }
@@ -36,6 +40,9 @@ final class AttachedDisk: @unchecked Sendable {
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
         }
     }
+
+    /// Whether its process is one of ours.
+    var isOurs: Bool { backend.process != nil }
 
     /// Resets the disk; `completion` is called on some thread when that is done.
     func reset(then completion: @escaping @Sendable () -> Void) {
@@ -47,8 +54,8 @@ final class AttachedDisk: @unchecked Sendable {
         control.begin(
             { [self] in
                 function.reset()
-                frontend.close()
-                process?.end()
+                backend.frontend.close()
+                backend.process?.end()
             }, then: completion)
     }
 
@@ -63,7 +70,7 @@ final class AttachedDisk: @unchecked Sendable {
 
     /// Gives up a backend that keeps its control thread waiting.
     func abandon() {
-        Self.log(.warning, "the backend of disk '\(name)' does not answer and is given up")
-        frontend.abandon()
+        Self.log(.warning, "the backend of disk '\(backend.name)' does not answer and is given up")
+        backend.frontend.abandon()
     }
 }
