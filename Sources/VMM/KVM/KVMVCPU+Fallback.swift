@@ -140,9 +140,15 @@ extension KVMVCPU {
         new.events.interrupt.shadow =
             state.hasInterruptShadow ? UInt8(KVM_X86_SHADOW_INT_STI | KVM_X86_SHADOW_INT_MOV_SS) : 0
         new.events.nmi.masked = state.isNMIBlocked ? 1 : 0
-        if KVMValue(value: new.events) != KVMValue(value: old.events) {
-            try kvmSet("KVM_SET_VCPU_EVENTS", fd, CLINUX_KVM_SET_VCPU_EVENTS, new.events)
-        }
+        if KVMValue(value: new.events) != KVMValue(value: old.events) { try setEvents(new.events) }
+    }
+
+    /// Sets what belongs to this thread. What others may have sent since the events were read (NMIs,
+    /// start-up IPIs) stays as it is in KVM.
+    private func setEvents(_ events: kvm_vcpu_events) throws(SystemError) {
+        var events = events
+        events.flags = UInt32(KVM_VCPUEVENT_VALID_SHADOW)
+        try kvmSet("KVM_SET_VCPU_EVENTS", fd.rawValue, CLINUX_KVM_SET_VCPU_EVENTS, events)
     }
 
     private func writeExtended(_ state: CPUState) throws(SystemError) {
