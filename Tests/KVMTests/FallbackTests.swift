@@ -97,6 +97,37 @@ struct FallbackTests {
         #expect(text.contains("at RIP 0x5000"))
     }
 
+    /// Processes run natively even here; but device memory is for KVM's emulator.
+    @Test(
+        "and that the fallback does not know either give a process #UD, and the guest goes on",
+        arguments: [
+            [0x66, 0x0F, 0x38, 0xDC, 0x07],  // aesenc xmm0, [rdi]
+            [0xC5, 0xFC, 0x10, 0x07],  // vmovups ymm0, [rdi]
+        ] as [[UInt8]])
+    func unsupportedInProcess(instruction: [UInt8]) throws {
+        let guest = try GuestMachine(.kvm)
+        var code = GuestCode()
+        code.loadIDT()
+        code.enterProcess(at: 0x5800, stack: 0x8000)
+        try guest.put(code)
+        var process = GuestCode(at: 0x5800)
+        process.set(.rdi, 0xD000_0010)
+        for byte in instruction { process.raw(byte) }
+        try guest.put(process)
+        var handler = GuestCode(at: 0x6000)
+        for _ in 0..<2 {
+            handler.raw(0x58)  // pop rax
+            handler.report(.rax)
+        }
+        handler.end()
+        try guest.put(handler)
+        try guest.setGate(6, handler.start)
+        #expect(try guest.run() == .powerOff)
+        // RIP and CS.
+        #expect(guest.surface.results == [0x580A, 0x2B])
+        #expect(guest.kvmCPU?.counters.fallbacks == 0)
+    }
+
     /// Sends an NMI to the CPU while an instruction is executed for it.
     private final class Interrupting: InstructionFallback {
         let other: TCGFallback
