@@ -41,10 +41,8 @@ internal import Synchronization
             to: Atomic<UInt32>.self)
         unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
-        for slot in 0..<TLB.modes * TLB.entries {
-            let empty = TLBEntry.emptyTag(slot & (TLB.entries - 1))
-            unsafe tlb[slot] = TLBEntry(readTag: empty, writeTag: empty, addend: 0, physical: 0)
-        }
+        // The other slots are empty as they are. Writing to them would take 64 pages.
+        for mode in 0..<TLB.modes { unsafe tlb[mode * TLB.entries] = .empty(0) }
     }
 
     deinit { cpu.releaseCodeCache() }

@@ -56,7 +56,9 @@ extension CPU {
         if unsafe host == nil || isAPICPage(physical) { physical |= TLBFlags.device }
         if isWatched(page: page) { physical |= TLBFlags.watched }
         let old = unsafe slot.pointee.physical & (TLBFlags.valid | TLBFlags.global)
-        if physical & TLBFlags.global == 0 && old != TLBFlags.valid {
+        if physical & TLBFlags.global != 0 {
+            fields.hasGlobalEntries = true
+        } else if old != TLBFlags.valid {
             logFill(mode * TLB.entries + index)
         }
         if physical & TLBFlags.slow != 0 {
@@ -88,17 +90,28 @@ extension CPU {
         fields.tlbLogCount = count + 1
     }
 
+    /// Calls `body` with every slot that may hold something, as far as the log goes: a CPU that has
+    /// just been made has memory for few. On the CPU's own thread.
+    @inline(__always)
+    func forEachFilledSlot(_ body: (Int) -> Void) {
+        if fields.hasGlobalEntries || fields.tlbLogCount > TLB.logCapacity {
+            for slot in 0..<3 * TLB.entries { body(slot) }
+        } else {
+            // SAFETY: the log holds slots.
+            for place in 0..<fields.tlbLogCount { unsafe body(Int(state.pointee.tlbLog[place])) }
+        }
+    }
+
     @inline(__always)
     private func clear(_ slot: Int) {
         // SAFETY: callers pass slots below `modes * entries`.
-        let empty = TLBEntry.emptyTag(slot & (TLB.entries - 1))
-        unsafe state.pointee.tlbTables[slot] = TLBEntry(
-            readTag: empty, writeTag: empty, addend: 0, physical: 0)
+        unsafe state.pointee.tlbTables[slot] = .empty(slot & (TLB.entries - 1))
     }
 
     /// Drops everything.
     func flushTLB() {
-        for slot in 0..<TLB.modes * TLB.entries { clear(slot) }
+        forEachFilledSlot { clear($0) }
+        fields.hasGlobalEntries = false
         fields.tlbLogCount = 0
         flushCodeLookups()
     }

@@ -53,27 +53,28 @@ extension CPU {
         let old = unsafe word.pointee.bitwiseOr(own, ordering: .sequentiallyConsistent).oldValue
         // Where another CPU has code already, nobody writes fast.
         if old != 0 { return }
-        slowWrites(page: physical >> 12)
+        forEachFilledSlot { slowWrites($0, page: physical >> 12) }
         if fields.isOnlyCPU { return }
         for apic in owner.core.allAPICs where apic !== owner.apic {
-            apic.block.cpu.slowWrites(page: physical >> 12)
+            for slot in 0..<3 * TLB.entries {
+                apic.block.cpu.slowWrites(slot, page: physical >> 12)
+            }
         }
         atomicMemoryFence(ordering: .sequentiallyConsistent)
     }
 
-    /// Takes the fast way to write to a physical page out of the TLB. Also for other CPUs' threads:
-    /// see `keepSlow` for what happens when the CPU fills an entry meanwhile.
-    private func slowWrites(page: UInt64) {
-        for slot in 0..<3 * TLB.entries {
-            // SAFETY: the tables have `modes * entries` slots; a tag is an aligned word.
-            let entry = unsafe state.pointee.tlbTables + slot
-            guard unsafe entry.pointee.physical >> 12 == page else { continue }
-            unsafe withUnsafeMutablePointer(to: &entry.pointee.writeTag) {
-                unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: Atomic<UInt64>.self)
-                    .pointee.store(
-                        TLBEntry.emptyTag(slot & (TLB.entries - 1)),
-                        ordering: .sequentiallyConsistent)
-            }
+    /// Takes the fast way to write to a physical page out of a slot of the TLB. Also for other CPUs'
+    /// threads: see `keepSlow` for what happens when the CPU fills an entry meanwhile.
+    @inline(__always)
+    private func slowWrites(_ slot: Int, page: UInt64) {
+        // SAFETY: the tables have `modes * entries` slots; a tag is an aligned word.
+        let entry = unsafe state.pointee.tlbTables + slot
+        guard unsafe entry.pointee.physical >> 12 == page else { return }
+        unsafe withUnsafeMutablePointer(to: &entry.pointee.writeTag) {
+            unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: Atomic<UInt64>.self)
+                .pointee.store(
+                    TLBEntry.emptyTag(slot & (TLB.entries - 1)),
+                    ordering: .sequentiallyConsistent)
         }
     }
 

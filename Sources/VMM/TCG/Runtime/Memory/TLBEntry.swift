@@ -11,9 +11,16 @@ struct TLBEntry: BitwiseCopyable {
     /// The guest-physical page address, with `TLBFlags` in the low bits.
     var physical: UInt64
 
-    /// The tag that no address of slot `index` can match: another slot's.
+    /// The tag that no address of slot `index` can match: another slot's. It is zero where it can
+    /// be, so that fresh memory is an empty table but for its first slot.
     @inline(__always)
-    static func emptyTag(_ index: Int) -> UInt64 { UInt64(index ^ 1) << 12 }
+    static func emptyTag(_ index: Int) -> UInt64 { index == 0 ? 1 << 12 : 0 }
+
+    /// What is in slot `index` of an empty table.
+    @inline(__always)
+    static func empty(_ index: Int) -> TLBEntry {
+        TLBEntry(readTag: emptyTag(index), writeTag: emptyTag(index), addend: 0, physical: 0)
+    }
 
     /// The guest-physical page address.
     var page: UInt64 { physical & ~0xFFF }

@@ -151,6 +151,8 @@ struct TableRegister: BitwiseCopyable {
     var pdptes = InlineArray<4, UInt64>(repeating: 0)
     /// A `TLBMode`: which table `tlb` points to.
     var tlbMode: UInt8 = 2
+    /// There may be global entries, which are not in the log.
+    var hasGlobalEntries = false
     /// Some enabled debug register watches data.
     var hasDataBreakpoints = false
 
