@@ -1,5 +1,7 @@
-/// A queue of bytes with a fixed capacity.
+/// A queue of bytes with a fixed capacity. Memory comes with use.
 struct ByteQueue: Sendable {
+    private static let firstSize = 256
+
     let capacity: Int
     private var storage: [UInt8]
     private var head = 0
@@ -17,11 +19,18 @@ struct ByteQueue: Sendable {
     /// - Returns: `false` if the queue is full.
     mutating func append(_ byte: UInt8) -> Bool {
         guard count < capacity else { return false }
-        // Memory only for queues that are used.
-        if storage.isEmpty { storage = [UInt8](repeating: 0, count: capacity) }
-        storage[(head + count) % capacity] = byte
+        if count == storage.count { grow() }
+        storage[(head + count) % storage.count] = byte
         count += 1
         return true
+    }
+
+    private mutating func grow() {
+        var larger = [UInt8](
+            repeating: 0, count: min(capacity, max(Self.firstSize, 2 * storage.count)))
+        for index in 0..<count { larger[index] = storage[(head + index) % storage.count] }
+        storage = larger
+        head = 0
     }
 
     /// The first byte, which stays.
@@ -31,7 +40,7 @@ struct ByteQueue: Sendable {
     mutating func removeFirst() -> UInt8? {
         guard count > 0 else { return nil }
         let byte = storage[head]
-        head = (head + 1) % capacity
+        head = (head + 1) % storage.count
         count -= 1
         return byte
     }
@@ -39,9 +48,9 @@ struct ByteQueue: Sendable {
     /// Takes up to `maximum` bytes.
     mutating func removeFirst(_ maximum: Int) -> [UInt8] {
         let length = max(0, min(maximum, count))
-        let bytes = (0..<length).map { storage[(head + $0) % capacity] }
+        let bytes = (0..<length).map { storage[(head + $0) % storage.count] }
         count -= length
-        head = count == 0 ? 0 : (head + length) % capacity
+        head = count == 0 ? 0 : (head + length) % storage.count
         return bytes
     }
 
