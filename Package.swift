@@ -31,6 +31,7 @@ let releaseLinkerSettings: [LinkerSetting] = [
             "-Xlinker", "--gc-sections", "-Xlinker", "--pack-dyn-relocs=relr",
             "-Xlinker", "-s",
             "-Xlinker", "-T", "-Xlinker", "\(layout)/sections.ld",
+            "-Xlinker", "-T", "-Xlinker", "\(layout)/constructors.ld",
             "-Xlinker", "--symbol-ordering-file", "-Xlinker", "\(layout)/hot-functions.txt",
             "-Xlinker", "--no-warn-symbol-ordering",
         ],
@@ -88,7 +89,7 @@ let package = Package(
             "TCG", "VMM/TCG/Runtime", uses: ["TCGDecoder", "Accelerator", "Core", "CLinux"],
             settings: productSettings + optimised),
         target("KVM", "VMM/KVM", uses: ["Accelerator", "Core", "CLinux"]),
-        target("Devices", "VMM/Devices", uses: ["Accelerator", "Core"]),
+        target("Devices", "VMM/Devices", uses: ["Accelerator", "VhostUser", "Core", "CLinux"]),
         target(
             "VMM", "VMM/Machine",
             uses: [
@@ -98,7 +99,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: ["VMM", "BlockBackend", "RandomBackend", "VhostUser", "Core", "CLinux"],
-            path: "Sources/VMM/Main", exclude: ["sections.ld", "hot-functions.txt"],
+            path: "Sources/VMM/Main",
+            exclude: ["sections.ld", "constructors.ld", "hot-functions.txt"],
             swiftSettings: productSettings,
             linkerSettings: releaseLinkerSettings),
 
@@ -107,7 +109,7 @@ let package = Package(
             name: "CZydis", path: "Tests/CLibraries/CZydis", pkgConfig: nil,
             providers: [.apt(["libzydis-dev"])]),
         .target(
-            name: "TestSupport", dependencies: ["Core", "CLinux"],
+            name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
             path: "Tests/Support", swiftSettings: swiftSettings + optimised),
         .target(
             name: "DeviceFakes", dependencies: ["Devices", "Accelerator", "Core"],
@@ -137,7 +139,7 @@ let package = Package(
         ),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
-            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CNativeRun"],
+            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
             settings: swiftSettings + optimised),
         tests(
             "KVM",
@@ -147,7 +149,7 @@ let package = Package(
             ]),
         tests(
             "Devices",
-            uses: ["Devices", "Accelerator", "Core", "TestSupport", "DeviceFakes"]),
+            uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport", "DeviceFakes"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         .executableTarget(
             name: "sandbox-probe",

@@ -250,6 +250,7 @@ public struct GuestMemoryBacking: Sendable {
     private static func place(
         _ mapping: MemoryMapping, _ placement: GuestMemoryPlacement
     ) throws(GuestMemoryBackingError) {
+        cnuma_start()
         guard numa_available() >= 0 else { throw .noNUMA }
         let isOne = placement.nodes.count == 1
         guard isOne || (placement.policy != .preferred && !placement.nodes.isEmpty) else {
