@@ -2,7 +2,6 @@ import CLinux
 import Core
 import Glibc
 import Synchronization
-import TestSupport
 import Testing
 
 @Suite struct EventLoopTests {

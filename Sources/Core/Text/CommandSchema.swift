@@ -2,58 +2,68 @@
 /// gives a `Value`.
 public struct Flag<Value: Sendable>: Sendable {
     let declaration: AnyFlag
+    /// Makes the flag's value of the values that were given.
+    let combine: @Sendable ([any AnyObject & Sendable]) -> Value
 
     public var name: String { declaration.name }
     /// The flag for a command's list of flags of all types.
     public var any: AnyFlag { declaration }
 
-    private init(_ declaration: AnyFlag) { self.declaration = declaration }
+    private init(
+        _ declaration: AnyFlag,
+        combine: @escaping @Sendable ([any AnyObject & Sendable]) -> Value
+    ) {
+        self.declaration = declaration
+        self.combine = combine
+    }
 
     /// A flag without a value: given or not.
     public static func present(_ name: String, help: String) -> Flag where Value == Bool {
         Flag(
             AnyFlag(
-                name: name, placeholder: nil, help: help, keys: [], isRepeatable: false,
-                parse: { _ throws(OptionError) in Box(true) }, combine: { Box(!$0.isEmpty) }))
+                name: name, makePlaceholder: nil, makeHelp: { help }, isRepeatable: false,
+                parse: { _ throws(OptionError) in Box(true) })
+        ) { !$0.isEmpty }
     }
 
     /// A flag that may be given once.
     public static func one<Wrapped>(
         _ name: String, _ type: OptionType<Wrapped>, help: String
     ) -> Flag where Value == Wrapped? {
-        Flag(
-            AnyFlag(name: name, type: type, help: help, isRepeatable: false) { values in
-                Box(values.first as Value)
-            })
+        Flag(AnyFlag(name, type, makeHelp: { help })) { given in
+            given.first.map { unbox($0, name) }
+        }
     }
 
     /// A flag that may be given once and has a default.
     public static func one(
         _ name: String, _ type: OptionType<Value>, default value: Value, help: String
     ) -> Flag {
-        let text = type.format(value)
-        return Flag(
-            AnyFlag(
-                name: name, type: type, help: text.isEmpty ? help : "\(help) (default \(text))",
-                isRepeatable: false
-            ) { values in Box(values.first ?? value) })
+        let makeHelp: @Sendable () -> String = {
+            let text = type.format(value)
+            return text.isEmpty ? help : "\(help) (default \(text))"
+        }
+        return Flag(AnyFlag(name, type, makeHelp: makeHelp)) { given in
+            given.first.map { unbox($0, name) } ?? value
+        }
     }
 
     /// A flag that may be given once, described by an option set.
     public static func one(
         _ name: String, _ schema: OptionSchema, help: String
     ) -> Flag where Value == OptionValues? {
-        Flag(
-            AnyFlag(
-                name: name, type: schema.type, help: help, keys: schema.help, isRepeatable: false
-            ) { values in Box(values.first as Value) })
+        Flag(AnyFlag(name, schema.type, makeHelp: { help }, makeKeys: { schema.help })) { given in
+            given.first.map { unbox($0, name) }
+        }
     }
 
     /// A flag that may be given several times.
     public static func many<Element>(
         _ name: String, _ type: OptionType<Element>, help: String
     ) -> Flag where Value == [Element] {
-        Flag(AnyFlag(name: name, type: type, help: help, isRepeatable: true) { Box($0) })
+        Flag(AnyFlag(name, type, makeHelp: { help }, isRepeatable: true)) { given in
+            given.map { unbox($0, name) }
+        }
     }
 
     /// A flag that may be given several times, described by an option set.
@@ -62,48 +72,57 @@ public struct Flag<Value: Sendable>: Sendable {
     ) -> Flag where Value == [OptionValues] {
         Flag(
             AnyFlag(
-                name: name, type: schema.type, help: help, keys: schema.help, isRepeatable: true
-            ) { Box($0) })
+                name, schema.type, makeHelp: { help }, makeKeys: { schema.help },
+                isRepeatable: true)
+        ) { given in
+            given.map { unbox($0, name) }
+        }
     }
 }
 
-/// A flag without its value's type, as commands hold it.
+/// What the flag `name` has parsed.
+private func unbox<Item: Sendable>(_ value: any AnyObject & Sendable, _ name: String) -> Item {
+    guard let box = value as? Box<Item> else {
+        preconditionFailure("the command does not declare --\(name) like this")
+    }
+    return box.value
+}
+
+/// A flag without its value's type, as commands hold it. What only help and errors show is made for
+/// them: every start of a program declares all its flags.
 public struct AnyFlag: Sendable {
     let name: String
     /// `nil` for a flag without a value.
-    let placeholder: String?
-    let help: String
-    let keys: [(term: String, text: String)]
+    let makePlaceholder: (@Sendable () -> String)?
+    let makeHelp: @Sendable () -> String
+    let makeKeys: @Sendable () -> [(term: String, text: String)]
     let isRepeatable: Bool
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
-    /// Makes the flag's value of the values that were given.
-    let combine: @Sendable ([any AnyObject & Sendable]) -> any AnyObject & Sendable
 
     init(
-        name: String, placeholder: String?, help: String, keys: [(term: String, text: String)],
+        name: String, makePlaceholder: (@Sendable () -> String)?,
+        makeHelp: @escaping @Sendable () -> String,
+        makeKeys: @escaping @Sendable () -> [(term: String, text: String)] = { [] },
         isRepeatable: Bool,
-        parse: @escaping @Sendable (String) throws(OptionError) -> any AnyObject & Sendable,
-        combine: @escaping @Sendable ([any AnyObject & Sendable]) -> any AnyObject & Sendable
+        parse: @escaping @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
     ) {
         self.name = name
-        self.placeholder = placeholder
-        self.help = help
-        self.keys = keys
+        self.makePlaceholder = makePlaceholder
+        self.makeHelp = makeHelp
+        self.makeKeys = makeKeys
         self.isRepeatable = isRepeatable
         self.parse = parse
-        self.combine = combine
     }
 
     init<Item: Sendable>(
-        name: String, type: OptionType<Item>, help: String,
-        keys: [(term: String, text: String)] = [], isRepeatable: Bool,
-        combine: @escaping @Sendable ([Item]) -> any AnyObject & Sendable
+        _ name: String, _ type: OptionType<Item>, makeHelp: @escaping @Sendable () -> String,
+        makeKeys: @escaping @Sendable () -> [(term: String, text: String)] = { [] },
+        isRepeatable: Bool = false
     ) {
         self.init(
-            name: name, placeholder: type.placeholder, help: help, keys: keys,
-            isRepeatable: isRepeatable,
-            parse: { text throws(OptionError) in Box(try type.parse(text)) },
-            combine: { boxes in combine(boxes.compactMap { ($0 as? Box<Item>)?.value }) })
+            name: name, makePlaceholder: type.makePlaceholder, makeHelp: makeHelp,
+            makeKeys: makeKeys, isRepeatable: isRepeatable
+        ) { text throws(OptionError) in Box(try type.parse(text)) }
     }
 }
 
@@ -136,10 +155,11 @@ public struct CommandSchema: Sendable {
         self.chapters = chapters
     }
 
-    private var flags: [AnyFlag] { groups.flatMap(\.flags) }
+    private var flags: [AnyFlag] { groups.flatMap { $0.flags } }
 
     /// Reads the arguments that follow the program's name.
     public func parse(_ arguments: [String]) throws(OptionError) -> CommandValues {
+        let flags = flags
         var given: [String: [any AnyObject & Sendable]] = [:]
         var rest = arguments[...]
         while let argument = rest.popFirst() {
@@ -147,7 +167,8 @@ public struct CommandSchema: Sendable {
                 throw OptionError("unexpected argument '\(argument)': options start with --")
             }
             let (word, attached) = OptionSyntax.keyAndValue(argument)
-            guard let flag = flags.first(where: { "--\($0.name)" == word }) else {
+            let name = word.hasPrefix("--") ? String(word.dropFirst(2)) : ""
+            guard let flag = flags.first(where: { $0.name == name }) else {
                 let names = flags.map { "--\($0.name)" }
                 let hint = Nearest.match(word, among: names).map { "did you mean '\($0)'?" }
                 throw OptionError("unknown option '\(word)'; \(hint ?? "--help lists all")")
@@ -162,21 +183,19 @@ public struct CommandSchema: Sendable {
                 throw error.inside(word)
             }
         }
-        var values: [String: any AnyObject & Sendable] = [:]
-        for flag in flags { values[flag.name] = flag.combine(given[flag.name] ?? []) }
-        return CommandValues(values: values)
+        return CommandValues(given: given)
     }
 
     private func value(
         of flag: AnyFlag, attached: String?, rest: inout ArraySlice<String>
     ) throws(OptionError) -> String {
-        guard let placeholder = flag.placeholder else {
+        guard let makePlaceholder = flag.makePlaceholder else {
             if attached != nil { throw OptionError("--\(flag.name) takes no value") }
             return ""
         }
         if let attached { return attached }
         guard let next = rest.popFirst() else {
-            throw OptionError("--\(flag.name) needs a value (\(placeholder))")
+            throw OptionError("--\(flag.name) needs a value (\(makePlaceholder()))")
         }
         return next
     }
@@ -187,10 +206,10 @@ public struct CommandSchema: Sendable {
         for group in groups {
             lines += ["", "\(group.title):"]
             for flag in group.flags {
-                let term = flag.placeholder.map { "--\(flag.name) \($0)" } ?? "--\(flag.name)"
-                let text = flag.help + (flag.isRepeatable ? " (may be repeated)" : "")
+                let term = "--\(flag.name)" + (flag.makePlaceholder.map { " " + $0() } ?? "")
+                let text = flag.makeHelp() + (flag.isRepeatable ? " (may be repeated)" : "")
                 lines += HelpText.entry(term, text, indent: 2, column: 30)
-                for key in flag.keys {
+                for key in flag.makeKeys() {
                     lines += HelpText.entry(key.term, key.text, indent: 6, column: 34)
                 }
             }
@@ -202,15 +221,11 @@ public struct CommandSchema: Sendable {
 
 /// What a command line said.
 public struct CommandValues: Sendable {
-    let values: [String: any AnyObject & Sendable]
+    /// The values of the flags that were given.
+    let given: [String: [any AnyObject & Sendable]]
 
     /// The value of a flag of the command that made these values.
-    public subscript<Value>(_ flag: Flag<Value>) -> Value {
-        guard let box = values[flag.name] as? Box<Value> else {
-            preconditionFailure("the command does not declare --\(flag.name) like this")
-        }
-        return box.value
-    }
+    public subscript<Value>(_ flag: Flag<Value>) -> Value { flag.combine(given[flag.name] ?? []) }
 }
 
 /// Lays out help in two columns.

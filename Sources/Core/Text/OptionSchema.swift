@@ -2,36 +2,43 @@
 /// gives a `Value`.
 public struct OptionKey<Value: Sendable>: Sendable {
     let declaration: AnyOptionKey
+    /// The value where the key is left out; `nil` if it must be given.
+    let makeDefault: (@Sendable () -> Value)?
 
     public var name: String { declaration.name }
 
     /// A key with a default.
     public init(_ name: String, _ type: OptionType<Value>, default value: Value, help: String) {
         declaration = AnyOptionKey(
-            name: name, placeholder: type.placeholder, help: help,
-            defaultText: type.format(value), defaultValue: Box(value), isRequired: false
+            name: name, makePlaceholder: type.makePlaceholder, help: help,
+            makeDefaultText: { type.format(value) }, isRequired: false
         ) { text throws(OptionError) in Box(try type.parse(text)) }
+        makeDefault = { value }
     }
 
     /// A key that may be left out.
     public init<Wrapped>(_ name: String, _ type: OptionType<Wrapped>, help: String)
     where Value == Wrapped? {
         declaration = AnyOptionKey(
-            name: name, placeholder: type.placeholder, help: help, defaultText: nil,
-            defaultValue: Box(nil as Value), isRequired: false
+            name: name, makePlaceholder: type.makePlaceholder, help: help, makeDefaultText: nil,
+            isRequired: false
         ) { text throws(OptionError) in Box(try type.parse(text) as Value) }
+        makeDefault = { nil }
     }
 
     /// A key that must be given.
     public static func required(_ name: String, _ type: OptionType<Value>, help: String) -> Self {
         Self(
-            AnyOptionKey(
-                name: name, placeholder: type.placeholder, help: help, defaultText: nil,
-                defaultValue: nil, isRequired: true
+            required: AnyOptionKey(
+                name: name, makePlaceholder: type.makePlaceholder, help: help,
+                makeDefaultText: nil, isRequired: true
             ) { text throws(OptionError) in Box(try type.parse(text)) })
     }
 
-    private init(_ declaration: AnyOptionKey) { self.declaration = declaration }
+    private init(required declaration: AnyOptionKey) {
+        self.declaration = declaration
+        makeDefault = nil
+    }
 
     /// The key for a schema's list of keys of all types.
     public var any: AnyOptionKey { declaration }
@@ -44,21 +51,23 @@ final class Box<Value: Sendable>: Sendable {
     init(_ value: Value) { self.value = value }
 }
 
-/// A key without its value's type, as schemas hold it.
+/// A key without its value's type, as schemas hold it. What only help and errors show is made for
+/// them: every start of a program declares all its keys.
 public struct AnyOptionKey: Sendable {
     let name: String
-    let placeholder: String
+    let makePlaceholder: @Sendable () -> String
     let help: String
-    let defaultText: String?
-    let defaultValue: (any AnyObject & Sendable)?
+    let makeDefaultText: (@Sendable () -> String)?
     let isRequired: Bool
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
+
+    var placeholder: String { makePlaceholder() }
 
     /// The same key for a schema in which it may be left out; then it has no value.
     var optional: AnyOptionKey {
         AnyOptionKey(
-            name: name, placeholder: placeholder, help: help, defaultText: defaultText,
-            defaultValue: defaultValue, isRequired: false, parse: parse)
+            name: name, makePlaceholder: makePlaceholder, help: help,
+            makeDefaultText: makeDefaultText, isRequired: false, parse: parse)
     }
 }
 
@@ -78,7 +87,7 @@ public struct OptionSchema: Sendable {
 
     /// This set with more keys, where none must be given: for who adds another way to say it.
     public func extended(with more: [AnyOptionKey]) -> OptionSchema {
-        OptionSchema(name, leadingKey: leadingKey, keys: keys.map(\.optional) + more)
+        OptionSchema(name, leadingKey: leadingKey, keys: keys.map { $0.optional } + more)
     }
 
     /// Reads `key=value,key=value`. Keys left out have their defaults.
@@ -97,9 +106,8 @@ public struct OptionSchema: Sendable {
                 throw error.inside(key.name)
             }
         }
-        for key in keys where values[key.name] == nil {
-            if key.isRequired { throw OptionError("key '\(key.name)' is missing") }
-            values[key.name] = key.defaultValue
+        for key in keys where key.isRequired && values[key.name] == nil {
+            throw OptionError("key '\(key.name)' is missing")
         }
         return OptionValues(schema: name, values: values, given: given)
     }
@@ -118,7 +126,7 @@ public struct OptionSchema: Sendable {
             return (leading, item)
         }
         if word.isEmpty { throw OptionError("'\(item)' does not name a key") }
-        throw OptionError("unknown key '\(word)'\(Nearest.hint(word, among: keys.map(\.name)))")
+        throw OptionError("unknown key '\(word)'\(Nearest.hint(word, among: keys.map { $0.name }))")
     }
 
     /// One line per key: how it is written, what it means, its default.
@@ -126,7 +134,7 @@ public struct OptionSchema: Sendable {
         keys.map { key in
             var text = key.help
             if key.isRequired { text += " (required)" }
-            if let value = key.defaultText, !value.isEmpty { text += " (default \(value))" }
+            if let value = key.makeDefaultText?(), !value.isEmpty { text += " (default \(value))" }
             let isLeading = key.name == leadingKey
             return (isLeading ? key.placeholder : "\(key.name)=\(key.placeholder)", text)
         }
@@ -134,16 +142,18 @@ public struct OptionSchema: Sendable {
 
     /// The schema as the type of a flag's value.
     public var type: OptionType<OptionValues> {
-        let placeholder =
-            if let leading = keys.first(where: { $0.name == leadingKey }) {
-                leading.placeholder + (keys.count > 1 ? "[,KEY=VALUE...]" : "")
-            } else if let required = keys.first(where: \.isRequired) ?? keys.first {
-                "\(required.name)=\(required.placeholder)" + (keys.count > 1 ? ",..." : "")
-            } else {
-                ""
-            }
-        return OptionType(placeholder: placeholder, format: { _ in "" }) {
+        OptionType(placeholder: placeholder, format: { _ in "" }) {
             text throws(OptionError) in try parse(text)
+        }
+    }
+
+    private var placeholder: String {
+        if let leading = keys.first(where: { $0.name == leadingKey }) {
+            leading.placeholder + (keys.count > 1 ? "[,KEY=VALUE...]" : "")
+        } else if let required = keys.first(where: { $0.isRequired }) ?? keys.first {
+            "\(required.name)=\(required.placeholder)" + (keys.count > 1 ? ",..." : "")
+        } else {
+            ""
         }
     }
 }
@@ -151,13 +161,20 @@ public struct OptionSchema: Sendable {
 /// The values of one option set.
 public struct OptionValues: Sendable {
     let schema: String
+    /// Of the keys that were given.
     let values: [String: any AnyObject & Sendable]
     /// As the user wrote it, quotes included.
     let given: [(key: String, text: String)]
 
     /// The value of a key of the schema that made these values.
     public subscript<Value>(_ key: OptionKey<Value>) -> Value {
-        guard let box = values[key.name] as? Box<Value> else {
+        guard let value = values[key.name] else {
+            guard let makeDefault = key.makeDefault else {
+                preconditionFailure("option set \(schema) has no default for '\(key.name)'")
+            }
+            return makeDefault()
+        }
+        guard let box = value as? Box<Value> else {
             preconditionFailure("option set \(schema) does not declare '\(key.name)' like this")
         }
         return box.value

@@ -12,21 +12,24 @@ public struct OptionError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// How a value is written on the command line, and how it is shown in help.
 public struct OptionType<Value: Sendable>: Sendable {
-    /// What stands for the value in help, for example `PATH`.
-    public let placeholder: String
+    /// What stands for the value in help, for example `PATH`. Made only for help and errors.
+    let makePlaceholder: @Sendable () -> String
     /// Reads a value; the error completes the sentence that begins with the value's place.
     let parse: @Sendable (String) throws(OptionError) -> Value
     /// Writes a default for help.
     let format: @Sendable (Value) -> String
 
     public init(
-        placeholder: String, format: @escaping @Sendable (Value) -> String,
+        placeholder: @escaping @autoclosure @Sendable () -> String,
+        format: @escaping @Sendable (Value) -> String,
         parse: @escaping @Sendable (String) throws(OptionError) -> Value
     ) {
-        self.placeholder = placeholder
+        makePlaceholder = placeholder
         self.parse = parse
         self.format = format
     }
+
+    var placeholder: String { makePlaceholder() }
 }
 
 extension OptionType where Value == String {
@@ -124,10 +127,12 @@ extension OptionType {
     /// One of an enumeration's values.
     public static func choice(_ type: Value.Type) -> Self
     where Value: CaseIterable & RawRepresentable, Value.RawValue == String {
-        let names = type.allCases.map(\.rawValue)
-        return OptionType(placeholder: names.joined(separator: "|"), format: { $0.rawValue }) {
-            text throws(OptionError) in
+        OptionType(
+            placeholder: type.allCases.map { $0.rawValue }.joined(separator: "|"),
+            format: { $0.rawValue }
+        ) { text throws(OptionError) in
             guard let value = Value(rawValue: text) else {
+                let names = type.allCases.map { $0.rawValue }
                 let hint = Nearest.match(text, among: names).map { "; did you mean '\($0)'?" }
                 throw OptionError(
                     "'\(text)' is not one of \(names.joined(separator: ", "))\(hint ?? "")")

@@ -2,7 +2,6 @@ import Accelerator
 import Core
 import Devices
 import Synchronization
-import TestSupport
 import Testing
 
 @testable import VMM
