@@ -89,7 +89,7 @@ let package = Package(
             "TCG", "VMM/TCG/Runtime", uses: ["TCGDecoder", "Accelerator", "Core", "CLinux"],
             settings: productSettings + optimised),
         target("KVM", "VMM/KVM", uses: ["Accelerator", "Core", "CLinux"]),
-        target("Devices", "VMM/Devices", uses: ["Accelerator", "VhostUser", "Core", "CLinux"]),
+        target("Devices", "VMM/Devices", uses: ["Accelerator", "Core"]),
         target(
             "VMM", "VMM/Machine",
             uses: [
@@ -109,7 +109,7 @@ let package = Package(
             name: "CZydis", path: "Tests/CLibraries/CZydis", pkgConfig: nil,
             providers: [.apt(["libzydis-dev"])]),
         .target(
-            name: "TestSupport", dependencies: ["Core", "VhostUser", "CLinux"],
+            name: "TestSupport", dependencies: ["Core", "CLinux"],
             path: "Tests/Support", swiftSettings: swiftSettings + optimised),
         .target(
             name: "DeviceFakes", dependencies: ["Devices", "Accelerator", "Core"],
@@ -139,7 +139,7 @@ let package = Package(
         ),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
-            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
+            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CNativeRun"],
             settings: swiftSettings + optimised),
         tests(
             "KVM",
@@ -149,7 +149,7 @@ let package = Package(
             ]),
         tests(
             "Devices",
-            uses: ["Devices", "Accelerator", "VhostUser", "Core", "TestSupport", "DeviceFakes"]),
+            uses: ["Devices", "Accelerator", "Core", "TestSupport", "DeviceFakes"]),
         tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
         .executableTarget(
             name: "sandbox-probe",

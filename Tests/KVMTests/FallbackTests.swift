@@ -1,6 +1,8 @@
 import Accelerator
 import Core
 import KVM
+import Synchronization
+import TCG
 import Testing
 
 /// What happens where KVM gives up, which only emulated KVMs do for common instructions.
@@ -95,9 +97,83 @@ struct FallbackTests {
         #expect(text.contains("at RIP 0x5000"))
     }
 
+    /// Processes run natively even here; but device memory is for KVM's emulator.
+    @Test(
+        "and that the fallback does not know either give a process #UD, and the guest goes on",
+        arguments: [
+            [0x66, 0x0F, 0x38, 0xDC, 0x07],  // aesenc xmm0, [rdi]
+            [0xC5, 0xFC, 0x10, 0x07],  // vmovups ymm0, [rdi]
+        ] as [[UInt8]])
+    func unsupportedInProcess(instruction: [UInt8]) throws {
+        let guest = try GuestMachine(.kvm)
+        var code = GuestCode()
+        code.loadIDT()
+        code.enterProcess(at: 0x5800, stack: 0x8000)
+        try guest.put(code)
+        var process = GuestCode(at: 0x5800)
+        process.set(.rdi, 0xD000_0010)
+        for byte in instruction { process.raw(byte) }
+        try guest.put(process)
+        var handler = GuestCode(at: 0x6000)
+        for _ in 0..<2 {
+            handler.raw(0x58)  // pop rax
+            handler.report(.rax)
+        }
+        handler.end()
+        try guest.put(handler)
+        try guest.setGate(6, handler.start)
+        #expect(try guest.run() == .powerOff)
+        // RIP and CS.
+        #expect(guest.surface.results == [0x580A, 0x2B])
+        #expect(guest.kvmCPU?.counters.fallbacks == 0)
+    }
+
+    /// Sends an NMI to the CPU while an instruction is executed for it.
+    private final class Interrupting: InstructionFallback {
+        let other: TCGFallback
+        let machine = Mutex<(any VirtualMachine)?>(nil)
+
+        init(_ other: TCGFallback) { self.other = other }
+
+        func execute(cpu: Int, _ state: inout CPUState) -> FallbackResult {
+            machine.withLock { $0 }?.signalMSI(address: 0xFEE0_0000, data: 0x400)
+            return other.execute(cpu: cpu, &state)
+        }
+    }
+
+    @Test("lose no NMI that arrives meanwhile")
+    func nmi() throws {
+        var fallback: Interrupting?
+        let guest = try GuestMachine(
+            .kvm,
+            fallback: {
+                fallback = Interrupting($0)
+                return fallback
+            })
+        fallback?.machine.withLock { $0 = guest.machine }
+        defer { fallback?.machine.withLock { $0 = nil } }
+        var code = GuestCode()
+        code.loadIDT()
+        code.enableAPIC()
+        code.set(.rbx, 0)
+        for _ in 0..<10 {
+            // The interrupts' shadow ends, so events go back to KVM.
+            code.raw(0xFB, 0xF3, 0x0F, 0xB8, 0xC1)  // sti; popcnt eax, ecx
+        }
+        code.report(.rbx)
+        code.end()
+        try guest.put(code)
+        var handler = GuestCode(at: 0x6000)
+        handler.raw(0xFF, 0xC3, 0x48, 0xCF)  // inc ebx; iretq
+        try guest.put(handler)
+        try guest.setGate(2, handler.start)
+        #expect(try guest.run() == .powerOff)
+        #expect(guest.surface.results == [10])
+    }
+
     @Test("without a fallback stop the guest with a sentence")
     func noFallback() throws {
-        let guest = try GuestMachine(.kvm, hasFallback: false)
+        let guest = try GuestMachine(.kvm, fallback: { _ in nil })
         var code = GuestCode()
         code.raw(0xF3, 0x0F, 0xB8, 0xC1)
         try guest.put(code)

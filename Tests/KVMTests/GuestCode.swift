@@ -80,6 +80,15 @@ struct GuestCode {
         raw(0x0F, 0x01, 0x1F)
     }
 
+    /// Goes to code at privilege level 3.
+    mutating func enterProcess(at entry: UInt32, stack: UInt32) {
+        for value in [0x23, stack, 2, 0x2B, entry] {
+            raw(0x68)  // push
+            append(value)
+        }
+        raw(0x48, 0xCF)  // iretq
+    }
+
     /// Turns the local APIC to x2APIC mode and on, and accepts all interrupts.
     mutating func enableAPIC() {
         set(.rcx, 0x1B)

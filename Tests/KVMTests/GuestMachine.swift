@@ -18,7 +18,7 @@ enum Provider: String, Sendable, CustomStringConvertible {
 }
 
 /// A machine of 16 MiB for programs of a few hundred bytes: 64-bit mode, the first 4 GiB mapped to
-/// themselves, an IDT, and buses that record.
+/// themselves and open to processes, an IDT, and buses that record.
 final class GuestMachine {
     static let gdt: UInt64 = 0x500
     static let idtPointer: UInt64 = 0x600
@@ -41,16 +41,19 @@ final class GuestMachine {
     var kvmMachine: KVMVirtualMachine? { machine as? KVMVirtualMachine }
     var kvmCPU: KVMVCPU? { cpus[0] as? KVMVCPU }
 
-    init(_ provider: Provider, cpuCount: Int = 1, hasFallback: Bool = true) throws {
+    /// - Parameter fallback: what KVM falls back to, made of the product's.
+    init(
+        _ provider: Provider, cpuCount: Int = 1,
+        fallback: (TCGFallback) -> (any InstructionFallback)? = { $0 }
+    ) throws {
         self.provider = provider
         scratch = try ScratchMemory([(start: 0, size: 16 << 20)])
         _ = scratch.allocate(Int(Self.programEnd))
         switch provider {
         case .kvm:
-            let fallback = TCGFallback(
-                memory: scratch.memory, surface: surface, cpuCount: cpuCount)
+            let own = TCGFallback(memory: scratch.memory, surface: surface, cpuCount: cpuCount)
             machine = try KVMAccelerator(
-                try KVMHost(), cpuCount: cpuCount, fallback: hasFallback ? fallback : nil
+                try KVMHost(), cpuCount: cpuCount, fallback: fallback(own)
             )
             .makeVirtualMachine(memory: scratch.memory, surface: surface)
         case .tcg:
@@ -78,18 +81,25 @@ final class GuestMachine {
     func put(_ code: GuestCode) throws { try memory.write(GuestAddress(code.start), code.bytes) }
 
     private func buildTables() throws {
-        for (index, entry) in [0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF].enumerated() {
-            try put(Self.gdt + 8 * UInt64(index), UInt64(entry))
+        let descriptors: [UInt64] = [
+            0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF,
+            // For processes.
+            0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF,
+        ]
+        for (index, entry) in descriptors.enumerated() {
+            try put(Self.gdt + 8 * UInt64(index), entry)
         }
+        // The stack for what interrupts a process: the TSS is at 0.
+        try put(4, Self.stack)
         try put(Self.idtPointer, 0xFFF as UInt16)
         try put(Self.idtPointer + 2, Self.idt)
         let pointers = Self.tables + 0x1000
-        try put(Self.tables, pointers | 3)
+        try put(Self.tables, pointers | 7)
         for table in 0..<4 as Range<UInt64> {
             let directory = pointers + 0x1000 * (table + 1)
-            try put(pointers + 8 * table, directory | 3)
+            try put(pointers + 8 * table, directory | 7)
             for page in 0..<512 as Range<UInt64> {
-                try put(directory + 8 * page, (table << 30 | page << 21) | 0x83)
+                try put(directory + 8 * page, (table << 30 | page << 21) | 0x87)
             }
         }
     }
@@ -112,7 +122,7 @@ final class GuestMachine {
     var initialState: InitialCPUState {
         .linux64(
             entry: Self.code, bootParameters: 0, pageTables: Self.tables,
-            gdt: .init(base: Self.gdt, limit: 31), stack: Self.stack)
+            gdt: .init(base: Self.gdt, limit: 47), stack: Self.stack)
     }
 
     // MARK: Running

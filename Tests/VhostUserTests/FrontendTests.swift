@@ -163,7 +163,7 @@ struct FrontendTests {
     }
 
     @Test(
-        "gives more than eight regions to a back end, and adds some while queues run",
+        "gives more than eight regions to a back end, and more or fewer to a queue that goes on",
         arguments: Pairing.Ring.allCases)
     func memory(ring: Pairing.Ring) throws {
         let windows = (0..<12).map { (start: UInt64($0) << 24, size: 0x10000 as UInt64) }
@@ -174,7 +174,7 @@ struct FrontendTests {
         // The thirteenth holds the next request's buffers.
         let more = try ScratchMemory([(start: 1 << 32, size: 0x10000)])
         let all = try GuestMemory(pairing.scratch.memory.regions + more.memory.regions)
-        try pairing.frontend.memoryChanged(all)
+        try pairing.goOn(with: all)
         pairing.backend.perform { #expect($0.device.setups[0]?.memory.regions.count == 13) }
         let buffer = more.buffer(4)
         #expect(
@@ -184,7 +184,8 @@ struct FrontendTests {
             pairing.backend.waits { $0.log.last == [1, 2, 3, 4] })
         #expect(try pairing.driver.popUsed()?.token == 0)
         #expect(more.bytes(buffer) == [254, 253, 252, 251])
-        try pairing.frontend.memoryChanged(pairing.scratch.memory)
+        try pairing.goOn(with: pairing.scratch.memory)
+        pairing.backend.perform { #expect($0.device.setups[0]?.memory.regions.count == 12) }
         pairing.send()
         #expect(try pairing.finishes())
     }

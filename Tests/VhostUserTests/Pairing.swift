@@ -139,6 +139,14 @@ final class Pairing {
         try frontend.startQueue(0, setup)
     }
 
+    /// Stops the queue and lets it go on with other memory.
+    func goOn(with memory: GuestMemory) throws {
+        var setup = setup
+        setup.state = frontend.stopQueue(0)
+        setup.memory = memory
+        try frontend.startQueue(0, setup)
+    }
+
     /// The back end is killed, and another one takes over.
     func replaceBackend(prepare: (EchoDevice) -> Void = { _ in }) throws {
         loseBackend()

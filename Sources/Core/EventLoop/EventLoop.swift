@@ -158,36 +158,14 @@ package struct IOEvents: OptionSet, Sendable {
         wakeUp.signal()
     }
 
-    /// Waits up to `timeoutMilliseconds` for events and serves those that are there; for tests.
-    package func runOnce(timeoutMilliseconds: UInt32) {
-        let timer = after(milliseconds: timeoutMilliseconds) {}
-        enter { iterate() }
-        timer.cancel()
-    }
-
-    /// Serves events until `condition` holds; for tests.
-    /// - Returns: false after `timeoutMilliseconds`.
-    package func run(
-        timeoutMilliseconds: UInt32 = 10_000, until condition: () -> Bool
-    ) -> Bool {
-        var isOver = false
-        let timer = after(milliseconds: timeoutMilliseconds) { isOver = true }
-        defer { timer.cancel() }
-        return enter {
-            while !condition() {
-                if isOver { return false }
-                iterate()
-            }
-            return true
-        }
-    }
-
-    private func iterate() {
+    /// Waits for events and serves those that are there; only inside of `enter`.
+    package func iterate() {
         // SAFETY: the context is valid; this thread owns the loop.
         unsafe _ = g_main_context_iteration(context, 1)
     }
 
-    private func enter<R>(_ body: () -> R) -> R {
+    /// Makes the loop the calling thread's while `body` runs.
+    package func enter<R>(_ body: () -> R) -> R {
         let before = owner.exchange(UInt(pthread_self()), ordering: .relaxed)
         precondition(before == 0 || before == UInt(pthread_self()), "a loop runs on one thread")
         defer { owner.store(before, ordering: .relaxed) }

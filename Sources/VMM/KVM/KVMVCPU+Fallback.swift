@@ -30,14 +30,21 @@ extension KVMVCPU {
         let result: FallbackResult
         do {
             try read(&transfer, &state)
-            log(state.rip)
             // Lent, not copied.
             swap(&state.extendedImage, &xsaveImage)
             result = fallback.execute(cpu: index, &state)
             swap(&state.extendedImage, &xsaveImage)
             if result == .unsupported {
-                return emulationFailure(", and neither can Apus's own CPU")
+                // The privilege level is SS's DPL.
+                if transfer.system.ss.dpl == 0 {
+                    return emulationFailure(", and neither can Apus's own CPU")
+                }
+                // A process must not end the machine: it gets what KVM would have given it.
+                log(transfer, "the process gets #UD")
+                try raiseInvalidOpcode(transfer)
+                return nil
             }
+            log(transfer, "Apus's own CPU does (\(counters.fallbacks) instructions so far)")
             try write(transfer, state)
         } catch {
             return failure("the CPU's state cannot be handed to Apus's own CPU: \(error)")
@@ -50,10 +57,10 @@ extension KVMVCPU {
         }
     }
 
-    private func log(_ rip: UInt64) {
+    private func log(_ transfer: Transfer, _ consequence: @autoclosure () -> String) {
         KVMVirtualMachine.log.guest(
-            "CPU \(index): KVM cannot execute \(failedBytes) at RIP \(hexadecimal(rip)), so Apus's"
-                + " own CPU does (\(counters.fallbacks) instructions so far)")
+            "CPU \(index): KVM cannot execute \(failedBytes) at RIP"
+                + " \(hexadecimal(transfer.registers.rip)), so \(consequence())")
     }
 
     /// The instruction's bytes, or what KVM shows of them.
@@ -140,9 +147,25 @@ extension KVMVCPU {
         new.events.interrupt.shadow =
             state.hasInterruptShadow ? UInt8(KVM_X86_SHADOW_INT_STI | KVM_X86_SHADOW_INT_MOV_SS) : 0
         new.events.nmi.masked = state.isNMIBlocked ? 1 : 0
-        if KVMValue(value: new.events) != KVMValue(value: old.events) {
-            try kvmSet("KVM_SET_VCPU_EVENTS", fd, CLINUX_KVM_SET_VCPU_EVENTS, new.events)
-        }
+        if KVMValue(value: new.events) != KVMValue(value: old.events) { try setEvents(new.events) }
+    }
+
+    private func raiseInvalidOpcode(_ old: Transfer) throws(SystemError) {
+        var events = old.events
+        events.exception.pending = 0
+        events.exception.injected = 1
+        events.exception.nr = 6
+        events.exception.has_error_code = 0
+        events.interrupt.shadow = 0
+        try setEvents(events)
+    }
+
+    /// Sets what belongs to this thread. What others may have sent since the events were read (NMIs,
+    /// start-up IPIs) stays as it is in KVM.
+    private func setEvents(_ events: kvm_vcpu_events) throws(SystemError) {
+        var events = events
+        events.flags = UInt32(KVM_VCPUEVENT_VALID_SHADOW)
+        try kvmSet("KVM_SET_VCPU_EVENTS", fd.rawValue, CLINUX_KVM_SET_VCPU_EVENTS, events)
     }
 
     private func writeExtended(_ state: CPUState) throws(SystemError) {

@@ -96,28 +96,13 @@ extension Frontend {
         }
     }
 
-    /// The guest's memory has changed while queues run, for example because some was plugged in.
-    /// Rings stay where they are.
-    package func memoryChanged(_ memory: GuestMemory) throws(VirtioDeviceError) {
-        for index in queues.indices { queues[index]?.setup.memory = memory }
-        try withLink { link throws(LinkError) in
-            guard link.memory != nil else { return }
-            if link.has(.memorySlots) {
-                let regions = memory.regions.filter { $0.file != nil }
-                guard regions.count <= link.memorySlots else {
-                    throw .refused("\(regions.count) memory regions")
-                }
-                try sendChanges(link, to: regions)
-                link.memory = memory
-            } else {
-                try sendMemory(link, memory)
-            }
-        }
-    }
-
     // MARK: Dirty log
 
-    /// Records in the file `fd`, one bit for each page, what the back end writes to guest memory.
+    // The front end's part of a migration, which no machine of ours does yet. Other VMMs ask the same
+    // of our back ends.
+
+    /// Records in the file `fd`, one bit for each page, what the back end writes to guest memory. A
+    /// back end that takes over later is asked to go on with it.
     package func startLogging(to fd: SharedFD, size: UInt64) throws(VirtioDeviceError) {
         if let link, !link.has(.logSharedMemory) || link.offered & VhostFeature.logAll == 0 {
             throw VirtioDeviceError("the back end cannot record what it writes")
@@ -130,6 +115,7 @@ extension Frontend {
         }
     }
 
+    /// Ends the recording; the file has what was written up to here.
     package func stopLogging() throws(VirtioDeviceError) {
         logTarget = nil
         try withLink { link throws(LinkError) in try resendForLog(link) }

@@ -2,6 +2,7 @@ import Accelerator
 import Core
 import Devices
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import VMM

@@ -110,8 +110,8 @@ internal import Synchronization
         }
     }
 
-    /// Forgets earlier tables and with them detached devices. Call it when no vCPU is in an
-    /// access.
+    /// Forgets earlier tables, and with them devices that have been unplugged. Call it when no vCPU
+    /// is in an access.
     package func reclaim() {
         changes.withLock { changes in
             changes.tables.removeFirst(changes.tables.count - 1)
