@@ -7,7 +7,6 @@ internal import Core
 extension KVMVCPU {
     /// The CPU's state. Only while it does not run.
     public func state() throws(AcceleratorError) -> KVMVCPUState {
-        completeOpenAccess()
         do {
             return try readState()
         } catch {
@@ -22,7 +21,6 @@ extension KVMVCPU {
                 "the state of CPU \(index) has version \(state.version), and only"
                     + " \(KVMVCPUState.version) is known")
         }
-        completeOpenAccess()
         do {
             try writeState(state)
         } catch {

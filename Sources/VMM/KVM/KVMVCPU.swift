@@ -81,8 +81,10 @@ internal import Synchronization
         thread.store(clinux_kvm_accept_kicks(), ordering: .sequentiallyConsistent)
         defer { thread.store(0, ordering: .sequentiallyConsistent) }
         while true {
-            if isKicked.load(ordering: .sequentiallyConsistent), takeKick() { return .kicked }
-            if let exit = enter() { return exit }
+            if isKicked.load(ordering: .sequentiallyConsistent), takeKick() {
+                return afterOpenAccess(.kicked)
+            }
+            if let exit = enter() { return afterOpenAccess(exit) }
         }
     }
 
@@ -103,33 +105,47 @@ internal import Synchronization
         }
     }
 
+    /// What to report when the access that the last exit was about is complete. It must not be
+    /// completed later: it may be a part of an instruction whose other parts are accesses as well,
+    /// and by then the devices may have been reset.
+    private func afterOpenAccess(_ exit: VCPUExit) -> VCPUExit {
+        if !hasOpenAccess { return exit }
+        var exit = exit
+        while hasOpenAccess {
+            // KVM completes the access and returns, at the latest after 1024 elements of a string;
+            // no other instruction is executed.
+            setImmediateExit(true)
+            let result = clinux_kvm_run(fd.rawValue)
+            hasOpenAccess = false
+            // What an access asks for counts more than a kick.
+            if result == 0, let next = handleExit() { exit = next }
+        }
+        setImmediateExit(false)
+        // A kick may just have come.
+        if isKicked.load(ordering: .sequentiallyConsistent) { setImmediateExit(true) }
+        return exit
+    }
+
+    // MARK: Kicks
+
     /// Takes a kick, if there is one. What follows a later kick stays.
     private func takeKick() -> Bool {
-        unsafe immediateExit.pointee.store(0, ordering: .sequentiallyConsistent)
+        setImmediateExit(false)
         return isKicked.exchange(false, ordering: .sequentiallyConsistent)
     }
 
     public func kick() {
         isKicked.store(true, ordering: .sequentiallyConsistent)
-        unsafe immediateExit.pointee.store(1, ordering: .sequentiallyConsistent)
+        setImmediateExit(true)
         let thread = thread.load(ordering: .sequentiallyConsistent)
         if thread != 0 { _ = clinux_kvm_kick(thread) }
     }
 
-    /// Lets KVM complete the access that the last exit was about; no instruction is executed.
-    func completeOpenAccess() {
-        while hasOpenAccess {
-            unsafe immediateExit.pointee.store(1, ordering: .sequentiallyConsistent)
-            let result = clinux_kvm_run(fd.rawValue)
-            hasOpenAccess = false
-            // A wide access may come in several pieces.
-            if result == 0 { _ = handleExit() }
-        }
-        unsafe immediateExit.pointee.store(0, ordering: .sequentiallyConsistent)
-        // A kick may just have come.
-        if isKicked.load(ordering: .sequentiallyConsistent) {
-            unsafe immediateExit.pointee.store(1, ordering: .sequentiallyConsistent)
-        }
+    /// Whether KVM returns before it executes anything.
+    private func setImmediateExit(_ isSet: Bool) {
+        // SAFETY: a byte of the shared page, which is mapped as long as this object lives. KVM reads
+        // it at any time, so all accesses are atomic.
+        unsafe immediateExit.pointee.store(isSet ? 1 : 0, ordering: .sequentiallyConsistent)
     }
 
     public var retiredInstructions: UInt64 { 0 }
