@@ -150,7 +150,12 @@ let package = Package(
         tests(
             "Devices",
             uses: ["Devices", "Accelerator", "Core", "TestSupport", "DeviceFakes"]),
-        tests("VMM", uses: ["VMM", "Devices", "TCG", "Accelerator", "Core", "TestSupport"]),
+        tests(
+            "VMM",
+            uses: [
+                "VMM", "BlockBackend", "RandomBackend", "VhostUser", "Devices", "TCG",
+                "Accelerator", "Core", "TestSupport",
+            ]),
         .executableTarget(
             name: "sandbox-probe",
             dependencies: ["VMM", "BlockBackend", "Core", "CLinux", "CNativeRun"],
@@ -163,7 +168,8 @@ let package = Package(
 
 /// What the fuzz targets use.
 let fuzzed: [Target.Dependency] = [
-    "VMM", "BlockBackend", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser", "Core",
+    "VMM", "BlockBackend", "RandomBackend", "Devices", "TCG", "TCGDecoder", "Accelerator",
+    "VhostUser", "Core",
     "CLinux", "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
 ]
 

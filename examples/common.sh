@@ -146,8 +146,8 @@ make_initramfs() {
 
 # What root disks are made from: a busybox user space. $CACHE/root.d
 make_root() {
-    local root=$CACHE/root.d applet
-    [ "$root/sbin/init" -nt examples/guest/root-init ] &&
+    local root=$CACHE/root.d applet version module
+    [ "$root/sbin/init" -nt examples/guest/root-init ] && [ "$root/sbin/init" -nt examples/common.sh ] &&
         [ "$root/sbin/init" -nt examples/guest/profile ] && return
     rm -rf "$root"
     mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,tmp,root,etc}
@@ -155,6 +155,14 @@ make_root() {
     for applet in $("$CACHE/busybox" --list); do
         case $applet in busybox | init | linuxrc) ;; *) ln -s busybox "$root/bin/$applet" ;; esac
     done
+    # Drivers that modprobe loads when somebody wants them.
+    version=$(basename "$(readlink "$CACHE/modules")")
+    module_order virtio-rng virtio_net virtio_console virtiofs vmw_vsock_virtio_transport |
+        while read -r module; do
+            install -D -m 644 "$CACHE/modules/$module" "$root/lib/modules/$version/$module"
+        done
+    # It misses lists that a whole set of modules would have.
+    depmod -b "$root" "$version" 2>/dev/null || die "depmod failed"
     cp examples/guest/profile "$root/etc/profile"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     install -m 755 examples/guest/root-init "$root/sbin/init"

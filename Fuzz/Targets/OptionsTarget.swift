@@ -2,6 +2,7 @@ import Core
 import VhostUser
 
 @testable import BlockBackend
+@testable import RandomBackend
 @testable import VMM
 
 /// Command lines of the two programs, an argument a line.
@@ -25,6 +26,10 @@ struct OptionsTarget: FuzzTarget {
         path=d,readonly=on,num-queues=2,engine=threads,threads=4
         --disk
         socket=/tmp/s
+        --rng
+        max-bytes=5
+        --vhost-user
+        type=fs,socket=/tmp/f
         --serial
         file,path=log
         --on-reboot
@@ -35,7 +40,7 @@ struct OptionsTarget: FuzzTarget {
         "--socket-path=/tmp/b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
-    private let command = VMMCommand(diskSchema: BlockOptions.schema)
+    private let command = VMMCommand(backends: [.block, .random])
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let text = String(decoding: input.rest(), as: UTF8.self)
@@ -50,16 +55,18 @@ struct OptionsTarget: FuzzTarget {
             return isBlock || !error.description.contains("options start with --")
         }
         guard case .run(let options) = request else { return true }
-        for case .child(_, let text, _) in options.disks { try checkPassedOn(text) }
+        for device in options.devices {
+            if case .child(let child) = device.source { try checkPassedOn(child) }
+        }
         return true
     }
 
     /// What is passed on to a back end must be read there.
-    private func checkPassedOn(_ text: String) throws {
+    private func checkPassedOn(_ child: DeviceOptions.Child) throws {
         do {
-            _ = try BlockOptions(try BlockOptions.schema.parse(text))
+            try child.kind.check(try child.kind.schema.parse(child.options))
         } catch {
-            throw FuzzFailure("the back end refuses '\(text)': \(error)")
+            throw FuzzFailure("the back end refuses '\(child.options)': \(error)")
         }
     }
 

@@ -37,9 +37,9 @@ struct SandboxFamilyTests {
         kill(backend, SIGKILL)
         waitForEnd(of: backend)
         let sentence =
-            "apus: error: disk: the process of disk '\(guest.disk)' was killed by signal 9 and cannot"
+            "apus: error: device: the process of disk '\(guest.disk)' was killed by signal 9 and cannot"
             + " be started again, because the launcher of apus's processes does not answer any more; the guest's"
-            + " requests to the disk wait, so end the guest and start it again\n"
+            + " requests to the device wait, so end the guest and start it again\n"
         let deadline = Date() + 20
         while !guest.apus.errorText.contains(sentence), Date() < deadline { usleep(20_000) }
         // Long enough for another attempt.

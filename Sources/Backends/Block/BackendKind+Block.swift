@@ -4,7 +4,7 @@ package import VhostUser
 extension BackendKind {
     /// The program `apus-block`: serves one disk.
     package static let block = BackendKind(
-        "block", .block,
+        "block", .block, noun: "disk",
         summary: "Serves a disk image to a virtual machine over vhost-user.",
         example: "path=disk.img,direct=on",
         schema: BlockOptions.schema,
@@ -14,6 +14,14 @@ extension BackendKind {
         ],
         capabilities: ["read-only", "blk-file"],
         systemCalls: { BlockSystemCalls.control },
+        inOrder: { values in
+            let engine = values.text(of: "engine")
+            guard engine == nil || engine == "threads" else { return nil }
+            let added =
+                (engine == nil ? ["engine=threads"] : [])
+                + (values.text(of: "threads") == nil ? ["threads=0"] : [])
+            return added.joined(separator: ",")
+        },
         check: { values throws(OptionError) in _ = try BlockOptions(values) },
         open: { try ImageFiles(BlockOptions($0)).all },
         makeDevice: { surroundings in

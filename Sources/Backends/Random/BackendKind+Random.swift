@@ -4,7 +4,7 @@ package import VhostUser
 extension BackendKind {
     /// The program `apus-rng`: gives a guest random bytes.
     package static let random = BackendKind(
-        "rng", .entropy,
+        "rng", .entropy, noun: "random number generator",
         summary: "Gives a virtual machine random bytes over vhost-user.",
         example: "max-bytes=1024,period=1000",
         schema: RandomOptions.schema,

@@ -129,6 +129,16 @@ public struct OptionSchema: Sendable {
         throw OptionError("unknown key '\(word)'\(Nearest.hint(word, among: keys.map { $0.name }))")
     }
 
+    /// A key that must be given and was not, in values of this set's extension.
+    public func firstMissing(_ values: OptionValues) -> String? {
+        keys.first { key in key.isRequired && !values.given.contains { $0.key == key.name } }?.name
+    }
+
+    /// What the user gave for the leading key, without its quotes.
+    public func leadingText(_ values: OptionValues) -> String? {
+        leadingKey.flatMap { values.text(of: $0) }
+    }
+
     /// One line per key: how it is written, what it means, its default.
     public var help: [(term: String, text: String)] {
         keys.map { key in

@@ -6,8 +6,8 @@ internal import Glibc
 /// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
 ///
 /// It belongs to the machine's control thread, the process's first, on which it is made and run;
-/// vCPU threads reach it through the buses and by posting to the loop. Disks have control threads of
-/// their own (Machine+Disks.swift).
+/// vCPU threads reach it through the buses and by posting to the loop. Devices have control threads
+/// of their own (Machine+Devices.swift).
 // SAFETY: everything mutable is used on the control thread only.
 final class Machine: @unchecked Sendable {
     static let log = Log("machine")
@@ -37,7 +37,7 @@ final class Machine: @unchecked Sendable {
     private let acpi: ACPITables
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
-    var disks: [AttachedDisk] = []
+    var devices: [AttachedDevice] = []
     var run: RunState
 
     /// - Parameter loop: of the calling thread.
@@ -73,7 +73,7 @@ final class Machine: @unchecked Sendable {
                 line: InterruptLine(ioapic, pin: Self.serialPin),
                 events: .init(outputReady: console.outputReady, inputReady: console.inputReady))
         acpi = ACPITables(Self.acpiConfiguration(options, map), address: MemoryMap.acpi.start)
-        try attachDevices()
+        try connectBuses()
     }
 
     private static func makeMemory(
@@ -116,7 +116,7 @@ final class Machine: @unchecked Sendable {
         return configuration
     }
 
-    private func attachDevices() throws(BootError) {
+    private func connectBuses() throws(BootError) {
         let places: [(any BusDevice, Bus, start: UInt64, length: UInt64)] = [
             (ioapic, buses.memory, MemoryMap.ioapic.start, IOAPIC.size),
             (PCIECAM(pci), buses.memory, MemoryMap.ecam.start, MemoryMap.ecam.size),

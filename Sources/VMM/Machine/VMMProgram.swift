@@ -8,11 +8,11 @@ package enum VMMProgram {
 
     /// - Parameters:
     ///   - arguments: those that follow the program's name.
-    ///   - disks: the kind of back end that serves disks.
+    ///   - backends: the kinds of device that can be served.
     /// - Returns: the exit code, see `Outcome`.
-    package static func run(arguments: [String], disks: BackendKind) -> Int32 {
+    package static func run(arguments: [String], backends: [BackendKind]) -> Int32 {
         let timeline = BootTimeline()
-        let command = VMMCommand(diskSchema: disks.schema)
+        let command = VMMCommand(backends: backends)
         Log.configure(program: "apus", level: .warning)
         do {
             let (request, level) = try command.parse(arguments)
@@ -23,7 +23,7 @@ package enum VMMProgram {
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level
-                return try run(options, disks, timeline).rawValue
+                return try run(options, timeline).rawValue
             }
         } catch let error as OptionError {
             log(.error, "\(error)")
@@ -38,10 +38,10 @@ package enum VMMProgram {
     }
 
     private static func run(
-        _ options: MachineOptions, _ disks: BackendKind, _ timeline: BootTimeline
+        _ options: MachineOptions, _ timeline: BootTimeline
     ) throws -> Outcome {
         SignalFD.ignoreBrokenPipes()
-        let given = try Given(options, disks)
+        let given = try Given(options)
         let loop = try EventLoop()
         let run = RunState(policies: options.policies, loop: loop)
         // Before any thread starts, so that all of them leave signals to the loop.
@@ -52,11 +52,11 @@ package enum VMMProgram {
         // All is open that will be needed, and nothing has been read yet.
         try given.sandbox.enter(
             VMMSystemCalls.control, visible: given.socketFolders, signals: .anybody)
-        defer { machine.stopDisks() }
-        try machine.addDisks()
+        defer { machine.stopDevices() }
+        try machine.addDevices()
         timeline.mark(.devicesReady)
         let state = try machine.load()
-        try machine.startDisks()
+        try machine.startDevices()
         try machine.makeCPUs()
         if let serial = machine.serial { machine.console.start(serial) }
         run.begin(machine, state)

@@ -27,7 +27,7 @@ enum Main {
         {
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst(2))))
         }
-        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), disks: .block))
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), backends: backends))
     }
 
     /// All back ends of ours.

@@ -6,6 +6,8 @@ package struct BackendKind: Sendable {
     /// What its files and options are called: `block` makes the program `apus-block`.
     package let name: String
     package let deviceID: VirtioDeviceID
+    /// What messages call such a device: `disk`.
+    package let noun: String
     /// One sentence for the program's help.
     package let summary: String
     /// An example of the option set for the program's help.
@@ -21,6 +23,11 @@ package struct BackendKind: Sendable {
     /// What the program's threads may ask of the kernel.
     package let systemCalls: @Sendable () -> SystemCallRules
 
+    /// What to add to options so that requests are done one after the other by the queue's own
+    /// thread, for runs that repeat: text of the option set, or nothing if the options already say
+    /// so or the user wants it otherwise. There is no function for devices that act by themselves.
+    package let inOrder: (@Sendable (OptionValues) -> String?)?
+
     /// Checks what keys mean together.
     package let check: @Sendable (OptionValues) throws(OptionError) -> Void
     /// Opens what the options name, before the program locks itself in or by its parent process.
@@ -29,16 +36,19 @@ package struct BackendKind: Sendable {
     package let makeDevice: @Sendable (BackendSurroundings) throws -> any VirtioDevice
 
     package init(
-        _ name: String, _ deviceID: VirtioDeviceID, summary: String, example: String,
-        schema: OptionSchema, aliases: [OptionAlias] = [], capabilities: [String] = [],
+        _ name: String, _ deviceID: VirtioDeviceID, noun: String, summary: String,
+        example: String, schema: OptionSchema, aliases: [OptionAlias] = [],
+        capabilities: [String] = [],
         hidden: ProtocolFeatures = [],
         systemCalls: @escaping @Sendable () -> SystemCallRules,
+        inOrder: (@Sendable (OptionValues) -> String?)? = nil,
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
         open: @escaping @Sendable (OptionValues) throws -> [SharedFD],
         makeDevice: @escaping @Sendable (BackendSurroundings) throws -> any VirtioDevice
     ) {
         self.name = name
         self.deviceID = deviceID
+        self.noun = noun
         self.summary = summary
         self.example = example
         self.schema = schema
@@ -46,6 +56,7 @@ package struct BackendKind: Sendable {
         self.capabilities = capabilities
         self.hidden = hidden
         self.systemCalls = systemCalls
+        self.inOrder = inOrder
         self.check = check
         self.open = open
         self.makeDevice = makeDevice
@@ -90,4 +101,9 @@ package struct OptionAlias: Sendable {
         self.value = value
         help = "the same as \(key)=\(value)"
     }
+}
+
+extension BackendKind: Equatable {
+    /// A kind is a constant of the program; its name tells it from others.
+    package static func == (a: BackendKind, b: BackendKind) -> Bool { a.name == b.name }
 }

@@ -1,18 +1,26 @@
 import Core
+import RandomBackend
 import TCG
 import Testing
+import VhostUser
 
+@testable import BlockBackend
 @testable import VMM
 
 @Suite("VMM command line")
 struct VMMCommandTests {
-    static let path = OptionKey.required("path", .path, help: "The image")
-    static let readOnly = OptionKey("readonly", .bool, default: false, help: "Refuse writes")
-    static let queueSize = OptionKey("queue-size", .text("N"), default: "", help: "Entries")
-    static let engine = OptionKey("engine", .text("NAME"), default: "auto", help: "The engine")
-    let command = VMMCommand(
-        diskSchema: OptionSchema(
-            "disk", leadingKey: "path", keys: [path.any, readOnly.any, engine.any, queueSize.any]))
+    let command = VMMCommand(backends: [.block, .random])
+
+    /// A disk that a process of ours serves.
+    private func disk(
+        _ name: String, _ options: String, queueSize: UInt16? = nil, isInOrder: Bool = false
+    ) throws -> DeviceOptions {
+        var device = try DeviceOptions(
+            .block, BlockOptions.schema.parse("path=\(name)"), mustBeInOrder: isInOrder)
+        device.source = .child(
+            .init(kind: .block, options: options, queueSize: queueSize, isInOrder: isInOrder))
+        return device
+    }
 
     func options(_ text: String) throws -> MachineOptions {
         let (request, _) = try command.parse(text.split(separator: " ").map(String.init))
@@ -33,7 +41,7 @@ struct VMMCommandTests {
         #expect(options.memory == MemoryOptions())
         #expect(options.accelerator == .kvmOrTCG(TCGOptions()))
         #expect(options.serial == .terminal)
-        #expect(options.disks.isEmpty)
+        #expect(options.devices.isEmpty)
         #expect(options.policies == EndPolicies())
     }
 
@@ -41,15 +49,16 @@ struct VMMCommandTests {
     func everything() throws {
         let options = try options(
             "--kernel k --initramfs i --cmdline quiet --cpus boot=1 --memory "
-                + "size=1G,hugepages=on --disk a.img,engine=aio --disk socket=/s --serial "
+                + "size=1G,hugepages=on --disk a.img,direct=on,engine=aio --disk socket=/s --serial "
                 + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
         #expect(options.boot.commandLine == "console=ttyS0 reboot=a panic=-1 quiet")
         #expect(
             options.memory
                 == MemoryOptions(size: 1 << 30, backing: GuestMemoryOptions(pageSize: .huge2M)))
         #expect(
-            options.disks == [
-                .child(name: "a.img", options: "path=a.img,engine=aio"), .socket(path: "/s"),
+            options.devices == [
+                try disk("a.img", "path=a.img,direct=on,engine=aio", isInOrder: true),
+                DeviceOptions(.block, "disk", socket: "/s"),
             ])
         #expect(options.serial == .file("/f"))
         #expect(options.accelerator == .tcg(TCGOptions(clock: .counted, cpuCount: 1)))
@@ -72,7 +81,7 @@ struct VMMCommandTests {
     func smallQueues() throws {
         let options = try options("--kernel k --disk a,queue-size=20")
         #expect(
-            options.disks == [.child(name: "a", options: "path=a,queue-size=20", queueSize: 20)])
+            options.devices == [try disk("a", "path=a,queue-size=20", queueSize: 20)])
     }
 
     @Test("with counted time a disk does its requests in order, unless its engine is given")
@@ -81,10 +90,10 @@ struct VMMCommandTests {
             "--kernel k --accel tcg,clock=counted --disk a --disk b,engine=threads "
                 + "--disk c,engine=aio")
         #expect(
-            options.disks == [
-                .child(name: "a", options: "path=a,engine=threads,threads=0"),
-                .child(name: "b", options: "path=b,engine=threads,threads=0"),
-                .child(name: "c", options: "path=c,engine=aio"),
+            options.devices == [
+                try disk("a", "path=a,engine=threads,threads=0", isInOrder: true),
+                try disk("b", "path=b,engine=threads,threads=0", isInOrder: true),
+                try disk("c", "path=c,engine=aio", isInOrder: true),
             ])
     }
 

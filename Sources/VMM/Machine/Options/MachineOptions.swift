@@ -8,7 +8,7 @@ package struct MachineOptions: Sendable {
     package var memory: MemoryOptions
     package var accelerator: AcceleratorOptions
     package var serial: SerialBackend
-    package var disks: [DiskOptions]
+    package var devices: [DeviceOptions]
     package var policies: EndPolicies
     /// Whether to report when the stages of the start were reached.
     package var showsBootTiming: Bool
@@ -37,15 +37,6 @@ package enum AcceleratorOptions: Equatable, Sendable {
     package var isCounted: Bool {
         if case .tcg(let options) = self { options.clock == .counted } else { false }
     }
-}
-
-/// Who serves a disk.
-package enum DiskOptions: Equatable, Sendable {
-    /// A backend process of our own, with its options in the form of `--disk`, and the most entries
-    /// in a queue if they say so.
-    case child(name: String, options: String, queueSize: UInt16? = nil)
-    /// A process that listens on a Unix socket.
-    case socket(path: String)
 }
 
 /// What happens when a guest comes to an end of some kind.

@@ -1,5 +1,6 @@
 package import Core
 internal import TCG
+package import VhostUser
 
 /// The command line of the VMM: every flag and key is declared here once.
 package struct VMMCommand: Sendable {
@@ -85,9 +86,6 @@ package struct VMMCommand: Sendable {
     static let serial = Flag.one(
         "serial", SerialPort.schema, help: "The serial port, ttyS0 in the guest (default tty)")
 
-    static let diskSocket = OptionKey<String?>(
-        "socket", .path, help: "Served by a vhost-user backend that listens here")
-
     // MARK: Ends
 
     static let onReboot = Flag.one(
@@ -112,14 +110,18 @@ package struct VMMCommand: Sendable {
 
     // MARK: The whole
 
-    private let disk: Flag<[OptionValues]>
+    let backends: [(kind: BackendKind, flag: Flag<[OptionValues]>)]
     package let schema: CommandSchema
 
-    /// - Parameter diskSchema: what the block backend understands. It has a key `path`.
-    package init(diskSchema: OptionSchema) {
-        disk = Flag.many(
-            "disk", diskSchema.extended(with: [Self.diskSocket.any]),
-            help: "A virtio disk, served by a process of its own; path or socket is needed")
+    /// - Parameter backends: the kinds of device that we can serve.
+    package init(backends: [BackendKind]) {
+        self.backends = backends.map { kind in
+            let flag = Flag.many(
+                kind.schema.name, kind.schema.extended(with: [Self.socket.any]),
+                help: "A \(kind.noun), served by a process of its own")
+            return (kind, flag)
+        }
+        let devices = self.backends.map(\.flag.any) + [Self.foreign.any, Self.serial.any]
         schema = CommandSchema(
             "apus", summary: "Apus \(Self.release) runs a virtual machine.",
             groups: [
@@ -130,7 +132,7 @@ package struct VMMCommand: Sendable {
                         Self.defaultCmdline.any,
                     ]),
                 .init("Machine", [Self.cpus.any, Self.memory.any, Self.accel.any]),
-                .init("Devices", [disk.any, Self.serial.any]),
+                .init("Devices", devices),
                 .init(
                     "Ends",
                     [
@@ -145,7 +147,7 @@ package struct VMMCommand: Sendable {
             chapters: [
                 ("Values", Self.grammar), ("Example", Self.example),
                 ("Keys", Self.keys), ("Exit codes", Self.exitCodes),
-                ("Other programs", Self.others),
+                ("Other programs", Self.others(backends)),
             ])
     }
 
@@ -163,10 +165,6 @@ package struct VMMCommand: Sendable {
     private static var exitCodes: String {
         Outcome.allCases.map { "  \($0.rawValue)  \($0.meaning)" }.joined(separator: "\n")
     }
-    private static let others = """
-          apus block ARGUMENT...   the block backend on its own (apus block --help)
-        """
-
     /// What the command line asks for.
     package enum Request: Sendable {
         case help
@@ -202,7 +200,7 @@ package struct VMMCommand: Sendable {
             memory: try Self.memoryOptions(values[Self.memory]),
             accelerator: accelerator,
             serial: serial,
-            disks: try diskOptions(values[disk], isCounted: accelerator.isCounted),
+            devices: try deviceOptions(values, isCounted: accelerator.isCounted),
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
@@ -287,37 +285,5 @@ package struct VMMCommand: Sendable {
         case (nil, nil), (_?, _?):
             throw OptionError("--serial: one of tty, null, off and file=PATH is needed")
         }
-    }
-
-    /// Runs that repeat need requests to be done in order, by the queue's own thread. Whoever asks
-    /// for another engine gets it.
-    private static func orderedEngine(_ disk: OptionValues) -> String {
-        let engine = disk.text(of: "engine")
-        guard engine == nil || engine == "threads" else { return "" }
-        let threads = disk.text(of: "threads") == nil ? ",threads=0" : ""
-        return (engine == nil ? ",engine=threads" : "") + threads
-    }
-
-    private func diskOptions(
-        _ disks: [OptionValues], isCounted: Bool
-    ) throws(OptionError) -> [DiskOptions] {
-        var result: [DiskOptions] = []
-        for values in disks {
-            if let socket = values[Self.diskSocket] {
-                guard values.givenCount == 1 else {
-                    throw OptionError("--disk: socket stands alone; its backend has the options")
-                }
-                result.append(.socket(path: socket))
-            } else {
-                guard let path = values.text(of: "path") else {
-                    throw OptionError("--disk: path or socket is missing")
-                }
-                let order = isCounted ? Self.orderedEngine(values) : ""
-                let queueSize = values.text(of: "queue-size").flatMap { UInt16($0) }
-                result.append(
-                    .child(name: path, options: values.text + order, queueSize: queueSize))
-            }
-        }
-        return result
     }
 }

@@ -130,7 +130,7 @@ final class RunState: @unchecked Sendable {
         case nil, .restart: action = new
         case .end: return
         }
-        if case .end = new { endTimer = machine?.abandonSilentDisks() }
+        if case .end = new { endTimer = machine?.abandonSilentDevices() }
         for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
     }
 

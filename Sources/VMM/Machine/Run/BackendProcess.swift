@@ -3,18 +3,19 @@ internal import Devices
 internal import Glibc
 internal import VhostUser
 
-/// The backend process of a disk: started by the launcher, watched, and started again when
-/// it ends. Meanwhile the disk stalls; what was in flight is done again by the new process.
+/// The backend process of a device: started by the launcher, watched, and started again when
+/// it ends. Meanwhile the device stalls; what was in flight is done again by the new process.
 ///
-/// It belongs to the disk's control thread. The processes end with the VMM's first thread.
-final class DiskProcess {
-    private static let log = Log("disk")
+/// It belongs to the device's control thread. The processes end with the VMM's first thread.
+final class BackendProcess {
+    private static let log = Log("device")
     private static let shortestDelay: UInt32 = 10
     private static let longestDelay: UInt32 = 2000
     /// A process that lived this long was fine.
     private static let calmNanoseconds: UInt64 = 5_000_000_000
 
-    private let name: String
+    /// What messages call the device.
+    private let title: String
     private let launcher: Launcher
     /// Which of the launcher's programs it is.
     private let program: Int
@@ -25,30 +26,30 @@ final class DiskProcess {
     private var exitWatch: EventRegistration?
     private var restartTimer: EventRegistration?
     private var startTime: UInt64 = 0
-    private var delay = DiskProcess.shortestDelay
+    private var delay = BackendProcess.shortestDelay
     private var isEnding = false
     /// The launcher is lost: no process will follow.
     private var isAlone = false
 
     /// - Parameters:
     ///   - program: which of the launcher's programs it is.
-    ///   - queueSize: what the disk's options say of it; a driver is offered the power of two below.
-    init(
-        name: String, launcher: Launcher, program: Int, queueSize: UInt16?, loop: EventLoop
-    ) {
-        self.name = name
+    init(_ device: DeviceOptions, launcher: Launcher, program: Int, loop: EventLoop) {
+        title = device.title
         self.launcher = launcher
         self.program = program
         self.loop = loop
-        var settings = FrontendOptions(.supervised, deviceID: .block)
+        var settings = FrontendOptions(.supervised, deviceID: device.id)
         settings.handshakeTimeoutMilliseconds = 3000
-        if let queueSize, queueSize > 0, queueSize < settings.maximumQueueSize {
+        // A driver is offered the power of two below.
+        if case .child(let child) = device.source, let queueSize = child.queueSize, queueSize > 0,
+            queueSize < settings.maximumQueueSize
+        {
             settings.maximumQueueSize = 1 << UInt16(15 - queueSize.leadingZeroBitCount)
         }
         frontend = Frontend(settings, on: loop)
     }
 
-    /// Starts the first process. A disk that cannot be served is an error only now.
+    /// Starts the first process. A device that cannot be served is an error only now.
     func start() throws(BootError) {
         do {
             try launch()
@@ -57,7 +58,7 @@ final class DiskProcess {
             let status = awaitEnd(milliseconds: 1000)
             let reason = status.map { "its process \($0)" } ?? "\(error)"
             throw BootError(
-                "the disk '\(name)' cannot be served: \(reason)", isReported: status == .exited(1))
+                "the \(title) cannot be served: \(reason)", isReported: status == .exited(1))
         }
         frontend.onStateChange = { [weak self] state in self?.connectionChanged(state) }
     }
@@ -68,7 +69,7 @@ final class DiskProcess {
         restartTimer = nil
         frontend.close()
         guard awaitEnd(milliseconds: 3000) == nil, let child else { return }
-        Self.log(.warning, "the process of disk '\(name)' does not end and is killed")
+        Self.log(.warning, "the process of \(title) does not end and is killed")
         child.signal(SIGKILL)
     }
 
@@ -112,14 +113,14 @@ final class DiskProcess {
     private func restart(_ status: ChildStatus) {
         do {
             try launch()
-            Self.log.guest("the process of disk '\(name)' \(status); it is started again")
+            Self.log.guest("the process of \(title) \(status); it is started again")
         } catch {
-            let reason = "the process of disk '\(name)' \(status)"
+            let reason = "the process of \(title) \(status)"
             if isAlone {
                 return Self.log(
                     .error,
                     "\(reason) and cannot be started again, because \(error); the guest's requests"
-                        + " to the disk wait, so end the guest and start it again")
+                        + " to the device wait, so end the guest and start it again")
             }
             Self.log.guest("\(reason) and is not started again: \(error)")
             // If there is one, its end leads to the next attempt.
@@ -132,7 +133,7 @@ final class DiskProcess {
     }
 }
 
-/// Why a process did not become a disk's.
+/// Why a process did not become a device's.
 private struct LaunchError: Error, CustomStringConvertible {
     let description: String
 

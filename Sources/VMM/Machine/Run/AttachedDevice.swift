@@ -4,20 +4,20 @@ internal import Devices
 internal import Synchronization
 internal import VhostUser
 
-/// A disk of the machine: its transport, the front end of its backend, and the backend's process if
-/// it is one of ours. All of them live on the disk's control thread, so a backend that does not
-/// answer keeps nobody waiting but who asks for that disk.
+/// A device of the machine that a backend serves: its transport, the front end of its backend, and the backend's process if
+/// it is one of ours. All of them live on the device's control thread, so a backend that does not
+/// answer keeps nobody waiting but who asks for that device.
 // SAFETY: `backend` is used on the control thread, but for what may be called from others.
-final class AttachedDisk: @unchecked Sendable {
-    private static let log = Log("disk")
+final class AttachedDevice: @unchecked Sendable {
+    private static let log = Log("device")
 
-    /// Who serves a disk.
+    /// Who serves a device.
     struct Backend {
-        /// What messages call the disk.
-        let name: String
+        /// What messages call the device.
+        let title: String
         let frontend: Frontend
         /// `nil` if it is somebody else's.
-        let process: DiskProcess?
+        let process: BackendProcess?
     }
 
     let function: VirtioPCI
@@ -25,7 +25,7 @@ final class AttachedDisk: @unchecked Sendable {
     private let backend: Backend
     private let answered = Atomic<Bool>(true)
 
-    /// - Parameter control: the disk's own, which does not run yet, or in lockstep the machine's.
+    /// - Parameter control: the device's own, which does not run yet, or in lockstep the machine's.
     init(
         _ backend: Backend, control: ControlThread, pace: VirtioPCI.Pace, memory: GuestMemory,
         machine: any VirtualMachine
@@ -44,12 +44,12 @@ final class AttachedDisk: @unchecked Sendable {
     /// Whether its process is one of ours.
     var isOurs: Bool { backend.process != nil }
 
-    /// Resets the disk; `completion` is called on some thread when that is done.
+    /// Resets the device; `completion` is called on some thread when that is done.
     func reset(then completion: @escaping @Sendable () -> Void) {
         control.begin({ [function] in function.reset() }, then: completion)
     }
 
-    /// Lets the disk finish what it is doing and ends its process; `completion` as above.
+    /// Lets the device finish what it is doing and ends its process; `completion` as above.
     func stop(then completion: @escaping @Sendable () -> Void) {
         control.begin(
             { [self] in
@@ -59,7 +59,7 @@ final class AttachedDisk: @unchecked Sendable {
             }, then: completion)
     }
 
-    /// Asks the disk's thread for a sign of life.
+    /// Asks the device's thread for a sign of life.
     func ask() {
         answered.store(false, ordering: .relaxed)
         control.begin({}, then: { [self] in answered.store(true, ordering: .relaxed) })
@@ -70,7 +70,7 @@ final class AttachedDisk: @unchecked Sendable {
 
     /// Gives up a backend that keeps its control thread waiting.
     func abandon() {
-        Self.log(.warning, "the backend of disk '\(backend.name)' does not answer and is given up")
+        Self.log(.warning, "the backend of \(backend.title) does not answer and is given up")
         backend.frontend.abandon()
     }
 }

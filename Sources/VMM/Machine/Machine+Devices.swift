@@ -1,0 +1,136 @@
+internal import Core
+internal import Devices
+internal import VhostUser
+
+// The machine's devices that backends serve, and the threads that they live on.
+extension Machine {
+    /// How long devices have to come to rest when the machine ends, with what backends have begun.
+    private static let patienceMilliseconds: UInt32 = 3000
+
+    /// Connects the devices to the bus, and to the processes that serve them.
+    func addDevices() throws(BootError) {
+        for device in options.devices {
+            do {
+                let attached = try attach(device)
+                devices.append(attached)
+                try pci.add(attached.function)
+            } catch let error as BootError {
+                throw error
+            } catch {
+                throw BootError("the \(device.title) cannot be added: \(error)")
+            }
+        }
+    }
+
+    private func attach(_ device: DeviceOptions) throws -> AttachedDevice {
+        let isCounted = options.accelerator.isCounted
+        if isCounted, !device.isInOrder {
+            Self.log(
+                .warning, "the \(device.title) answers when it likes, so runs do not repeat")
+        }
+        // In lockstep, the machine's own thread serves the device.
+        let isInLockstep = isCounted && device.isInOrder
+        let control = isInLockstep ? control : ControlThread(try EventLoop())
+        let frontend: Frontend
+        var process: BackendProcess?
+        switch device.source {
+        case .child:
+            guard let launcher = given.launcher else { throw BootError("there is no launcher") }
+            let new = BackendProcess(
+                device, launcher: launcher, program: devices.count { $0.isOurs },
+                loop: control.loop)
+            try new.start()
+            (frontend, process) = (new.frontend, new)
+        case .socket(let path):
+            frontend = try connect(device, path, control.loop)
+        }
+        return try AttachedDevice(
+            .init(title: device.title, frontend: frontend, process: process), control: control,
+            pace: isInLockstep ? .lockstep : .free, memory: memory, machine: virtualMachine)
+    }
+
+    private func connect(
+        _ device: DeviceOptions, _ path: String, _ loop: EventLoop
+    ) throws(BootError) -> Frontend {
+        let frontend = Frontend(
+            FrontendOptions(.connect(path: given.sockets[path] ?? path), deviceID: device.id),
+            on: loop)
+        do {
+            try frontend.connect()
+        } catch {
+            throw BootError("the \(device.title) cannot be used: \(error)")
+        }
+        return frontend
+    }
+
+    /// Starts the devices' threads.
+    func startDevices() throws(BootError) {
+        do {
+            let filter = try SeccompFilter(VMMSystemCalls.disk, options.sandbox.seccomp)
+            for (index, device) in devices.enumerated() where device.control !== control {
+                try device.control.launch(name: "device\(index)", filter: filter)
+            }
+        } catch {
+            throw BootError("a device's thread cannot be made: \(error)")
+        }
+    }
+
+    /// Whether the devices that the guest waits for are done. Ask until they are.
+    func settleDevices() -> Bool {
+        var isSettled = true
+        for device in devices where device.control === control && !device.function.settle() {
+            isSettled = false
+        }
+        return isSettled
+    }
+
+    // MARK: Rest
+
+    /// Resets everything but the CPUs and the memory, and then calls `completion` on the machine's
+    /// control thread, which meanwhile serves others. No CPU runs.
+    func resetDevices(then completion: @escaping @Sendable () -> Void) {
+        resetEach(from: 0) { [self] in
+            pci.reset()
+            configPorts.reset()
+            serial?.reset()
+            ioapic.reset()
+            completion()
+        }
+    }
+
+    private func resetEach(from index: Int, then completion: @escaping @Sendable () -> Void) {
+        guard devices.indices.contains(index) else { return completion() }
+        devices[index].reset { [self] in
+            control.loop.post { self.resetEach(from: index + 1, then: completion) }
+        }
+    }
+
+    /// Gives up backends that keep their device's thread busy for all of the patience from now on.
+    /// - Returns: what keeps this going.
+    func abandonSilentDevices() -> EventRegistration {
+        for device in devices { device.ask() }
+        return control.loop.after(milliseconds: Self.patienceMilliseconds) { [weak self] in
+            for device in self?.devices ?? [] where !device.hasAnswered { device.abandon() }
+        }
+    }
+
+    /// Lets the devices finish what they are doing, and ends the processes and threads behind them.
+    /// No CPU runs.
+    func stopDevices() {
+        let waits = devices.map { device in
+            let isDone = Semaphore()
+            device.stop(then: isDone.signal)
+            return isDone
+        }
+        let start = Clock.monotonic()
+        for (device, isDone) in zip(devices, waits) {
+            let passed = UInt32(clamping: (Clock.monotonic() &- start) / 1_000_000)
+            let left = Self.patienceMilliseconds - min(passed, Self.patienceMilliseconds)
+            if !isDone.wait(milliseconds: left) {
+                device.abandon()
+                isDone.wait()
+            }
+            if device.control !== control { device.control.end() }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+package import Core
+package import VhostUser
+
+/// A device that a backend serves.
+package struct DeviceOptions: Equatable, Sendable {
+    package var id: VirtioDeviceID
+    /// What messages call it: `disk 'root.img'`.
+    package var title: String
+    package var source: Source
+
+    /// Who serves it.
+    package enum Source: Equatable, Sendable {
+        /// A process of our own.
+        case child(Child)
+        /// A process that listens on a Unix socket.
+        case socket(path: String)
+    }
+
+    /// What a process of our own is started with.
+    package struct Child: Equatable, Sendable {
+        package var kind: BackendKind
+        /// In the form that the kind's option set reads.
+        package var options: String
+        /// The most entries in a queue, if the options say so.
+        package var queueSize: UInt16?
+        /// It does requests one after the other, so that runs can repeat.
+        package var isInOrder = false
+    }
+
+    /// It never answers by itself, nor in another order than it was asked.
+    package var isInOrder: Bool {
+        if case .child(let child) = source { child.isInOrder } else { false }
+    }
+
+    /// A device at a socket.
+    package init(_ id: VirtioDeviceID, _ noun: String, socket path: String) {
+        self.id = id
+        title = "\(noun) at socket '\(path)'"
+        source = .socket(path: path)
+    }
+
+    /// A device that a process of our own serves.
+    /// - Parameters:
+    ///   - values: what the user said of it; nothing that is needed may be missing.
+    ///   - mustBeInOrder: runs are to repeat.
+    package init(
+        _ kind: BackendKind, _ values: OptionValues, mustBeInOrder: Bool
+    ) throws(OptionError) {
+        var options = values.text
+        var isInOrder = false
+        if mustBeInOrder, let inOrder = kind.inOrder {
+            isInOrder = true
+            options = [options, inOrder(values) ?? ""].filter { !$0.isEmpty }
+                .joined(separator: ",")
+        }
+        try kind.check(try kind.schema.parse(options))
+        id = kind.deviceID
+        title = kind.schema.leadingText(values).map { "\(kind.noun) '\($0)'" } ?? kind.noun
+        source = .child(
+            Child(
+                kind: kind, options: options,
+                queueSize: values.text(of: "queue-size").flatMap { UInt16($0) },
+                isInOrder: isInOrder))
+    }
+}
