@@ -47,6 +47,17 @@ need_packages() {
         die "these packages could not be installed: ${missing[*]}"
 }
 
+# SwiftPM leaves some folders in the temporary directory each time, and its locks, which must be the
+# same for all that build here.
+run_swift() {
+    local folder=$PWD/.build/tmp status
+    mkdir -p "$folder"
+    TMPDIR=$folder swift "$@"
+    status=$?
+    rm -rf "$folder"/TemporaryDirectory.*
+    return $status
+}
+
 # Builds the executable; its path is .build/release/apus. Nothing happens if nothing has changed:
 # even then SwiftPM would take seconds to find out.
 build_release() {
@@ -58,7 +69,7 @@ build_release() {
     say "Building apus (release)"
     mkdir -p .build
     touch "$stamp.new"
-    swift build -c release --disable-local-rpath --product apus >&2 || die "the build failed"
+    run_swift build -c release --disable-local-rpath --product apus >&2 || die "the build failed"
     mv "$stamp.new" "$stamp"
 }
 

@@ -13,24 +13,18 @@ private final class ServingProcess {
 
     init(_ options: String) throws {
         image = try ScratchImage(pattern(1 << 20))
-        socket = image.path + ".sock"
-        messages = image.path + ".log"
-        let log = SharedFD(
-            owning: try checking("open", unsafe clinux_open(messages, O_WRONLY | O_CREAT, 0o600)))
+        socket = image.folder["socket"]
+        messages = image.folder["log"]
         process = try ChildProcess(
             path: "/bin/sh",
             arguments: [
-                "sh", "-c", "exec \"$@\" 2>&3 3>&-", "sh", BuiltExecutable.path ?? "", "block",
+                "sh", "-c", "exec \"$@\" 2>\"$0\"", messages, BuiltExecutable.path ?? "", "block",
                 "--socket-path", socket, "--disk", "path=\(image.path),\(options)",
             ],
-            environment: [], descriptors: [(log, 3)])
+            environment: [])
     }
 
-    deinit {
-        process.kill()
-        unsafe unlink(socket)
-        unsafe unlink(messages)
-    }
+    deinit { process.kill() }
 
     func connect() throws -> VhostUserClient { try VhostUserClient(path: socket) }
 
@@ -39,13 +33,7 @@ private final class ServingProcess {
 
     /// What it has written to standard error.
     var complaints: String {
-        let fd = unsafe clinux_open(messages, O_RDONLY, 0)
-        defer { close(fd) }
-        var bytes = [UInt8](repeating: 0, count: 65536)
-        let count = unsafe bytes.withUnsafeMutableBytes {
-            unsafe read(fd, $0.baseAddress.unsafelyUnwrapped, $0.count)
-        }
-        return String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
+        String(decoding: (try? readFile(messages)) ?? [], as: UTF8.self)
     }
 }
 

@@ -10,21 +10,19 @@ struct ProgramTests {
     /// A running `apus-block` whose image is `image`; what it says goes to a file.
     private struct Program {
         let image: ScratchImage
-        let directory: String
         private let process: ChildProcess
 
-        /// - Parameter arguments: `@` stands for the image's directory.
+        /// - Parameter arguments: `@` stands for the image's folder.
         init(_ arguments: [String], image: ScratchImage, fd: SharedFD? = nil) throws {
             self.image = image
-            directory = String(image.path.dropLast("/disk.img".utf8.count))
-            let own = arguments.map { [directory] argument in
+            let own = arguments.map { argument in
                 argument.split(separator: "@", omittingEmptySubsequences: false)
-                    .joined(separator: directory)
+                    .joined(separator: image.folder.path)
             }
             process = try ChildProcess(
                 path: "/bin/sh",
                 arguments: [
-                    "sh", "-c", "exec \"$@\" >\"$0\" 2>&1 </dev/null", "\(directory)/output",
+                    "sh", "-c", "exec \"$@\" >\"$0\" 2>&1 </dev/null", image.folder["output"],
                     BuiltExecutable.path ?? "", "block",
                 ] + own,
                 environment: [], descriptors: fd.map { [(fd: $0, number: 3 as Int32)] } ?? [])
@@ -35,12 +33,7 @@ struct ProgramTests {
         /// Its exit status and the last line it said, without the program's name.
         func end() throws -> (status: ChildStatus?, text: String) {
             let status = process.wait(milliseconds: 20_000)
-            let path = "\(directory)/output"
-            let fd = OwnedFD(owning: try checking("open", unsafe clinux_open(path, O_RDONLY, 0)))
-            var bytes = [UInt8](repeating: 0, count: 4096)
-            let count = unsafe read(fd.rawValue, &bytes, bytes.count)
-            unsafe unlink(path)
-            let text = String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
+            let text = String(decoding: try readFile(image.folder["output"]), as: UTF8.self)
             let prefix = "apus-block: error: "
             let isSentence = text.hasPrefix(prefix) && text.hasSuffix("\n")
             return (status, isSentence ? String(text.dropFirst(prefix.count).dropLast()) : text)
@@ -107,7 +100,7 @@ struct ProgramTests {
         arguments: [("on", true), ("off", false)])
     func staleSocket(sandbox: String, isLeft: Bool) throws {
         let image = try ScratchImage(size: 4096)
-        let path = "\(image.path.dropLast("/disk.img".utf8.count))/s"
+        let path = image.folder["s"]
         do {
             let stale = SharedFD(owning: try checking("socket", clinux_unix_socket()))
             _ = try checking("bind", unsafe clinux_unix_bind(stale.rawValue, path))

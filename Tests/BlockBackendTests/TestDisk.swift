@@ -4,51 +4,24 @@ import Core
 import Glibc
 import TestSupport
 
-/// An image file in a directory of its own, removed when the test is over.
+/// An image file in a folder of its own, removed when the test is over.
 final class ScratchImage {
+    let folder: TestFolder
     let path: String
-    private let directory: String
 
     /// - Parameter isInMemory: whether the file is to live in a tmpfs.
     init(_ bytes: [UInt8], isInMemory: Bool = false) throws {
-        var template = Array("\(isInMemory ? "/dev/shm" : "/tmp")/apus-block-XXXXXX".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno: errno) }
-        directory = String(decoding: template.dropLast().map(UInt8.init), as: UTF8.self)
-        path = "\(directory)/disk.img"
-        let fd = OwnedFD(
-            owning: try checking("open", unsafe clinux_open(path, O_RDWR | O_CREAT, 0o600)))
-        var done = 0
-        while done < bytes.count {
-            let count = unsafe bytes[done...].withUnsafeBytes {
-                unsafe write(fd.rawValue, $0.baseAddress, $0.count)
-            }
-            guard count > 0 else { throw SystemError("write", errno: errno) }
-            done += count
-        }
+        folder = try TestFolder(in: isInMemory ? "/dev/shm" : "/tmp")
+        path = try folder.file("disk.img", bytes)
     }
 
     convenience init(size: Int, isInMemory: Bool = false) throws {
         try self.init([UInt8](repeating: 0, count: size), isInMemory: isInMemory)
     }
 
-    deinit {
-        unsafe unlink(path)
-        unsafe rmdir(directory)
-    }
-
     /// What the file holds now.
     var bytes: [UInt8] {
-        get throws {
-            let fd = OwnedFD(owning: try checking("open", unsafe clinux_open(path, O_RDONLY, 0)))
-            var status = stat()
-            _ = unsafe fstat(fd.rawValue, &status)
-            var bytes = [UInt8](repeating: 0, count: Int(status.st_size))
-            let count = unsafe bytes.withUnsafeMutableBytes {
-                unsafe pread(fd.rawValue, $0.baseAddress, $0.count, 0)
-            }
-            guard count == bytes.count else { throw SystemError("pread", errno: errno) }
-            return bytes
-        }
+        get throws { try readFile(path) }
     }
 
     /// Bytes of storage that the file takes up.

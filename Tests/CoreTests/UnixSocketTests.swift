@@ -1,13 +1,16 @@
 import CLinux
 import Core
 import Glibc
+import TestSupport
 import Testing
 
 @Suite struct UnixSocketTests {
-    /// A path of its own for each test.
-    private static func makePath() -> String {
-        let name = "apus-socket-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
-        return "/tmp/\(name)"
+    private let folder: TestFolder
+    private let path: String
+
+    init() throws {
+        folder = try TestFolder()
+        path = folder["socket"]
     }
 
     @Test("bytes and descriptors arrive, and dropping the message closes the descriptors")
@@ -62,7 +65,6 @@ import Testing
 
     @Test("a listener takes connections by path and removes its file")
     func listen() throws {
-        let path = Self.makePath()
         var listener: UnixListener? = try UnixListener(path: path)
         let client = try UnixSocket(connectingTo: path)
         let server = try #require(try listener?.accept())
@@ -76,7 +78,6 @@ import Testing
 
     @Test("a stale socket file is replaced, one that answers is not")
     func stale() throws {
-        let path = Self.makePath()
         let raw = clinux_unix_socket()
         let bound = unsafe clinux_unix_bind(raw, path)
         #expect(bound == 0)
@@ -88,16 +89,14 @@ import Testing
 
     @Test("a file that is no socket is left alone")
     func foreignFile() throws {
-        let path = Self.makePath()
-        close(unsafe clinux_open(path, O_CREAT | O_WRONLY, 0o600))
+        try folder.file("socket")
         #expect(throws: SystemError("bind", errno: EADDRINUSE)) { try UnixListener(path: path) }
-        let result = unsafe unlink(path)
-        #expect(result == 0)
+        #expect(try readFile(path).isEmpty)
     }
 
     @Test("a passed socket is recognised as listening or connected")
     func inherited() throws {
-        let listener = try UnixListener(path: Self.makePath())
+        let listener = try UnixListener(path: path)
         let (near, _) = try UnixSocket.pair()
         guard case .listening = try InheritedSocket(listener.fd) else {
             Issue.record("a listening socket was taken for a connected one")

@@ -1,6 +1,7 @@
 import Core
 import Devices
 import Glibc
+import TestSupport
 import Testing
 
 @Suite("ACPI tables")
@@ -67,24 +68,6 @@ struct ACPITests {
         #expect(types == [0: 255, 9: 45, 1: 1])
     }
 
-    /// A directory of this test's own, which goes away with it.
-    final class ScratchDirectory {
-        let path: String
-
-        init() throws {
-            var template = Array("/tmp/apus-acpi-XXXXXX".utf8CString)
-            // SAFETY: the template is NUL-terminated and mkdtemp writes within it.
-            let result = unsafe template.withUnsafeMutableBufferPointer { buffer in
-                unsafe mkdtemp(buffer.baseAddress!)
-            }
-            guard unsafe result != nil else { throw SystemError("mkdtemp", errno: errno) }
-            path = String(
-                decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        }
-
-        deinit { _ = try? run(["rm", "-r", path]) }
-    }
-
     /// Runs a command and returns whether it succeeded.
     @discardableResult
     static func run(_ arguments: [String]) throws -> ChildStatus? {
@@ -92,27 +75,6 @@ struct ACPITests {
             path: "/usr/bin/env", arguments: ["env"] + arguments,
             environment: ["PATH=/usr/bin:/bin:/usr/sbin"])
         return child.wait()
-    }
-
-    static func write(_ bytes: [UInt8], to path: String) throws {
-        let file = unsafe fopen(path, "w")
-        guard let file = unsafe file else { throw SystemError("fopen", errno: errno) }
-        // SAFETY: the bytes live for the call.
-        _ = unsafe fwrite(bytes, 1, bytes.count, file)
-        _ = unsafe fclose(file)
-    }
-
-    static func read(_ path: String) throws -> String {
-        let file = unsafe fopen(path, "r")
-        guard let file = unsafe file else { throw SystemError("fopen", errno: errno) }
-        defer { _ = unsafe fclose(file) }
-        var bytes: [UInt8] = []
-        while true {
-            let byte = unsafe fgetc(file)
-            if byte == EOF { break }
-            bytes.append(UInt8(truncatingIfNeeded: byte))
-        }
-        return String(decoding: bytes, as: UTF8.self)
     }
 
     static var hasIASL: Bool {
@@ -125,21 +87,21 @@ struct ACPITests {
         arguments: Machine.allCases)
     func disassembly(machine: Machine) throws {
         let tables = machine.tables
-        let directory = try ScratchDirectory()
+        let folder = try TestFolder()
         for (table, _) in tables.tables where table.signature != "XSDT" {
-            let base = "\(directory.path)/\(table.signature)"
-            try Self.write(table.bytes, to: base + ".aml")
+            try folder.file("\(table.signature).aml", table.bytes)
             let script = """
-                cd \(directory.path) &&
+                cd \(folder.path) &&
                 iasl -d \(table.signature).aml >disassembly.log 2>&1 &&
                 iasl -p back \(table.signature).dsl >compilation.log 2>&1
                 """
             let status = try Self.run(["sh", "-c", script])
-            let disassembly = try Self.read("\(directory.path)/disassembly.log")
+            let disassembly = String(
+                decoding: try readFile(folder["disassembly.log"]), as: UTF8.self)
             #expect(status == .exited(0), "\(disassembly)")
             #expect(!disassembly.contains("Warning"), "\(disassembly)")
             #expect(!disassembly.contains("rror"), "\(disassembly)")
-            let log = try Self.read("\(directory.path)/compilation.log")
+            let log = String(decoding: try readFile(folder["compilation.log"]), as: UTF8.self)
             #expect(log.contains("Compilation successful. 0 Errors, 0 Warnings"), "\(log)")
         }
     }

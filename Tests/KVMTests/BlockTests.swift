@@ -18,22 +18,6 @@ struct BlockTests {
     private static let data: UInt64 = 0x20_4000
     private static let status: UInt64 = 0x20_5000
 
-    /// A disk image whose first bytes are the magic number.
-    private final class Image {
-        let path = "/tmp/apus-kvm-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).raw"
-
-        init() throws {
-            let fd = unsafe clinux_open(path, O_CREAT | O_RDWR, 0o600)
-            try #require(fd >= 0)
-            defer { close(fd) }
-            var magic: UInt32 = 0xA905_D15C
-            _ = unsafe write(fd, &magic, 4)
-            ftruncate(fd, 1 << 20)
-        }
-
-        deinit { unsafe unlink(path) }
-    }
-
     /// One chain, used for every request: read a sector.
     private func buildQueue(_ guest: GuestMachine) throws {
         let parts: [(address: UInt64, length: UInt32, flags: UInt16)] = [
@@ -87,12 +71,14 @@ struct BlockTests {
     }
 
     private func run(_ provider: Provider) throws {
-        let image = try Image()
+        let folder = try TestFolder()
+        let magic: [UInt8] = [0x5C, 0xD1, 0x05, 0xA9]
+        let image = try folder.file("image", magic + [UInt8](repeating: 0, count: 4092))
         let guest = try GuestMachine(provider)
         let (near, far) = try UnixSocket.pair()
         let process = try ChildProcess(
             path: BuiltExecutable.path ?? "",
-            arguments: ["apus-block", "--fd=3", "--disk", "path=\(image.path)"],
+            arguments: ["apus-block", "--fd=3", "--disk", "path=\(image)"],
             environment: [], descriptors: [(far.fd, 3)])
         defer { process.kill() }
         let loop = try EventLoop()

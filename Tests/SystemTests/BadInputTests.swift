@@ -1,6 +1,7 @@
 import CLinux
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @Suite("Bad input ends with one sentence", .enabled(if: Setting.hasBinary))

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 /// The whole: kernel, CPU, devices, backend process. One at a time, for the machine's sake.

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @Suite("Disks keep what guests write", .serialized, .enabled(if: Setting.hasGuest))

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 
 /// Debian's kernel under the executable that is tested, with a root disk of the test's own, and its
 /// shell on the serial port.

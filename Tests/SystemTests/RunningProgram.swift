@@ -182,35 +182,6 @@ func runTool(_ tool: String, _ arguments: [String]) throws -> (code: Int32, outp
     return (code, program.text)
 }
 
-/// A folder of a test's own, removed at its end.
-final class TestFolder {
-    let path: String
-
-    init() throws {
-        path =
-            FileManager.default.temporaryDirectory
-            .appending(component: "apus-test-\(UUID().uuidString)").path
-        try FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func file(_ name: String, _ data: Data = Data()) throws -> String {
-        try data.write(to: URL(fileURLWithPath: "\(path)/\(name)"))
-        return "\(path)/\(name)"
-    }
-
-    /// A file of zeroes that takes no room.
-    func sparse(_ name: String, size: UInt64) throws -> String {
-        let path = try file(name)
-        let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
-        try handle.truncate(atOffset: size)
-        try handle.close()
-        return path
-    }
-}
-
 /// Whether a process exists that is more than a zombie.
 func isRunning(_ id: Int32) -> Bool {
     let status = try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)

@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 /// What becomes of a machine's processes when one of them ends, and of the sockets between them.

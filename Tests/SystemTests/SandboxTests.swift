@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 /// Who may do what: seen from outside on running processes, and tried from inside by a program that

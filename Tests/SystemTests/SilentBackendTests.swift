@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @Suite("Backends that do not answer", .serialized, .enabled(if: Setting.hasGuest))

@@ -7,22 +7,18 @@ import VhostUser
 
 /// The block back end in a process that is killed again and again.
 private final class MortalProcess {
-    let image: String
+    private let folder: TestFolder
+    private let image: String
     private let engine: String
     private var process: ChildProcess?
 
     init(size: Int, engine: String) throws {
         self.engine = engine
-        image = "/tmp/apus-crash-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).raw"
-        let fd = unsafe clinux_open(image, O_CREAT | O_RDWR, 0o600)
-        ftruncate(fd, size)
-        close(fd)
+        folder = try TestFolder()
+        image = try folder.sparse("image", size: UInt64(size))
     }
 
-    deinit {
-        kill()
-        unsafe unlink(image)
-    }
+    deinit { kill() }
 
     /// - Returns: our end of its connection.
     func start() throws -> UnixSocket {
@@ -57,12 +53,8 @@ private final class MortalProcess {
     }
 
     /// 4096 bytes of the image.
-    func bytes(at sector: UInt64) -> [UInt8] {
-        let fd = unsafe clinux_open(image, O_RDONLY, 0)
-        defer { close(fd) }
-        var bytes = [UInt8](repeating: 0, count: 4096)
-        _ = unsafe pread(fd, &bytes, 4096, Int(sector) * 512)
-        return bytes
+    func bytes(at sector: UInt64) throws -> [UInt8] {
+        try readFile(image, offset: Int(sector) * 512, count: 4096)
     }
 }
 
@@ -102,7 +94,7 @@ struct CrashTests {
         #expect(try driver.finishes(loop))
         #expect(driver.queue.freeCount == 32)
         for (sector, value) in disk.written {
-            #expect(process.bytes(at: sector) == [UInt8](repeating: value, count: 4096))
+            #expect(try process.bytes(at: sector) == [UInt8](repeating: value, count: 4096))
         }
     }
 }

@@ -235,7 +235,8 @@ struct FrontendTests {
 
     @Test("finds a back end that listens, and says if there is none")
     func connect() throws {
-        let path = "/tmp/apus-frontend-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
+        let folder = try TestFolder()
+        let path = folder["socket"]
         let loop = try EventLoop()
         let frontend = Frontend(
             FrontendOptions(.connect(path: path), deviceID: VirtioDeviceID(42)), on: loop)
@@ -261,7 +262,8 @@ struct FrontendTests {
 
     @Test("takes a back end that connects to it, again and again")
     func listen() throws {
-        let path = "/tmp/apus-frontend-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
+        let folder = try TestFolder()
+        let path = folder["socket"]
         let loop = try EventLoop()
         let listener = try UnixListener(path: path)
         let frontend = Frontend(

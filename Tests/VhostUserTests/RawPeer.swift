@@ -9,14 +9,16 @@ final class ServerRig {
     let loop: EventLoop
     let device: EchoDevice
     let server: BackendServer
-    private let path: String
+    private let folder: TestFolder
+    private var path: String { folder["socket"] }
 
     init(queueCount: Int = 2, options: BackendServer.Options = .init()) throws {
         loop = try EventLoop()
         device = EchoDevice(on: loop, queueCount: queueCount)
-        path = "/tmp/apus-vhost-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).sock"
+        folder = try TestFolder()
         server = BackendServer(
-            device, on: loop, as: .listen(try UnixListener(path: path)), options: options)
+            device, on: loop, as: .listen(try UnixListener(path: folder["socket"])),
+            options: options)
         server.start()
     }
 

@@ -10,24 +10,18 @@ private final class StorageDaemon {
     static let path = "/usr/bin/qemu-storage-daemon"
     static var isInstalled: Bool { unsafe access(path, X_OK) == 0 }
 
-    let image: String
+    private let folder: TestFolder
+    private let image: String
     let socket: String
     private var process: ChildProcess?
 
     init(size: Int) throws {
-        let name = "/tmp/apus-qsd-\(getpid())-\(UInt64.random(in: 0...UInt64.max))"
-        image = name + ".raw"
-        socket = name + ".sock"
-        let fd = unsafe clinux_open(image, O_CREAT | O_RDWR, 0o600)
-        ftruncate(fd, size)
-        close(fd)
+        folder = try TestFolder()
+        image = try folder.sparse("image", size: UInt64(size))
+        socket = folder["socket"]
     }
 
-    deinit {
-        kill()
-        unsafe unlink(image)
-        unsafe unlink(socket)
-    }
+    deinit { kill() }
 
     func start() throws {
         process = try ChildProcess(
@@ -48,12 +42,8 @@ private final class StorageDaemon {
         unsafe unlink(socket)
     }
 
-    func contents(offset: Int, count: Int) -> [UInt8] {
-        let fd = unsafe clinux_open(image, O_RDONLY, 0)
-        defer { close(fd) }
-        var bytes = [UInt8](repeating: 0, count: count)
-        _ = unsafe pread(fd, &bytes, count, offset)
-        return bytes
+    func contents(offset: Int, count: Int) throws -> [UInt8] {
+        try readFile(image, offset: offset, count: count)
     }
 }
 
@@ -127,7 +117,7 @@ struct StorageDaemonTests {
                 let buffer = driver.read(4096, sector: sector)
                 #expect(try driver.finishes(rig.loop))
                 #expect(rig.scratch.bytes(buffer) == contents)
-                #expect(rig.daemon.contents(offset: Int(sector) * 512, count: 4096) == contents)
+                #expect(try rig.daemon.contents(offset: Int(sector) * 512, count: 4096) == contents)
             }
         }
     }

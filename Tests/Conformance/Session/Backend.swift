@@ -9,7 +9,7 @@ final class Backend {
     private let command: [String]
     private let log: String
     private let deadline: UInt64
-    private let folder: ScratchFolder
+    private let folder: TestFolder
     private let foreignProcess: Int32?
     private var child: ChildProcess?
     /// How the last one ended.
@@ -25,11 +25,11 @@ final class Backend {
     init(
         command: [String], socket: String?, process: Int32?, log: String?, deadline: UInt64
     ) throws {
-        folder = try ScratchFolder()
-        let path = socket ?? "\(folder.path)/socket"
+        folder = try TestFolder()
+        let path = socket ?? folder["socket"]
         self.socket = path
         self.command = command.map { Self.replace("{socket}", in: $0, by: path) }
-        self.log = log ?? "\(folder.path)/log"
+        self.log = log ?? folder["log"]
         self.deadline = deadline
         foreignProcess = process
     }
@@ -141,20 +141,4 @@ final class Backend {
 struct Failure: Error, CustomStringConvertible {
     let description: String
     init(_ description: String) { self.description = description }
-}
-
-/// A folder of our own, removed with what is in it.
-final class ScratchFolder {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/vhost-user-conformance-XXXXXX".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno: errno) }
-        path = String(decoding: template.dropLast().map(UInt8.init), as: UTF8.self)
-    }
-
-    deinit {
-        for name in ProcessFiles.names(path) { unsafe unlink("\(path)/\(name)") }
-        unsafe rmdir(path)
-    }
 }

@@ -1,28 +1,13 @@
 import CLinux
 import Core
 import Glibc
+import TestSupport
 
 /// What /proc says about processes, and other things that are read from files.
 enum ProcessFiles {
     /// This process's environment.
     static var environment: [String] {
         (text("/proc/self/environ") ?? "").split(separator: "\0").map(String.init)
-    }
-
-    /// The names in a folder.
-    static func names(_ path: String) -> [String] {
-        guard let folder = unsafe opendir(path) else { return [] }
-        defer { unsafe closedir(folder) }
-        var names: [String] = []
-        while let entry = unsafe readdir(folder) {
-            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) {
-                unsafe $0.withMemoryRebound(to: CChar.self, capacity: 256) {
-                    unsafe String(cString: $0)
-                }
-            }
-            if name != "." && name != ".." { names.append(name) }
-        }
-        return names
     }
 
     static func text(_ path: String) -> String? {
@@ -67,7 +52,7 @@ enum ProcessFiles {
     }
 
     static func descriptorCount(_ process: Int32) -> Int? {
-        let count = names("/proc/\(process)/fd").count
+        let count = readFolder("/proc/\(process)/fd").count
         return count > 0 ? count : nil
     }
 

@@ -1,24 +1,30 @@
 import Glibc
+import TestSupport
 import Testing
 
 /// Back ends under `vhost-user-conformance` (Tests/Conformance): ours, which may fail nothing, and
 /// others, which show that the tool sees what is wrong. Each run is a part of all cases.
 @Suite("Conformance of back ends", .enabled(if: ConformanceRun.path != nil), .serialized)
 struct ConformanceTests {
-    private let folder: ScratchFolder
+    private let folder: TestFolder
+    /// For images whose flush takes no time.
+    private let memory: TestFolder
 
-    init() throws { folder = try ScratchFolder() }
+    init() throws {
+        folder = try TestFolder()
+        memory = try TestFolder(in: "/dev/shm")
+    }
 
     @Test(
         "apus-block does as the specification says", .enabled(if: Means.apus != nil),
         .timeLimit(.minutes(3)))
     func apus() throws {
-        let image = try MemoryImage()
+        let image = try memory.sparse("image", size: 16 << 20)
         try ConformanceRun.check(
             ["--every", "8"],
             [
                 try #require(Means.apus), "block", "--socket-path={socket}", "--disk",
-                "path=\(image.path)", "--log-level", "error",
+                "path=\(image)", "--log-level", "error",
             ])
     }
 
@@ -26,12 +32,12 @@ struct ConformanceTests {
         "qemu-storage-daemon fails what it is known to fail",
         .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(3)))
     func storageDaemon() throws {
-        let image = try MemoryImage()
+        let image = try memory.sparse("image", size: 16 << 20)
         try ConformanceRun.check(
             ["--every", "15", "--known", ConformanceRun.known("qemu-storage-daemon-7.2")],
             [
                 "qemu-storage-daemon", "--blockdev",
-                "driver=file,node-name=disk,filename=\(image.path),locking=off", "--export",
+                "driver=file,node-name=disk,filename=\(image),locking=off", "--export",
                 "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={socket},"
                     + "writable=on,num-queues=2",
             ])
@@ -83,13 +89,4 @@ enum ConformanceRun {
         // A run that tests nothing would pass as well.
         #expect(run.text.contains(" cases in "))
     }
-}
-
-/// A disk image in memory: a flush of it takes no time.
-final class MemoryImage {
-    let path = "/dev/shm/apus-conformance-\(getpid())-\(UInt64.random(in: 0...UInt64.max))"
-
-    init() throws { try Command.run("truncate", "-s", "16M", path) }
-
-    deinit { _ = unsafe unlink(path) }
 }

@@ -1,6 +1,7 @@
 import CLinux
 import Core
 import Glibc
+import TestSupport
 
 /// A virtual machine of QEMU under software emulation: two CPUs, Debian's kernel, a serial console
 /// and a monitor.
@@ -33,11 +34,11 @@ final class QEMU {
 
     /// - Parameter devices: further arguments, for example a disk.
     init(
-        _ name: String, in folder: ScratchFolder, guest: String, processor: Processor = .full,
+        _ name: String, in folder: TestFolder, guest: String, processor: Processor = .full,
         devices: [String]
     ) throws {
-        monitorPath = folder.file("\(name).qmp")
-        let serial = folder.file("\(name).serial")
+        monitorPath = folder["\(name).qmp"]
+        let serial = folder["\(name).serial"]
         process = try Command.start(
             "qemu-system-x86_64",
             [

@@ -10,14 +10,14 @@ import Testing
     .enabled(if: Means.apus != nil, "the executable is not built"),
     .serialized)
 struct QEMUBlockTests {
-    private let folder: ScratchFolder
+    private let folder: TestFolder
     private let image: String
     private let guest: String
 
     init() throws {
-        folder = try ScratchFolder()
+        folder = try TestFolder()
         guest = try #require(Means.guest)
-        image = folder.file("disk.ext4")
+        image = folder["disk.ext4"]
         // The root file system that ./test and quickstart use, in an image of its own.
         try Command.run(
             "/bin/sh", "-c",
@@ -35,7 +35,7 @@ struct QEMUBlockTests {
     /// sound.
     private func checksum(of file: String) throws -> String {
         try Command.run("/bin/sh", "-c", "e2fsck -fn \(image) >/dev/null 2>&1")
-        let result = folder.file("sum")
+        let result = folder["sum"]
         try Command.run(
             "/bin/sh", "-c", "debugfs -R 'cat \(file)' \(image) 2>/dev/null | sha256sum >\(result)")
         return String(decoding: try readFile(result).prefix(64), as: UTF8.self)
@@ -44,7 +44,7 @@ struct QEMUBlockTests {
     @Test("a guest boots from it, writes, discards and powers off", .timeLimit(.minutes(5)))
     func boot() throws {
         let server = try BlockServer(
-            socket: folder.file("disk.sock"), disk: "path=\(image),serial=apus-test")
+            socket: folder["disk.sock"], disk: "path=\(image),serial=apus-test")
         let machine = try QEMU(
             "vm", in: folder, guest: guest, devices: QEMU.disk(server.socket))
         try machine.awaitShell()
@@ -69,7 +69,7 @@ struct QEMUBlockTests {
 
     @Test("a guest goes on when it is killed and started again", .timeLimit(.minutes(5)))
     func restart() throws {
-        let server = try BlockServer(socket: folder.file("disk.sock"), disk: "path=\(image)")
+        let server = try BlockServer(socket: folder["disk.sock"], disk: "path=\(image)")
         let machine = try QEMU(
             "vm", in: folder, guest: guest,
             devices: QEMU.disk(server.socket, options: ",reconnect=1"))
@@ -113,9 +113,9 @@ struct QEMUBlockTests {
         // Both ends have the image open, so neither can hold a lock.
         let disk = "path=\(image),lock=off"
         let servers = try [0, 1].map {
-            try BlockServer(socket: folder.file("disk\($0).sock"), disk: disk)
+            try BlockServer(socket: folder["disk\($0).sock"], disk: disk)
         }
-        let channel = folder.file("migration")
+        let channel = folder["migration"]
         let source = try QEMU(
             "source", in: folder, guest: guest, processor: .flushing,
             devices: QEMU.disk(servers[0].socket, queues: 1))

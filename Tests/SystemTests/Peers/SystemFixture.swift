@@ -45,21 +45,6 @@ enum Means {
     }
 }
 
-/// A folder for one test, with all that is in it removed in the end.
-final class ScratchFolder {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/apus-system-XXXXXX".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno: errno) }
-        path = String(decoding: template.dropLast().map(UInt8.init), as: UTF8.self)
-    }
-
-    deinit { _ = try? Command.run("rm", "-rf", path) }
-
-    func file(_ name: String) -> String { "\(path)/\(name)" }
-}
-
 /// Runs programs.
 enum Command {
     struct Failure: Error, CustomStringConvertible {
@@ -114,17 +99,5 @@ final class PeerProcess {
     func kill() {
         signal(SIGKILL)
         wait()
-    }
-}
-
-/// All of a file's bytes.
-func readFile(_ path: String) throws -> [UInt8] {
-    let fd = OwnedFD(owning: try checking("open", unsafe clinux_open(path, O_RDONLY, 0)))
-    var bytes: [UInt8] = []
-    var piece = [UInt8](repeating: 0, count: 65536)
-    while true {
-        let count = try retrying("read") { unsafe read(fd.rawValue, &piece, piece.count) }
-        if count == 0 { return bytes }
-        bytes += piece[..<count]
     }
 }

@@ -8,12 +8,12 @@ import Testing
 
 @Suite("Boot loader")
 struct BootLoaderTests {
-    let folder: ScratchFolder
+    let folder: TestFolder
     let memory: GuestMemory
     let map = MemoryMap(memorySize: 64 << 20)
 
     init() throws {
-        folder = try ScratchFolder()
+        folder = try TestFolder()
         let mapping = try MemoryMapping(anonymous: 64 << 20)
         let region = try #require(
             GuestRegion(start: GuestAddress(0), size: 64 << 20, mapping: mapping))
