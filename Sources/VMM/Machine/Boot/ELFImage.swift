@@ -26,30 +26,46 @@ struct ELFImage {
 
     private static let truncated = BootError("it is truncated or damaged")
 
+    /// The file's own header: its entry, and where the table of its parts is.
+    private struct Header {
+        let start: UInt64
+        let tableOffset: Int
+        let entrySize: Int
+        let count: Int
+
+        init(_ image: ImageBytes) throws(BootError) {
+            // 64-bit, little-endian; EM_X86_64.
+            guard image.matches([0x7f, 0x45, 0x4c, 0x46, 2, 1]),
+                image.load(18, as: UInt16.self) == 62
+            else { throw BootError("it is an ELF file, but not for 64-bit x86") }
+            guard let start = image.load(24, as: UInt64.self),
+                let tableOffset = image.load(32, as: UInt64.self).flatMap({ Int(exactly: $0) }),
+                let entrySize = image.load(54, as: UInt16.self).map(Int.init),
+                let count = image.load(56, as: UInt16.self).map(Int.init)
+            else { throw truncated }
+            guard entrySize >= 56, count > 0 else {
+                throw BootError("it is an ELF file without parts to load")
+            }
+            guard count <= partLimit else {
+                throw BootError("it has \(count) parts, more than \(partLimit)")
+            }
+            guard image.contains(tableOffset, entrySize * count) else { throw truncated }
+            self.start = start
+            self.tableOffset = tableOffset
+            self.entrySize = entrySize
+            self.count = count
+        }
+    }
+
     /// Reads the headers (System V ABI, "Object Files").
     init(_ image: ImageBytes) throws(BootError) {
-        // 64-bit, little-endian; EM_X86_64.
-        guard image.matches([0x7f, 0x45, 0x4c, 0x46, 2, 1]),
-            image.load(18, as: UInt16.self) == 62
-        else { throw BootError("it is an ELF file, but not for 64-bit x86") }
-        guard let start = image.load(24, as: UInt64.self),
-            let tableOffset = image.load(32, as: UInt64.self).flatMap({ Int(exactly: $0) }),
-            let entrySize = image.load(54, as: UInt16.self).map(Int.init),
-            let count = image.load(56, as: UInt16.self).map(Int.init)
-        else { throw Self.truncated }
-        guard entrySize >= 56, count > 0 else {
-            throw BootError("it is an ELF file without parts to load")
-        }
-        guard count <= Self.partLimit else {
-            throw BootError("it has \(count) parts, more than \(Self.partLimit)")
-        }
-        guard image.contains(tableOffset, entrySize * count) else { throw Self.truncated }
-
+        let table = try Header(image)
+        let start = table.start
         var segments: [Segment] = []
         var entry: UInt64?
         var pvhEntry: UInt32?
-        for index in 0..<count {
-            let header = tableOffset + index * entrySize
+        for index in 0..<table.count {
+            let header = table.tableOffset + index * table.entrySize
             switch image.load(header, as: UInt32.self) {
             case 1:  // PT_LOAD
                 let segment = try Self.segment(image, header)

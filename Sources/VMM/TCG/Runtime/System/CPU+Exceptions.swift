@@ -279,16 +279,7 @@ extension CPU {
         var newSegment = segment(SegmentRegister.ss)
         if isInner {
             (stack, newSegment) = try innerStack(newCPL, ext: ext)
-            if wasVM86 {
-                for register in [
-                    SegmentRegister.gs, SegmentRegister.fs, SegmentRegister.ds,
-                    SegmentRegister.es,
-                ] {
-                    try stack.push(UInt64(segment(register).selector), size: size)
-                }
-            }
-            try stack.push(UInt64(segment(SegmentRegister.ss).selector), size: size)
-            try stack.push(self[4], size: size)
+            try saveOuterSegments(&stack, size: size)
         } else {
             stack = Stack(current: self)
         }
@@ -300,16 +291,31 @@ extension CPU {
         try enterCode(selector, descriptor, target, cpl: newCPL, fault: ext)
         clearFlags(gate)
         setSegment(SegmentRegister.ss, newSegment)
-        if wasVM86 {
-            for register in [
-                SegmentRegister.es, SegmentRegister.ds, SegmentRegister.fs,
-                SegmentRegister.gs,
-            ] {
-                setSegment(register, Segment(selector: 0, attributes: Segment.unusable))
-            }
-        }
+        if wasVM86 { dropDataSegments() }
         stack.commit()
         updateMode()
+    }
+
+    /// What is saved besides if the privilege changes: the outer stack, and the data segments of VM86.
+    private func saveOuterSegments(_ stack: inout Stack, size: Int) throws(Fault) {
+        if isVM86 {
+            for register in [
+                SegmentRegister.gs, SegmentRegister.fs, SegmentRegister.ds, SegmentRegister.es,
+            ] {
+                try stack.push(UInt64(segment(register).selector), size: size)
+            }
+        }
+        try stack.push(UInt64(segment(SegmentRegister.ss).selector), size: size)
+        try stack.push(self[4], size: size)
+    }
+
+    /// VM86's data segments mean nothing outside of it.
+    private func dropDataSegments() {
+        for register in [
+            SegmentRegister.es, SegmentRegister.ds, SegmentRegister.fs, SegmentRegister.gs,
+        ] {
+            setSegment(register, Segment(selector: 0, attributes: Segment.unusable))
+        }
     }
 
     private func enterTask(_ gate: Descriptor, _ event: Event) throws(Fault) {
