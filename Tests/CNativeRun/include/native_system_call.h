@@ -5,4 +5,7 @@
 // Makes it with zeroes as arguments. Returns its result, or -errno.
 long native_system_call(long number);
 
+// Keeps this thread, and those that it makes, on one host CPU. Returns 0, or -errno.
+int native_stay_on_one_cpu(void);
+
 #endif

@@ -1,4 +1,5 @@
 import Accelerator
+import CNativeRun
 import Core
 import Synchronization
 import Testing
@@ -34,10 +35,13 @@ struct MultiprocessorTests {
 
     static let ended = Array(repeating: "effect(Accelerator.MachineEffect.powerOff)", count: 2)
 
-    /// Each CPU repeats `body` 100,000 times; R15 counts, RDI is the operand.
-    func hammer(_ body: [UInt8], at operand: UInt64) throws -> BareMachine {
+    /// Each CPU repeats `body` `rounds` times; R15 counts, RDI is the operand.
+    func hammer(
+        _ body: [UInt8], at operand: UInt64, rounds: UInt32 = 100_000
+    ) throws -> BareMachine {
         let machine = try BareMachine(clock: .host, cpuCount: 2)
-        var code: [UInt8] = [0x41, 0xBF, 0xA0, 0x86, 0x01, 0x00]  // mov r15d, 100000
+        var code: [UInt8] = [0x41, 0xBF]  // mov r15d, rounds
+        code += (0..<4).map { UInt8(truncatingIfNeeded: rounds >> (8 * $0)) }
         code += body
         code += [0x41, 0xFF, 0xCF, 0x0F, 0x85]  // dec r15d; jnz
         let back = UInt32(bitPattern: Int32(-(body.count + 9)))
@@ -90,6 +94,29 @@ struct MultiprocessorTests {
                 ], at: operand)
             #expect(machine.get(0x30_0000, as: UInt32.self) == 200_000)
         }
+    }
+
+    @Test("a CPU that spins with PAUSE lets the one run that it waits for")
+    func pause() throws {
+        let retired = Mutex<[UInt64]>([])
+        // With both CPUs on one of the host's, which runs one of them at a time.
+        let thread = try Thread(name: "one-cpu") {
+            guard native_stay_on_one_cpu() == 0 else { return }
+            let machine = try? hammer(
+                [
+                    0x39, 0x2F, 0x74, 0x04,  // again: cmp [rdi], ebp; je over the next line
+                    0xF3, 0x90, 0xEB, 0xF8,  // pause; jmp again
+                    // mov eax, 1; sub eax, ebp; mov [rdi], eax: the other one's turn
+                    0xB8, 0x01, 0x00, 0x00, 0x00, 0x29, 0xE8, 0x89, 0x07,
+                ], at: 0x20_0000, rounds: 500)
+            let counts = machine?.cpus.map { $0.cpu.fields.retired } ?? []
+            retired.withLock { $0 = counts }
+        }
+        thread.join()
+        let counts = retired.withLock { $0 }
+        try #require(counts.count == 2)
+        // A CPU that spins until its time is up does a million instructions in each round.
+        #expect(counts.allSatisfy { $0 < 5_000_000 }, "\(counts) instructions")
     }
 
     @Test("a CPU runs the code that another has written, as soon as it sees what came after")

@@ -266,6 +266,10 @@ struct SystemRegisterTests {
         #expect(text([kvm.ebx, kvm.ecx, kvm.edx]) == "KVMKVMKVM")
         #expect(table.leaf(vendor.eax + 1, 0) == CPUIDLeaf())
         #expect(table.leaf(0x8000_0022, 0) == CPUIDLeaf())
+        // Misaligned SSE, and its bit of MXCSR.
+        #expect(
+            (table.leaf(0x8000_0001, 0).ecx & 1 << 7 != 0)
+                == (FXImage.supportedMXCSR & 1 << 17 != 0))
         #expect(table.leaf(0x4000_0002, 0) == CPUIDLeaf())
     }
 

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import Synchronization
 
 // System instructions after which a block goes on.
@@ -5,6 +6,7 @@ internal import Synchronization
 extension CPU {
     func generalSystem(_ op: OperationPointer, _ operation: GeneralOperation) throws(Fault) {
         switch operation {
+        case .pause: pause()
         case .bound: try bound(op)
         case .arpl: try adjustRequestedPrivilege(op)
         case .lar, .lsl: try loadDescriptorPart(op, operation)
@@ -119,5 +121,12 @@ extension CPU {
         } else {
             try store(linear &+ 2, UInt32(truncatingIfNeeded: table.base))
         }
+    }
+
+    /// PAUSE of one CPU among several: what it spins for may be the work of one that shares the host's
+    /// CPU with it and does not run, so every now and then the host may let that one run.
+    private func pause() {
+        fields.pauseCount &+= 1
+        if fields.pauseCount % 64 == 0 { sched_yield() }
     }
 }

@@ -224,6 +224,9 @@ extension Lowering {
         case .mfence:
             general(&op, .fence)
             if isOnlyCPU { op.code = .nop }
+        case .pause:
+            general(&op, .pause)
+            if isOnlyCPU { op.code = .nop }
         default: return false
         }
         return true

@@ -37,7 +37,7 @@ extension Lowering {
         case .xlat:
             general(&op, .xlat)
             op.displacement = Int64(instruction.addressSize)
-        case .nop, .pause, .endbr32, .rdssp, .endbr64, .prefetch: op.code = .nop
+        case .nop, .endbr32, .rdssp, .endbr64, .prefetch: op.code = .nop
         default: return lowerStack(instruction, &op) || lowerFlagChange(instruction, &op)
         }
         return true

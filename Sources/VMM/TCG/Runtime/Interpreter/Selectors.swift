@@ -33,7 +33,7 @@ enum GeneralOperation: UInt8 {
     // System, without effect on what is decoded.
     case bound, arpl, lar, lsl, verr, verw, sldt, str, smsw, sgdt, sidt, movFromControl,
         movFromDebug, cpuid, rdmsr, rdpmc, swapgs, readSegmentBase, writeSegmentBase,
-        xgetbv, xsetbv, xsave, xsaveopt, xsavec, xrstor, cacheFlush, cacheLineFlush, fence
+        xgetbv, xsetbv, xsave, xsaveopt, xsavec, xrstor, cacheFlush, cacheLineFlush, fence, pause
 }
 
 /// What `OperationCode.transfer` does: an instruction that ends its block and is followed by a

@@ -19,6 +19,7 @@ enum FXImage {
     static let mxcsrMask = 28
     static let st0 = 32
     static let xmm0 = 160
+    /// Without AMD's bit 17, which goes with CPUID's bit for misaligned SSE, which is not shown.
     static let supportedMXCSR: UInt32 = 0xFFFF
 }
 

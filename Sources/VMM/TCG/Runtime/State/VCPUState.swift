@@ -179,6 +179,8 @@ struct TableRegister: BitwiseCopyable {
     var codeGeneration: UInt32 = 1
     /// No other CPU runs: LOCK has no effect. Blocks depend on it; see `invalidateAllCode`.
     var isOnlyCPU = true
+    /// PAUSEs so far.
+    var pauseCount: UInt8 = 0
 
     /// The object that owns this state, for slow paths.
     // SAFETY: unowned; the TCGVCPU outlives its state.
