@@ -44,6 +44,11 @@ public struct CPUState: Sendable {
     public var hasInterruptShadow = false
     public var isNMIBlocked = false
     public var xcr0: UInt64 = 1
+    /// What XCR0 can hold, as the guest's CPUID says (leaf 0Dh).
+    public var permittedXCR0: UInt64 = 3
+    /// Protection keys' rights, in force where CR4.PKE says so. A copy: what is meant to be changed
+    /// is in `extendedImage`.
+    public var pkru: UInt32 = 0
     /// x87, MMX and SSE in FXSAVE's format (SDM volume 1, section 10.5.1).
     public var fxImage = InlineArray<64, UInt64>(repeating: 0)
     /// An XSAVE image in the standard form, whose components beyond SSE are meant (section 13.4);

@@ -87,6 +87,10 @@ struct KVMCPUID {
         return true
     }
 
+    subscript(function: UInt32, index: UInt32) -> kvm_cpuid_entry2? {
+        entries.first { $0.function == function && $0.index == index }
+    }
+
     private mutating func add(
         _ function: UInt32, _ index: UInt32 = 0, flags: Int32 = 0, eax: UInt32, ebx: UInt32 = 0,
         ecx: UInt32 = 0, edx: UInt32 = 0

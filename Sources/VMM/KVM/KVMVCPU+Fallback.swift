@@ -99,6 +99,7 @@ extension KVMVCPU {
             0, transfer.debug.dr6, transfer.debug.dr7,
         ]
         state.xcr0 = transfer.extendedControl.xcrs.0.value
+        state.permittedXCR0 = permittedXCR0
         for register in transfer.modelSpecific { state[register.number] = register.value }
         state.hasInterruptShadow = transfer.events.interrupt.shadow != 0
         state.isNMIBlocked = transfer.events.nmi.masked != 0
@@ -107,6 +108,18 @@ extension KVMVCPU {
             state.fxImage[word] = unsafe xsaveImage.withUnsafeBytes {
                 unsafe $0.loadUnaligned(fromByteOffset: 8 * word, as: UInt64.self)
             }
+        }
+        state.pkru = pkru
+    }
+
+    private var pkru: UInt32 {
+        guard let place = pkruOffset, place >= 0, place <= xsaveImage.count - 4 else { return 0 }
+        // SAFETY: the header begins with the list of the components that are not 0, and PKRU lies
+        // inside the image.
+        return unsafe xsaveImage.withUnsafeBytes { bytes in
+            let present = unsafe bytes.loadUnaligned(fromByteOffset: 512, as: UInt64.self)
+            if present & Self.pkru == 0 { return 0 }
+            return unsafe bytes.loadUnaligned(fromByteOffset: place, as: UInt32.self)
         }
     }
 

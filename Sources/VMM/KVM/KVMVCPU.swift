@@ -19,6 +19,9 @@ internal import Synchronization
         public var fallbacks: UInt64 = 0
     }
 
+    /// PKRU's component of an XSAVE image.
+    static let pkru: UInt64 = 1 << 9
+
     let machine: KVMVirtualMachine
     let surface: any ExitSurface
     let index: Int
@@ -37,6 +40,10 @@ internal import Synchronization
     private(set) var powerOn = KVMVCPUState()
     /// Room for an XSAVE image.
     var xsaveImage: [UInt8]
+    /// What XCR0 can hold by the guest's CPUID.
+    private(set) var permittedXCR0: UInt64 = 3
+    /// Where an XSAVE image has PKRU, if guests have it.
+    private(set) var pkruOffset: Int?
 
     init(_ machine: KVMVirtualMachine, index: Int) throws(AcceleratorError) {
         self.machine = machine
@@ -67,11 +74,13 @@ internal import Synchronization
             supported: machine.host.cpuid, id: UInt32(index), cpuCount: machine.cpuCount,
             tscKilohertz: machine.tscKilohertz,
             hasDeadlineTimer: machine.host.has(KVM_CAP_TSC_DEADLINE_TIMER),
-            isComplete: machine.host.shortcoming == nil
-        ).entries
+            isComplete: machine.host.shortcoming == nil)
+        let entries = table.entries
         // SAFETY: the array has as many entries as are announced.
-        let result = unsafe clinux_kvm_set_cpuid(fd.rawValue, table, UInt32(table.count))
+        let result = unsafe clinux_kvm_set_cpuid(fd.rawValue, entries, UInt32(entries.count))
         _ = try checking("KVM_SET_CPUID2", result)
+        if let leaf = table[0xD, 0] { permittedXCR0 |= UInt64(leaf.edx) << 32 | UInt64(leaf.eax) }
+        if permittedXCR0 & Self.pkru != 0, let leaf = table[0xD, 9] { pkruOffset = Int(leaf.ebx) }
     }
 
     // MARK: Running

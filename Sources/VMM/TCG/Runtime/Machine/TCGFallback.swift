@@ -24,15 +24,15 @@ public final class TCGFallback: InstructionFallback {
     }
 
     public func execute(cpu index: Int, _ state: inout CPUState) -> FallbackResult {
-        guard let vcpu = vcpu(index), let cache = vcpu.cpu.makeCodeCache() else {
-            return .unsupported
-        }
+        guard Self.knows(state), let vcpu = vcpu(index), let cache = vcpu.cpu.makeCodeCache()
+        else { return .unsupported }
         let cpu = vcpu.cpu
         cpu.take(state)
         // SAFETY: nothing looks at the image after the instruction.
         let isDone = unsafe state.extendedImage.withUnsafeMutableBytes { image in
             unsafe cpu.fields.extendedImage = image.baseAddress
-            cpu.fields.extendedComponents = ExtendedStateLayout.host.components(within: image.count)
+            cpu.fields.extendedComponents =
+                ExtendedStateLayout.host.components(within: image.count) & state.permittedXCR0
             defer { unsafe cpu.fields.extendedImage = nil }
             return cpu.executeBorrowed(cache)
         }
@@ -43,6 +43,14 @@ public final class TCGFallback: InstructionFallback {
             return .effect(effect)
         }
         return .done
+    }
+
+    /// Whether this CPU would translate addresses and check rights as the state demands. It knows
+    /// neither five levels of page tables nor shadow stacks nor masked addresses.
+    private static func knows(_ state: borrowing CPUState) -> Bool {
+        state.cr4 & ~CR4.borrowable == 0 && state.efer & ~EFER.borrowable == 0
+            // The bits that mask addresses.
+            && state.cr3 >> 61 == 0
     }
 
     /// The CPU that stands in for `index`. Only that CPU's thread uses it.
@@ -85,6 +93,8 @@ extension CPU {
         fields.cr4 = state.cr4 & ~CR4.pge
         fields.efer = state.efer
         fields.isLongMode = state.efer & EFER.lma != 0
+        let hasKeys = fields.isLongMode && state.cr4 & CR4.pke != 0
+        fields.protectionKeyRights = hasKeys ? state.pkru : 0
         for number in 0..<8 { fields.debugRegisters[number] = state.debugRegisters[number] }
         fields.hasDataBreakpoints = false
         takeModelSpecific(state)
@@ -122,7 +132,7 @@ extension CPU {
     }
 
     /// Gives the state back.
-    fileprivate func give(_ state: inout CPUState) {
+    func give(_ state: inout CPUState) {
         for number in 0..<16 { state.registers[number] = self[UInt8(number)] }
         state.rip = rip
         state.rflags = rflags
@@ -160,8 +170,8 @@ extension CPU {
         }
     }
 
-    /// Executes the instruction at RIP. `false`: nothing has happened, because this CPU does not
-    /// know it or it needs the local APIC.
+    /// Executes the instruction at RIP. `false`: this CPU does not know it; or it needs the local
+    /// APIC, and what it did until then must be forgotten, but for what it wrote to memory.
     fileprivate func executeBorrowed(_ cache: CodeCache) -> Bool {
         fields.interruptShadow = 0
         fields.budget = 0

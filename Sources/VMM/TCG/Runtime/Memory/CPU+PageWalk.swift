@@ -7,6 +7,7 @@ enum PageFaultCode {
     static let user: UInt16 = 1 << 2
     static let reserved: UInt16 = 1 << 3
     static let fetch: UInt16 = 1 << 4
+    static let protectionKey: UInt16 = 1 << 5
 }
 
 /// What a walk found: the page, and what the mode that asked may do with it.
@@ -40,6 +41,8 @@ private struct Walk {
     var writable = true
     var user = true
     var noExecute = false
+    /// The last entry's protection key.
+    var key: UInt32 = 0
     /// Entries that must get their accessed bit.
     var addresses = InlineArray<4, UInt64>(repeating: 0)
     var entries = InlineArray<4, UInt64>(repeating: 0)
@@ -49,6 +52,7 @@ private struct Walk {
         writable = writable && entry & PageEntry.writable != 0
         user = user && entry & PageEntry.user != 0
         noExecute = noExecute || entry & PageEntry.noExecute != 0
+        key = UInt32(entry >> 59) & 15
         addresses[count] = address
         entries[count] = entry
         count += 1
@@ -222,9 +226,22 @@ extension CPU {
     }
 
     private func checkRights(_ walk: Walk, mode: Int, access: UInt16) throws(Fault) {
-        if !isAllowed(walk, mode: mode, access: access) {
-            throw pageFault(walk.linear, mode, access, PageFaultCode.present)
+        if isAllowed(walk, mode: mode, access: access) { return }
+        var code = PageFaultCode.present
+        if isLocked(walk, mode: mode, access: access) { code |= PageFaultCode.protectionKey }
+        throw pageFault(walk.linear, mode, access, code)
+    }
+
+    /// Whether a page's protection key forbids an access to data (section 4.6.2). Only another
+    /// provider's guests have keys.
+    private func isLocked(_ walk: Walk, mode: Int, access: UInt16) -> Bool {
+        guard fields.protectionKeyRights != 0, walk.user, access & PageFaultCode.fetch == 0 else {
+            return false
         }
+        let rights = fields.protectionKeyRights >> (2 * walk.key)
+        if rights & 1 != 0 { return true }
+        let isChecked = mode == TLBMode.user || fields.cr0 & CR0.wp != 0
+        return rights & 2 != 0 && access & PageFaultCode.write != 0 && isChecked
     }
 
     /// SDM volume 3, section 4.6.1.
@@ -234,6 +251,7 @@ extension CPU {
             if mode == TLBMode.user { return walk.user }
             return !walk.user || fields.cr4 & CR4.smep == 0
         }
+        if isLocked(walk, mode: mode, access: access) { return false }
         let isWrite = access & PageFaultCode.write != 0
         switch mode {
         case TLBMode.user: return walk.user && (walk.writable || !isWrite)

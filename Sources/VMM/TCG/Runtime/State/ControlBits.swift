@@ -34,11 +34,15 @@ enum CR4 {
     static let osxsave: UInt64 = 1 << 18
     static let smep: UInt64 = 1 << 20
     static let smap: UInt64 = 1 << 21
+    static let pke: UInt64 = 1 << 22
 
     /// What CPUID offers; everything else is reserved.
     static let supported =
         vme | pvi | tsd | de | pse | pae | pge | pce | osfxsr | osxmmexcpt | umip | fsgsbase
         | pcide | smep | smap
+    /// What another provider's guests may have set: nothing else changes what an instruction does
+    /// here, or who may touch which address.
+    static let borrowable = supported | osxsave | mce | pke
 }
 
 /// Bits of EFER (SDM volume 3, section 2.2.1).
@@ -47,10 +51,11 @@ enum EFER {
     static let lme: UInt64 = 1 << 8
     static let lma: UInt64 = 1 << 10
     static let nxe: UInt64 = 1 << 11
-    /// AMD's fast FXSAVE.
-    static let ffxsr: UInt64 = 1 << 14
+    /// AMD's translation cache extension: less need be flushed.
+    static let tce: UInt64 = 1 << 15
     /// AMD's automatic IBRS: nothing to do here, but it spares the guest its retpolines.
     static let automaticIBRS: UInt64 = 1 << 21
 
     static let supported = sce | lme | lma | nxe | automaticIBRS
+    static let borrowable = supported | tce
 }

@@ -16,8 +16,10 @@ struct ExtendedStateLayout: Sendable {
     static let x87: UInt64 = 1 << 0
     static let sse: UInt64 = 1 << 1
     static let avx: UInt64 = 1 << 2
-    /// Opmask registers and the two parts of AVX-512's, which come together.
+    /// Opmask registers and the two parts of AVX-512's.
     static let avx512: UInt64 = 7 << 5
+    /// Components that come together: also bounds, and tiles with their configuration.
+    static let inseparable: [UInt64] = [avx512, 3 << 3, 3 << 17]
     /// The legacy region and the header, which every image has.
     static let headerEnd = 576
 

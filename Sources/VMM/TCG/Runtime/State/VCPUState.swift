@@ -121,6 +121,8 @@ struct TableRegister: BitwiseCopyable {
     // SAFETY: set and cleared by TCGFallback around the instruction.
     var extendedImage: UnsafeMutableRawPointer?
     var extendedComponents: UInt64 = 0
+    /// Protection keys' rights (PKRU); 0, which forbids nothing, unless borrowed code has them.
+    var protectionKeyRights: UInt32 = 0
     var hasExtendedChange = false
     var pat: UInt64 = 0x0007_0406_0007_0406
     var miscEnable: UInt64 = 1

@@ -49,10 +49,10 @@ extension CPU {
         try requireXSAVE()
         try requireSupervisor()
         let value = pairedRegisters
-        let avx512 = value & Layout.avx512
-        guard self[1] & 0xFFFF_FFFF == 0, value & ~supportedComponents == 0,
+        let isComplete = Layout.inseparable.allSatisfy { [0, $0].contains(value & $0) }
+        guard self[1] & 0xFFFF_FFFF == 0, value & ~supportedComponents == 0, isComplete,
             value & Layout.x87 != 0, value & Layout.avx == 0 || value & Layout.sse != 0,
-            avx512 == 0 || avx512 == Layout.avx512 && value & Layout.avx != 0
+            value & Layout.avx512 == 0 || value & Layout.avx != 0
         else { throw .generalProtection(0) }
         fields.xcr0 = value
     }
