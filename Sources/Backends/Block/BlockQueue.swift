@@ -53,7 +53,6 @@ final class BlockQueue {
         do throws(SystemError) {
             return try Thread(name: "queue \(index)") {
                 shared.queueFilter?.loadOrEnd()
-                StartupMemory.release()
                 unsafe worker.run()
             }
         } catch {

@@ -73,7 +73,7 @@ final class BlockWorker<Engine: IOEngine> {
         var isStopping = false
         while !isStopping || slots.inFlight > 0 {
             imageEnd = 0
-            engine.wait(mayBlock: !mustLook || isStopping || slots.freeCount == 0)
+            engine.wait(mayBlock: !mustLook || isStopping || slots.inFlight == slots.count)
             while let event = engine.nextEvent() {
                 switch event {
                 case .completion(let slot, let result): complete(slot, result)

@@ -86,12 +86,15 @@ struct BlockRange: BitwiseCopyable {
     }
 }
 
-/// The slots of a queue, one for each entry of the ring, and which of them are free. Everything
-/// is allocated when the queue starts.
-// SAFETY: indices come from the table itself and are below `count`.
+/// The slots of a queue, one for each entry of the ring, and which of them are free. A slot is made
+/// when as many requests are under way for the first time, so that a quiet queue takes little memory.
+// SAFETY: indices come from the table itself and are below `madeCount <= count`.
 @safe final class SlotTable {
     let count: Int
-    private(set) var freeCount: Int
+    /// The first slots have been made.
+    private var madeCount = 0
+    /// Those of them that are in `free`; the last one there is taken next.
+    private var returnedCount = 0
     private let slots: UnsafeMutablePointer<RequestSlot>
     private let free: UnsafeMutablePointer<UInt32>
     private let ranges: UnsafeMutablePointer<BlockRange>
@@ -99,23 +102,14 @@ struct BlockRange: BitwiseCopyable {
 
     init(count: Int) {
         self.count = count
-        freeCount = count
         unsafe slots = .allocate(capacity: count)
         unsafe free = .allocate(capacity: count)
         unsafe ranges = .allocate(capacity: count * Int(BlockLimits.ranges))
         unsafe zeroes = .allocate(capacity: count)
-        for i in 0..<count {
-            let slot = unsafe RequestSlot(
-                chain: DescriptorChain(capacity: 4),
-                ranges: ranges + i * Int(BlockLimits.ranges), zeroes: zeroes + i)
-            unsafe (slots + i).initialize(to: slot)
-            // The first slots are used first, so that a quiet queue touches little memory.
-            unsafe free[i] = UInt32(count - 1 - i)
-        }
     }
 
     deinit {
-        unsafe slots.deinitialize(count: count)
+        unsafe slots.deinitialize(count: madeCount)
         unsafe slots.deallocate()
         unsafe free.deallocate()
         unsafe ranges.deallocate()
@@ -123,21 +117,38 @@ struct BlockRange: BitwiseCopyable {
     }
 
     /// Requests that are being worked on.
-    var inFlight: Int { count - freeCount }
+    var inFlight: Int { madeCount - returnedCount }
 
     /// The slot that is taken next, or `nil` if all are taken.
     @inline(__always)
-    var nextFree: UInt32? { freeCount > 0 ? unsafe free[freeCount - 1] : nil }
+    var nextFree: UInt32? {
+        if returnedCount == 0, !makeSlot() { return nil }
+        return unsafe free[returnedCount - 1]
+    }
+
+    /// Makes one more slot, which is free.
+    @inline(never)
+    private func makeSlot() -> Bool {
+        guard madeCount < count else { return false }
+        let slot = unsafe RequestSlot(
+            chain: DescriptorChain(capacity: 4),
+            ranges: ranges + madeCount * Int(BlockLimits.ranges), zeroes: zeroes + madeCount)
+        unsafe (slots + madeCount).initialize(to: slot)
+        unsafe free[returnedCount] = UInt32(madeCount)
+        madeCount += 1
+        returnedCount += 1
+        return true
+    }
 
     /// Takes `nextFree`.
     @inline(__always)
-    func take() { freeCount -= 1 }
+    func take() { returnedCount -= 1 }
 
     @inline(__always)
     func release(_ slot: UInt32) {
-        precondition(freeCount < count, "a slot was released twice")
-        unsafe free[freeCount] = slot
-        freeCount += 1
+        precondition(returnedCount < madeCount, "a slot was released twice")
+        unsafe free[returnedCount] = slot
+        returnedCount += 1
     }
 
     @inline(__always)

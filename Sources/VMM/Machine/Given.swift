@@ -78,7 +78,12 @@ struct Given {
                 "--\(kind.schema.name)", child.options, "--log-level", options.logLevel.name,
             ] + options.sandbox.childArguments,
             // Swift's runtime looks for libraries, of which there are none, by reading /proc.
-            environment: ["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"], descriptors: files)
+            // Per-thread caches of freed memory would keep pages that the start has used.
+            environment: [
+                "SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no",
+                "GLIBC_TUNABLES=glibc.malloc.tcache_count=0",
+            ],
+            descriptors: files)
     }
 
     /// The folder that holds `path`, from the root and without links; `nil` if it does not exist.

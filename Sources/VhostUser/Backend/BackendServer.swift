@@ -49,6 +49,8 @@ package final class BackendServer {
 
     /// Called after a connection has ended.
     package var onDisconnect: (() -> Void)?
+    /// Called once, when a queue has been started for the first time.
+    package var onFirstStart: (() -> Void)?
     /// Called when the only connection (`Role.connected`) has ended.
     package var onFinished: (() -> Void)?
 
@@ -129,10 +131,16 @@ package final class BackendServer {
             session = try BackendSession(device, socket, on: loop, options: options) {
                 [unowned self] in ended()
             }
+            session?.onQueueStart = { [unowned self] in queueStarted() }
         } catch {
             Self.log(.error, "a front end cannot be served: \(error)")
             ended()
         }
+    }
+
+    private func queueStarted() {
+        onFirstStart?()
+        onFirstStart = nil
     }
 
     private func ended() {

@@ -251,7 +251,7 @@ extension BackendSession {
             queue.kick?.signal()
             queue.call?.signal()
         }
-        StartupMemory.release()
+        onQueueStart?()
     }
 
     private func checkLog(

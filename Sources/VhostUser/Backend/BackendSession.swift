@@ -14,6 +14,8 @@ final class BackendSession {
     private let connection: Connection
     private var watch: EventRegistration?
     private let onEnd: () -> Void
+    /// Called when a queue has been started.
+    var onQueueStart: (() -> Void)?
     private(set) var isClosed = false
 
     let offeredProtocol: ProtocolFeatures

@@ -80,6 +80,8 @@ package final class Frontend: VirtioDevice {
     package var onStateChange: ((State) -> Void)?
     /// Called when the device's configuration space has changed.
     package var onConfigChange: (() -> Void)?
+    /// Called once, when the driver has started a queue for the first time.
+    package var onFirstStart: (() -> Void)?
     /// Called when the back end says that it cannot go on with a queue.
     package var onQueueError: ((Int) -> Void)?
 
@@ -187,7 +189,8 @@ package final class Frontend: VirtioDevice {
             queues[queue] = nil
             throw error
         }
-        StartupMemory.release()
+        onFirstStart?()
+        onFirstStart = nil
     }
 
     package func stopQueue(_ queue: Int) -> QueueState {

@@ -20,6 +20,8 @@ internal import Glibc
 
     /// IOSQE_FIXED_FILE, which is a macro of an enum.
     private static let fixedFileFlag: UInt8 = 1 << 0
+    /// Operations that are handed over at once; all of the ring's memory gets used in turn.
+    private static let maximumEntries = 128
     private static let kickTag = UInt64.max
     private static let stopTag = UInt64.max - 1
 
@@ -48,9 +50,12 @@ internal import Glibc
     private static func create(_ ring: UnsafeMutablePointer<io_uring>, slots: Int) -> Int32 {
         let common = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED
         let best = UInt32(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+        // When the ring is full, what is in it is handed over. Twice as many can complete at once;
+        // should there be more, the kernel keeps them.
+        let entries = UInt32(min(slots + 2, maximumEntries))
         var code: Int32 = -EINVAL
         for extra in [best, UInt32(IORING_SETUP_COOP_TASKRUN), 0] where code == -EINVAL {
-            code = unsafe io_uring_queue_init(UInt32(slots + 4), ring, UInt32(common) | extra)
+            code = unsafe io_uring_queue_init(entries, ring, UInt32(common) | extra)
         }
         return code
     }

@@ -35,6 +35,7 @@ final class AttachedDevice: @unchecked Sendable {
         let frontend = backend.frontend
         function = try VirtioPCI(
             frontend, memory: memory, machine: machine, control: control, pace: pace)
+        frontend.onFirstStart = StartupMemory.release
         frontend.onConfigChange = { [weak function] in function?.configChanged() }
         frontend.onQueueError = { [weak function] queue in
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
