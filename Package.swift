@@ -32,7 +32,7 @@ let releaseLinkerSettings: [LinkerSetting] = [
             "-Xlinker", "-s",
             "-Xlinker", "-T", "-Xlinker", "\(layout)/sections.ld",
             "-Xlinker", "-T", "-Xlinker", "\(layout)/constructors.ld",
-            "-Xlinker", "--symbol-ordering-file", "-Xlinker", "\(layout)/hot-functions.txt",
+            "-Xlinker", "--symbol-ordering-file", "-Xlinker", "\(layout)/hot-symbols.txt",
             "-Xlinker", "--no-warn-symbol-ordering",
         ],
         .when(configuration: .release))
@@ -100,7 +100,7 @@ let package = Package(
             name: "apus",
             dependencies: ["VMM", "BlockBackend", "RandomBackend", "VhostUser", "Core", "CLinux"],
             path: "Sources/VMM/Main",
-            exclude: ["sections.ld", "constructors.ld", "hot-functions.txt"],
+            exclude: ["sections.ld", "constructors.ld", "hot-symbols.txt"],
             swiftSettings: productSettings,
             linkerSettings: releaseLinkerSettings),
 

@@ -17,7 +17,8 @@ static struct {
     atomic_size_t size;
     atomic_int event;
     atomic_int is_lost;
-} guards[GUARD_COUNT];
+// Apart from what is small (Main/hot-symbols.txt).
+} guards[GUARD_COUNT] __attribute__((section(".bss.guards")));
 
 // Guards up to here have been in use.
 static atomic_int guard_limit;

@@ -180,7 +180,7 @@ int clinux_limit(int resource, uint64_t value)
 
 void clinux_limit_arenas(void)
 {
-    mallopt(M_ARENA_MAX, 8);
+    mallopt(M_ARENA_MAX, 1);
 }
 
 // MARK: Namespaces

@@ -21,9 +21,14 @@ static void release_stack(uintptr_t page)
     madvise((void *)(end - STACK_DEPTH), STACK_DEPTH, MADV_DONTNEED);
 }
 
-void clinux_release_startup_memory(void)
+void clinux_trim_heap(void)
 {
     malloc_trim(0);
+}
+
+void clinux_release_startup_memory(void)
+{
+    clinux_trim_heap();
     uintptr_t base = (uintptr_t)&__ehdr_start;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
     release_stack(page);

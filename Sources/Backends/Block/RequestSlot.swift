@@ -97,22 +97,20 @@ struct BlockRange: BitwiseCopyable {
     private var returnedCount = 0
     private let slots: UnsafeMutablePointer<RequestSlot>
     private let free: UnsafeMutablePointer<UInt32>
-    private let ranges: UnsafeMutablePointer<BlockRange>
     private let zeroes: UnsafeMutablePointer<iovec>
 
     init(count: Int) {
         self.count = count
         unsafe slots = .allocate(capacity: count)
         unsafe free = .allocate(capacity: count)
-        unsafe ranges = .allocate(capacity: count * Int(BlockLimits.ranges))
         unsafe zeroes = .allocate(capacity: count)
     }
 
     deinit {
+        for i in 0..<madeCount { unsafe slots[i].ranges.deallocate() }
         unsafe slots.deinitialize(count: madeCount)
         unsafe slots.deallocate()
         unsafe free.deallocate()
-        unsafe ranges.deallocate()
         unsafe zeroes.deallocate()
     }
 
@@ -132,7 +130,7 @@ struct BlockRange: BitwiseCopyable {
         guard madeCount < count else { return false }
         let slot = unsafe RequestSlot(
             chain: DescriptorChain(capacity: 4),
-            ranges: ranges + madeCount * Int(BlockLimits.ranges), zeroes: zeroes + madeCount)
+            ranges: .allocate(capacity: Int(BlockLimits.ranges)), zeroes: zeroes + madeCount)
         unsafe (slots + madeCount).initialize(to: slot)
         unsafe free[returnedCount] = UInt32(madeCount)
         madeCount += 1

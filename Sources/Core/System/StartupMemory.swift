@@ -5,8 +5,12 @@ internal import CLinux
 /// Starting runs through a good part of the executable: options, sandbox, negotiation. The kernel
 /// would keep all of it in the process's page tables, although what goes on running is a fraction.
 package enum StartupMemory {
-    /// Gives it back: free pages of the heap, and code and constants, of which what is still
+    /// Gives it back: free pages of the heap, the stack's and code and constants, of which what is still
     /// needed comes back from the page cache. Call it on any thread when a stage of the start is
     /// over; it costs some tens of microseconds.
     package static func release() { clinux_release_startup_memory() }
+
+    /// Gives back only free pages of the heap: before what stays is made, so that it does not come
+    /// to lie in large pieces that were used and are free.
+    package static func trimHeap() { clinux_trim_heap() }
 }

@@ -106,6 +106,7 @@ struct PackedQueue: ~Copyable {
         self.used = used
         self.outstanding = outstanding
         self.inflight = inflight
+        if inflight != nil { noted.reserveCapacity(32) }
         regions = RegionTable(memory)
         pieceLimit = 2 * max(Int(size), ChainStorage.descriptorLimit)
         if let inflight { retractUnpublished(inflight.pendingDescriptors, log) }

@@ -78,10 +78,11 @@ struct Given {
                 "--\(kind.schema.name)", child.options, "--log-level", options.logLevel.name,
             ] + options.sandbox.childArguments,
             // Swift's runtime looks for libraries, of which there are none, by reading /proc.
-            // Per-thread caches of freed memory would keep pages that the start has used.
+            // Small pieces of freed memory, kept apart for the next of their size, would keep the
+            // pages that the start has used.
             environment: [
                 "SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no",
-                "GLIBC_TUNABLES=glibc.malloc.tcache_count=0",
+                "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
             ],
             descriptors: files)
     }

@@ -53,6 +53,8 @@ package struct BackendProgram {
             BackendSurroundings(
                 values: values, files: files, seccomp: sandboxOptions.seccomp, loop: loop,
                 configChanged: { server?.configurationChanged() }))
+        // Filters have been made.
+        StartupMemory.trimHeap()
         var options = BackendServer.Options()
         options.hidden = kind.hidden
         let new = BackendServer(device, on: loop, as: role, options: options)
