@@ -20,8 +20,11 @@ internal import Glibc
 
     /// IOSQE_FIXED_FILE, which is a macro of an enum.
     private static let fixedFileFlag: UInt8 = 1 << 0
-    /// Operations that are handed over at once; all of the ring's memory gets used in turn.
-    private static let maximumEntries = 128
+    /// Operations that are handed over at once: each turn uses other entries of the ring, so all of
+    /// its memory stays in use.
+    private static let maximumEntries = 64
+    /// How often a full ring is handed over before giving up, with a millisecond between.
+    private static let patience = 5000
     private static let kickTag = UInt64.max
     private static let stopTag = UInt64.max - 1
 
@@ -48,14 +51,16 @@ internal import Glibc
 
     /// Makes a disabled ring with the cheapest way of running completions that the kernel knows.
     private static func create(_ ring: UnsafeMutablePointer<io_uring>, slots: Int) -> Int32 {
-        let common = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED
+        let common = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE
         let best = UInt32(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
-        // When the ring is full, what is in it is handed over. Twice as many can complete at once;
-        // should there be more, the kernel keeps them.
-        let entries = UInt32(min(slots + 2, maximumEntries))
+        let entries = min(slots + 2, maximumEntries)
+        var parameters = io_uring_params()
+        // All slots can complete at once, and kicks come at any time.
+        parameters.cq_entries = UInt32(2 * max(slots, entries))
         var code: Int32 = -EINVAL
         for extra in [best, UInt32(IORING_SETUP_COOP_TASKRUN), 0] where code == -EINVAL {
-            code = unsafe io_uring_queue_init(entries, ring, UInt32(common) | extra)
+            parameters.flags = UInt32(common) | extra
+            code = unsafe io_uring_queue_init_params(UInt32(entries), ring, &parameters)
         }
         return code
     }
@@ -100,11 +105,18 @@ internal import Glibc
     @inline(__always)
     private func nextEntry() -> UnsafeMutablePointer<io_uring_sqe> {
         if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
-        enter(completions: 0)
-        guard let entry = unsafe io_uring_get_sqe(ring) else {
-            preconditionFailure("the io_uring takes no more operations")
+        return unsafe makeRoom()
+    }
+
+    /// Hands over what is in the ring, which is full, and returns an empty entry.
+    @inline(never)
+    private func makeRoom() -> UnsafeMutablePointer<io_uring_sqe> {
+        // The kernel takes none while it is short of memory.
+        for _ in 0..<Self.patience {
+            enter(completions: 0)
+            if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
         }
-        return unsafe entry
+        preconditionFailure("the io_uring takes no more operations")
     }
 
     @inline(__always)
