@@ -188,6 +188,22 @@ struct MalformedMessageTests {
         #expect(try peer.ask(.setOwner, needsReply: true) == bytes(0 as UInt64))
     }
 
+    @Test("keeps the connection when a driver's write to read-only fields needs no answer")
+    func readOnlyConfig() throws {
+        let rig = try ServerRig()
+        let peer = try rig.connect()
+        try peer.negotiate()
+        let before = rig.device.config
+        for offset: UInt32 in [12, 16, .max] {
+            try peer.send(.setConfig, bytes(offset, 1, 0 as UInt32) + [0x55])
+        }
+        #expect(!(try peer.ask(.getFeatures).isEmpty))
+        #expect(rig.device.config == before)
+        // What is wrong with the message itself still ends it.
+        try peer.send(.setConfig, bytes(0, 1, 2 as UInt32) + [0])
+        #expect(peer.isClosed())
+    }
+
     @Test("refuses memory that cannot be mapped")
     func memory() throws {
         let rig = try ServerRig()

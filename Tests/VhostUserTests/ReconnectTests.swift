@@ -21,12 +21,15 @@ struct ReconnectTests {
         #expect(pairing.frontend.readConfig(offset: 4, count: 1) == [0x99])
     }
 
-    @Test("comes back after the driver has written to read-only configuration space")
-    func readOnlyConfig() throws {
-        let pairing = try Pairing(.split)
+    @Test(
+        "comes back after the driver has written to read-only configuration space",
+        arguments: [[], .replyAck] as [ProtocolFeatures])
+    func readOnlyConfig(hidden: ProtocolFeatures) throws {
+        let pairing = try Pairing(.split, hidden: hidden)
         try pairing.start()
         pairing.frontend.writeConfig(offset: 12, [0x55])
         #expect(pairing.frontend.readConfig(offset: 12, count: 1) == [12])
+        #expect(pairing.states.count == 1)
         try pairing.replaceBackend()
         pairing.send()
         #expect(try pairing.finishes())

@@ -130,9 +130,11 @@ extension BackendSession {
         guard access.flags != ConfigAccess.migrationFlag, !access.contents.isEmpty,
             device.readConfig(offset: offset, count: access.contents.count) != access.contents
         else { return }
+        // Front ends pass on what their guest writes, and its mistake must not cost it the device.
         throw ProtocolError(
             "SET_CONFIG", "config contents",
-            "\(access.contents.count) bytes at offset \(access.offset) are not all writable")
+            "\(access.contents.count) bytes at offset \(access.offset) are not all writable",
+            isHarmless: true)
     }
 
     // MARK: Status and reset

@@ -122,13 +122,13 @@ final class BackendSession {
     }
 
     /// A request that cannot be met is answered so if the front end waits for an answer; otherwise
-    /// it can only learn of it by losing the connection.
+    /// it can only learn of it by losing the connection, if it has to.
     private func refuse(
         _ error: ProtocolError, request: UInt32, wantsAck: Bool
     ) throws(ConnectionError) {
-        guard wantsAck else { throw .protocolError(error) }
+        guard wantsAck || error.isHarmless else { throw .protocolError(error) }
         BackendServer.log.guest("\(error)")
-        try answer(request, .u64(1))
+        if wantsAck { try answer(request, .u64(1)) }
     }
 
     private func answer(

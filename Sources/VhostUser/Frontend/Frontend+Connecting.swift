@@ -114,8 +114,12 @@ extension Frontend {
     ) throws(LinkError) {
         do {
             try link.command(.setConfig, .config(access))
-        } catch .refused(let reason) {
-            Self.log(.warning, "\(reason)")
+        } catch {
+            guard case .refused = error else { throw error }
+            // Back ends may come and go without end.
+            Self.log.guest(
+                "\(error), so \(access.contents.count) bytes that the driver has written at offset"
+                    + " \(access.offset) of the configuration space are lost")
         }
     }
 

@@ -6,11 +6,17 @@ package struct ProtocolError: Error, Equatable, Sendable, CustomStringConvertibl
     package let message: String
     package let field: String
     package let reason: String
+    /// Whether the connection can go on although the peer is not told: what was asked for had no
+    /// effect, and nothing else relies on it.
+    let isHarmless: Bool
 
-    package init(_ message: String, _ field: String, _ reason: String) {
+    package init(
+        _ message: String, _ field: String, _ reason: String, isHarmless: Bool = false
+    ) {
         self.message = message
         self.field = field
         self.reason = reason
+        self.isHarmless = isHarmless
     }
 
     /// For example `SET_VRING_NUM: index: there is no queue 9`.
