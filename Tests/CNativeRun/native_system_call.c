@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 long native_system_call(long number)
@@ -23,4 +24,10 @@ int native_stay_on_one_cpu(void)
             break;
         }
     return sched_setaffinity(0, sizeof one, &one) < 0 ? -errno : 0;
+}
+
+long native_ioctl(unsigned long request)
+{
+    long result = syscall(SYS_ioctl, -1L, request, 0L);
+    return result < 0 ? -errno : result;
 }

@@ -8,6 +8,7 @@ import VMM
 /// Locks itself in like one of the product's threads, and then does what that must not do:
 ///
 ///     sandbox-probe ROLE on|log|off call NUMBER    makes a system call and prints what it returns
+///     sandbox-probe ROLE on|log|off ioctl REQUEST  the same with ioctl and a request
 ///     sandbox-probe ROLE on|log|off read|write|make PATH [GIVEN]
 ///                                                  opens a file with the ways that are left
 ///
@@ -52,6 +53,7 @@ enum SandboxProbe {
     static func act(_ what: String, _ text: String) {
         switch what {
         case "call": report(native_system_call(Int(text) ?? -1))
+        case "ioctl": report(native_ioctl(UInt(text) ?? 0))
         case "read": report(Int(unsafe clinux_open(text, O_RDONLY, 0)))
         case "write": report(Int(unsafe clinux_open(text, O_RDWR, 0)))
         case "make": report(Int(unsafe clinux_open(text, O_RDWR | O_CREAT, 0o600)))

@@ -21,6 +21,7 @@ static const unsigned long CLINUX_KVM_SET_TSS_ADDR = KVM_SET_TSS_ADDR;
 static const unsigned long CLINUX_KVM_ENABLE_CAP = KVM_ENABLE_CAP;
 static const unsigned long CLINUX_KVM_SIGNAL_MSI = KVM_SIGNAL_MSI;
 static const unsigned long CLINUX_KVM_IRQFD = KVM_IRQFD;
+static const unsigned long CLINUX_KVM_SET_GSI_ROUTING = KVM_SET_GSI_ROUTING;
 static const unsigned long CLINUX_KVM_IOEVENTFD = KVM_IOEVENTFD;
 static const unsigned long CLINUX_KVM_GET_CLOCK = KVM_GET_CLOCK;
 static const unsigned long CLINUX_KVM_SET_CLOCK = KVM_SET_CLOCK;
