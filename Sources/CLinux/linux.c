@@ -202,14 +202,29 @@ int clinux_wait_semaphore(sem_t *semaphore, const struct timespec *end)
     return sem_clockwait(semaphore, CLOCK_MONOTONIC, end) < 0 ? -errno : 0;
 }
 
+int clinux_pipe(int fds[2])
+{
+    return pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
 int clinux_poll_two(int first, short first_events, int second, short second_events,
                     int timeout_milliseconds)
 {
     struct pollfd fds[2] = {{.fd = first, .events = first_events},
                             {.fd = second, .events = second_events}};
-    int result = poll(fds, 2, timeout_milliseconds);
-    if (result < 0)
-        return -errno;
+    struct timespec start, now;
+    int left = timeout_milliseconds;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    while (poll(fds, 2, left) < 0) {
+        if (errno != EINTR)
+            return -errno;
+        if (timeout_milliseconds < 0)
+            continue;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        long long passed = (now.tv_sec - start.tv_sec) * 1000LL +
+                           (now.tv_nsec - start.tv_nsec) / 1000000;
+        left = passed < timeout_milliseconds ? (int)(timeout_milliseconds - passed) : 0;
+    }
     return (fds[0].revents != 0) | (fds[1].revents != 0) << 1;
 }
 

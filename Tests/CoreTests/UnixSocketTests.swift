@@ -29,6 +29,31 @@ import Testing
         #expect(try probe.receive(upTo: 1)?.bytes == [])
     }
 
+    @Test("a signal cuts no wait short")
+    func signals() throws {
+        let (near, far) = try UnixSocket.pair()
+        // By default this one is ignored, so nobody is harmed by it.
+        var action = sigaction()
+        // SAFETY: the handler takes no more than the number.
+        unsafe action.__sigaction_handler.sa_handler = { _ in }
+        #expect(unsafe sigaction(SIGURG, &action, nil) == 0)
+        let waiter = pthread_self()
+        let sender = try Thread(name: "test-signals") {
+            for _ in 0..<10 {
+                Clock.sleep(milliseconds: 20)
+                pthread_kill(waiter, SIGURG)
+            }
+            Clock.sleep(milliseconds: 20)
+            try? far.send([1])
+        }
+        let start = Clock.monotonic()
+        #expect(!near.waitReadable(timeoutMilliseconds: 100))
+        #expect(Clock.monotonic() - start >= 100_000_000)
+        #expect(near.waitReadable(timeoutMilliseconds: 5000))
+        #expect(try near.receive(upTo: 1)?.bytes == [1])
+        sender.join()
+    }
+
     @Test("receiving does not wait, and the end of the stream is no bytes")
     func endOfStream() throws {
         var pair: (UnixSocket, UnixSocket)? = try UnixSocket.pair()

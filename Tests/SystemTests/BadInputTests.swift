@@ -208,6 +208,9 @@ enum TinyKernel {
         // lidt [0x1000100]; int3; hlt. What it loads is zero.
         [0x0f, 0x01, 0x1d, 0x00, 0x01, 0x00, 0x01, 0xcc, 0xf4])
 
+    /// Does nothing.
+    static let halts = pvh([0xfa, 0xf4, 0xeb, 0xfd])  // cli; hlt; jmp to the hlt.
+
     /// Prints "hello" through the serial port and powers off by ACPI.
     static let printsAndPowersOff = pvh(
         // mov dx, 0x3f8; for each byte: mov al, BYTE; out dx, al.

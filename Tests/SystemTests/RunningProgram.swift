@@ -159,7 +159,7 @@ final class RunningProgram {
         return [(id, parts)] + children
     }
 
-    private static func children(of parent: Int32) -> [(id: Int32, arguments: [String])] {
+    static func children(of parent: Int32) -> [(id: Int32, arguments: [String])] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         return names.compactMap { Int32($0) }.compactMap { id in
             guard let status = try? String(contentsOfFile: "/proc/\(id)/stat", encoding: .utf8),

@@ -1,17 +1,15 @@
+import CLinux
 import Core
 import Foundation
 import TestSupport
 import Testing
 
-/// Who may do what: seen from outside on running processes, and tried from inside by a program that
-/// locks itself in like them (Tests/SandboxProbe).
+/// Who may do what, seen from outside on running processes.
 @Suite("Processes can do nothing but their job", .serialized)
 struct SandboxTests {
     let folder: TestFolder
 
     init() throws { folder = try TestFolder() }
-
-    // MARK: From outside
 
     static let nothing = "0000000000000000"
     static let wanted = [
@@ -79,6 +77,78 @@ struct SandboxTests {
             #expect(paths.filter { $0.hasPrefix("socket:") }.count <= 2)
         }
         #expect(try guest.powerOff() == 0)
+    }
+
+    /// What standard error can be while it is open for reading, too.
+    enum Errors: CaseIterable {
+        case terminal, socket, file
+
+        /// - Returns: where messages come out, and standard error.
+        func open(in folder: TestFolder) throws -> (near: SharedFD, far: SharedFD) {
+            switch self {
+            case .terminal:
+                let near = try Self.open("/dev/ptmx", O_RDWR | O_NOCTTY)
+                var locked: Int32 = 0
+                var number: Int32 = 0
+                // SAFETY: both requests take a pointer to a number, which lives for the call.
+                try unsafe withUnsafeMutablePointer(to: &locked) {
+                    _ = try checking(
+                        "TIOCSPTLCK",
+                        clinux_ioctl(near.rawValue, 0x4004_5431, UInt(bitPattern: $0)))
+                }
+                try unsafe withUnsafeMutablePointer(to: &number) {
+                    _ = try checking(
+                        "TIOCGPTN",
+                        clinux_ioctl(near.rawValue, 0x8004_5430, UInt(bitPattern: $0)))
+                }
+                return (near, try Self.open("/dev/pts/\(number)", O_RDWR | O_NOCTTY))
+            case .socket:
+                let (near, far) = try UnixSocket.pair()
+                return (near.fd, far.fd)
+            case .file:
+                let path = try folder.file("errors")
+                return (try Self.open(path, O_RDONLY), try Self.open(path, O_RDWR))
+            }
+        }
+
+        private static func open(_ path: String, _ flags: Int32) throws -> SharedFD {
+            SharedFD(owning: try checking("open", unsafe clinux_open(path, flags, 0)))
+        }
+    }
+
+    @Test(
+        "backends can write to standard error, and not read from it",
+        .enabled(if: Setting.hasBinary), arguments: Errors.allCases)
+    func standardError(errors: Errors) throws {
+        let (near, far) = try errors.open(in: folder)
+        let apus = try ChildProcess(
+            path: "/bin/sh",
+            arguments: [
+                "sh", "-c", "exec \"$@\" 2>&5 5>&-", "sh", try #require(Setting.binary),
+                "--kernel", try folder.file("kernel", TinyKernel.halts), "--serial", "off",
+                "--disk", "path=\(try folder.sparse("image", size: 1 << 20))",
+                "--log-level", "info",
+            ], environment: ["PATH=/bin"], descriptors: [(far, 5)])
+        defer { apus.kill() }
+        _ = fcntl(near.rawValue, F_SETFL, O_NONBLOCK)
+        var text = ""
+        var piece = [UInt8](repeating: 0, count: 4096)
+        let deadline = Date() + 20
+        while !text.contains("apus-block: info: "), Date() < deadline {
+            // SAFETY: the array has as many bytes.
+            let count = unsafe read(near.rawValue, &piece, piece.count)
+            text += String(decoding: piece.prefix(max(count, 0)), as: UTF8.self)
+            usleep(5000)
+        }
+        #expect(text.contains("apus-block: info: "), "\(text)")
+        let children = RunningProgram.children(of: apus.processID)
+        #expect(Set(children.map { $0.arguments.first }) == ["apus-launcher", "apus-block"])
+        for (id, arguments) in children {
+            let info = try String(contentsOfFile: "/proc/\(id)/fdinfo/2", encoding: .utf8)
+            let flags = info.split(separator: "\n").first { $0.hasPrefix("flags:\t") }
+            let mode = flags.flatMap { Int32($0.dropFirst(7), radix: 8) }.map { $0 & O_ACCMODE }
+            #expect(mode == O_WRONLY, "\(arguments.first ?? ""): \(info)")
+        }
     }
 
     static let memory: Set = [

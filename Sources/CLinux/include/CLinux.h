@@ -61,8 +61,11 @@ int clinux_listen(int socket, int backlog);
 int clinux_is_listening(int socket);
 // Makes reads and writes return -EAGAIN instead of waiting.
 int clinux_set_nonblocking(int fd);
-// Waits for `events` on one or two descriptors (-1: none); a negative timeout waits for ever.
-// Returns 0 after the timeout, else bit 0 and bit 1 for the descriptors that have something.
+// A pipe, whose ends are close-on-exec and non-blocking: what is read from, and what is written to.
+int clinux_pipe(int fds[_Nonnull 2]);
+// Waits for `events` on one or two descriptors (-1: none); a negative timeout waits for ever, and
+// signals cut nothing short. Returns 0 after the timeout, else bit 0 and bit 1 for the descriptors
+// that have something.
 int clinux_poll_two(int first, short first_events, int second, short second_events,
                     int timeout_milliseconds);
 

@@ -10,6 +10,7 @@ internal import Synchronization
 /// empty root, and are subject to its filter, too.
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
+    private static let largestErrno: Int32 = 4095
 
     /// `nil` once the launcher is lost.
     private let socket: Mutex<UnixSocket?>
@@ -45,6 +46,9 @@ package final class Launcher: Sendable {
         socket = Mutex(near)
     }
 
+    /// For tests: whoever is at the other end of the socket is the launcher.
+    init(at socket: UnixSocket) { self.socket = Mutex(socket) }
+
     /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a child
     /// of the process's first.
     package func launch(_ program: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
@@ -52,14 +56,16 @@ package final class Launcher: Sendable {
             throw .launcherLost
         }
         let process = reply.bytes.reduce(into: Int32(0)) { $0 = $0 << 8 | Int32($1) }
+        // A launcher that somebody has taken over may say anything.
+        let code = -max(process, -Self.largestErrno)
         guard let pidfd = reply.fds.first else {
-            throw .system(SystemError("clone", errno: -process))
+            throw .system(SystemError("clone", errno: code))
         }
         let child = ChildProcess(processID: process, fd: pidfd)
         guard process < 0 else { return child }
         // It has ended, or is about to; somebody has to take its status.
         _ = child.wait(milliseconds: Self.patienceMilliseconds)
-        throw .system(SystemError("exec", errno: -process))
+        throw .system(SystemError("exec", errno: code))
     }
 
     /// A launcher that does not answer is not asked again: a late answer would be taken for that to
@@ -88,23 +94,30 @@ package final class Launcher: Sendable {
         _ rules: SystemCallRules, _ socket: UnixSocket, standardStreams nothing: SharedFD
     ) -> Never {
         _ = clinux_set_parent_death_signal(SIGKILL)
+        // SAFETY: the names are copied.
         _ = unsafe clinux_set_thread_name("apus-launcher")
         unsafe clinux_set_command_line("apus-launcher")
+        var errors: ErrorOutput?
         do {
-            // The terminal is the VMM's alone.
+            // What the user types is the VMM's alone.
             for stream in [STDIN_FILENO, STDOUT_FILENO] {
                 _ = try checking("dup3", clinux_replace_fd(nothing.rawValue, stream))
                 _ = clinux_fcntl(stream, F_SETFD, 0)
             }
-            closeAll(but: programs.flatMap { $0.descriptors.map(\.fd) } + [executable, socket.fd])
+            let output = try ErrorOutput()
+            errors = output
+            closeAll(
+                but: programs.flatMap { $0.descriptors.map(\.fd) } + output.descriptors
+                    + [executable, socket.fd])
             try sandbox.enter(launching(rules), executable: executable)
             StartupMemory.release()
-            while let request = try next(socket) {
+            while let request = try next(socket, output) {
                 try answer(request, programs, executable, socket)
                 StartupMemory.release()
             }
         } catch {
             Sandbox.log(.error, "disks cannot be started any more: \(error)")
+            errors?.passOn()
             _exit(1)
         }
         _exit(0)
@@ -112,13 +125,16 @@ package final class Launcher: Sendable {
 
     private static func closeAll(but kept: [SharedFD]) {
         let numbers = kept.map(\.rawValue).sorted()
+        // SAFETY: the array lives for the call.
         unsafe clinux_close_all_but(numbers, numbers.count)
     }
 
     /// Waits for a request; `nil` once the other end has gone.
-    private static func next(_ socket: UnixSocket) throws(SystemError) -> ReceivedBytes? {
+    private static func next(
+        _ socket: UnixSocket, _ errors: ErrorOutput
+    ) throws(SystemError) -> ReceivedBytes? {
         while true {
-            _ = socket.waitReadable(timeoutMilliseconds: -1)
+            errors.passOn(untilReadable: socket)
             guard let request = try socket.receive(upTo: 1) else { continue }
             return request.bytes.isEmpty ? nil : request
         }

@@ -43,7 +43,8 @@ package final class SeccompFilter: Sendable {
             try load()
         } catch {
             Sandbox.log(.error, "\(error)")
-            exit(1)
+            // Others run, so nothing of theirs may be torn down.
+            _exit(1)
         }
     }
 

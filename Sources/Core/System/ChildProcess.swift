@@ -118,14 +118,7 @@ package final class ChildProcess: Sendable {
     /// Waits for the end, for at most `milliseconds`; -1 is for as long as it takes.
     /// - Returns: how the process ended, once; `nil` if it still runs.
     package func wait(milliseconds: Int32 = -1) -> ChildStatus? {
-        let start = Clock.monotonic()
-        var left = milliseconds
-        // A signal cuts a wait short.
-        while clinux_poll_two(fd.rawValue, Int16(POLLIN), -1, 0, left) == -EINTR {
-            guard milliseconds >= 0 else { continue }
-            let passed = Int32(clamping: (Clock.monotonic() &- start) / 1_000_000)
-            left = max(0, milliseconds - passed)
-        }
+        _ = clinux_poll_two(fd.rawValue, Int16(POLLIN), -1, 0, milliseconds)
         return reap()
     }
 }

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Readings of the host's clocks, in nanoseconds.
