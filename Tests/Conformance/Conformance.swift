@@ -176,5 +176,17 @@ enum Conformance {
             "the back end was started \(runner.backend.startCount) times; resident memory "
                 + "\(residentBefore.map { "\($0)" } ?? "?") KiB before, "
                 + "\(runner.backend.residentSize.map { "\($0)" } ?? "?") KiB after")
+        print(leakCount(runner))
+    }
+
+    private static func leakCount(_ runner: Runner) -> String {
+        if runner.facts.servesOneClient {
+            return "descriptors not counted: no process serves two front ends"
+        }
+        let count = runner.leaks.countedCases
+        return count > 0
+            ? "descriptors counted after \(count) cases"
+            : "descriptors not counted: the process is not known, or /proc does not show them to "
+                + "this user"
     }
 }

@@ -19,7 +19,7 @@ final class Runner {
     let kind: DeviceKind
     let facts: Facts
     let deadline: UInt64
-    private var leaks: LeakWatch
+    private(set) var leaks: LeakWatch
     private var index = 0
     private(set) var isLost = false
     /// The size of the reply to GET_INFLIGHT_FD: 20 bytes, or 24 with the padding of C's structure.
@@ -166,40 +166,5 @@ final class Runner {
         backend.kill()
         return [failure, "the next front end is not served: \(error)"].compactMap { $0 }
             .joined(separator: "; ")
-    }
-}
-
-/// Counts a back end's descriptors.
-struct LeakWatch {
-    private let backend: Backend
-    private var start = 0
-    /// What it has in use while it serves a front end, by kind of ring.
-    private var usual: [Bool: Int] = [:]
-
-    init(_ backend: Backend) { self.backend = backend }
-
-    /// What is known is about another process.
-    var isStale: Bool { start != backend.startCount || usual.isEmpty }
-
-    mutating func restart() {
-        start = backend.startCount
-        usual = [:]
-    }
-
-    mutating func learn(isPacked: Bool) { usual[isPacked] = backend.descriptorCount }
-
-    /// How many more descriptors than usual are open, now that a fresh session has done I/O.
-    mutating func growth(isPacked: Bool) -> Int? {
-        guard !isStale, let before = usual[isPacked], var count = backend.descriptorCount else {
-            return nil
-        }
-        for _ in 0..<50 where count > before {
-            usleep(1000)
-            count = backend.descriptorCount ?? count
-        }
-        guard count > before else { return nil }
-        let growth = count - before
-        for kind in usual.keys { usual[kind, default: 0] += growth }
-        return growth
     }
 }

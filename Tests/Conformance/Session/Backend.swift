@@ -136,9 +136,3 @@ final class Backend {
             + String(decoding: bytes[range.upperBound...], as: UTF8.self)
     }
 }
-
-/// Something that went wrong, as a sentence.
-struct Failure: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}

@@ -162,6 +162,7 @@ final class Session {
                 guard Clock.monotonic() < limit else {
                     throw Failure("the log does not show that a \(name) was written to")
                 }
+                Clock.sleep(milliseconds: 1)
             }
         }
     }
