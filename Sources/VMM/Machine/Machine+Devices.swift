@@ -89,7 +89,7 @@ extension Machine {
     /// Resets everything but the CPUs and the memory, and then calls `completion` on the machine's
     /// control thread, which meanwhile serves others. No CPU runs.
     func resetDevices(then completion: @escaping @Sendable () -> Void) {
-        resetEach(from: 0) { [self] in
+        resetEach { [self] in
             pci.reset()
             configPorts.reset()
             serial?.reset()
@@ -98,10 +98,17 @@ extension Machine {
         }
     }
 
-    private func resetEach(from index: Int, then completion: @escaping @Sendable () -> Void) {
-        guard devices.indices.contains(index) else { return completion() }
-        devices[index].reset { [self] in
-            control.loop.post { self.resetEach(from: index + 1, then: completion) }
+    private func resetEach(then completion: @escaping @Sendable () -> Void) {
+        resetsUnderWay = devices.count
+        if devices.isEmpty { return completion() }
+        // All at once: the times of those that do not answer must not add up.
+        for device in devices {
+            device.reset { [self] in
+                control.loop.post {
+                    self.resetsUnderWay -= 1
+                    if self.resetsUnderWay == 0 { completion() }
+                }
+            }
         }
     }
 

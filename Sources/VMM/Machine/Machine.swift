@@ -38,6 +38,8 @@ final class Machine: @unchecked Sendable {
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
     var devices: [AttachedDevice] = []
+    /// Devices whose reset nobody has reported yet.
+    var resetsUnderWay = 0
     var run: RunState
 
     /// - Parameter loop: of the calling thread.
