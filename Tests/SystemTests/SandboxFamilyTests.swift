@@ -82,6 +82,30 @@ struct SandboxFamilyTests {
         waitForEnd(of: launcher)
     }
 
+    @Test(
+        "a process that cannot be started now is started later, and no other end is made up for it",
+        .enabled(if: Setting.hasGuest && getuid() == 0))
+    func launcherShort() throws {
+        let guest = try Guest(in: folder)
+        try guest.awaitShell()
+        let (launcher, backend) = try (
+            process("apus-launcher", of: guest), process("apus-block", of: guest)
+        )
+        // It has no room for the descriptor to pass on.
+        _ = try runTool("prlimit", ["--pid", "\(launcher)", "--nofile=3:"])
+        kill(backend, SIGKILL)
+        let deadline = Date() + 20
+        let sentence = "could not be started (clone: "
+        while !guest.apus.errorText.contains(sentence), Date() < deadline { usleep(20_000) }
+        #expect(guest.apus.errorText.contains("was killed by signal 9 and is not started again: "))
+        #expect(guest.apus.errorText.contains(sentence))
+        _ = try runTool("prlimit", ["--pid", "\(launcher)", "--nofile=16384:"])
+        #expect(
+            try guest.run("dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null; echo ok") == "ok")
+        #expect(!guest.apus.errorText.contains("exited with status"))
+        #expect(try guest.powerOff() == 0)
+    }
+
     @Test("a backend's end takes nobody else along", .enabled(if: Setting.hasGuest))
     func backendDeath() throws {
         let guest = try Guest(in: folder)

@@ -79,7 +79,7 @@ final class BackendProcess {
             let (near, far) = try UnixSocket.pair()
             let child = try launcher.launch(program, with: far.fd)
             self.child = child
-            exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended(status) }
+            exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended("\(status)") }
             try frontend.attach(near)
         } catch let error as Launcher.Failure {
             if case .launcherLost = error { isAlone = true }
@@ -102,20 +102,21 @@ final class BackendProcess {
         if case .disconnected = state { child?.signal(SIGKILL) }
     }
 
-    private func ended(_ status: ChildStatus) {
+    /// - Parameter end: what became of the process, for example `exited with status 1`.
+    private func ended(_ end: String) {
         guard !isEnding else { return }
         child = nil
         if Clock.monotonic() &- startTime > Self.calmNanoseconds { delay = Self.shortestDelay }
-        restartTimer = loop.after(milliseconds: delay) { [weak self] in self?.restart(status) }
+        restartTimer = loop.after(milliseconds: delay) { [weak self] in self?.restart(after: end) }
         delay = min(delay * 2, Self.longestDelay)
     }
 
-    private func restart(_ status: ChildStatus) {
+    private func restart(after end: String) {
         do {
             try launch()
-            Self.log.guest("the process of \(title) \(status); it is started again")
+            Self.log.guest("the process of \(title) \(end); it is started again")
         } catch {
-            let reason = "the process of \(title) \(status)"
+            let reason = "the process of \(title) \(end)"
             if isAlone {
                 return Self.log(
                     .error,
@@ -127,7 +128,7 @@ final class BackendProcess {
             if let child {
                 child.signal(SIGKILL)
             } else {
-                ended(.exited(1))
+                ended("could not be started (\(error))")
             }
         }
     }
