@@ -21,6 +21,26 @@ struct ProgramTests {
                 + "device\n")
     }
 
+    @Test("it is made of the sources beside these tests")
+    func age() throws {
+        let binary = URL(fileURLWithPath: try #require(Setting.binary)).resolvingSymlinksInPath()
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .deletingLastPathComponent().deletingLastPathComponent()
+        let sources = try #require(
+            FileManager.default.enumerator(
+                at: root.appending(component: "Sources"), includingPropertiesForKeys: nil))
+        func date(_ file: URL) throws -> Date {
+            try #require(
+                file.resourceValues(forKeys: [.contentModificationDateKey]).contentModificationDate)
+        }
+        let built = try date(binary)
+        let newer = try sources.compactMap { $0 as? URL }.filter {
+            try ["swift", "c", "h", "ld", "txt"].contains($0.pathExtension) && date($0) > built
+        }
+        #expect(
+            newer.isEmpty, "\(binary.path) is older than these; build it again, as ./test does")
+    }
+
     @Test("it is one static file of at most 12 MB")
     func size() throws {
         let binary = try #require(Setting.binary)

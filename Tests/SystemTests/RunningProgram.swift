@@ -2,22 +2,16 @@ import Core
 import Foundation
 import TestSupport
 
-/// The release executable and the guest that the tests use, as `./test` names them.
+/// The release executable and the guest that the tests use, as `./test` names them. Nothing else will
+/// do: what lies about may be old.
 enum Setting {
     static let environment = ProcessInfo.processInfo.environment
 
     /// The executable; `nil` if there is none to test.
-    static let binary: String? = {
-        if let path = environment["APUS_BINARY"] { return path }
-        let path = ".build/release/apus"
-        return FileManager.default.isExecutableFile(atPath: path) ? path : nil
-    }()
+    static let binary = environment["APUS_BINARY"]
 
     /// The folder with Debian's kernel, the initramfs and what root disks are made of.
-    static let guest: String? = {
-        let path = environment["APUS_GUEST"] ?? ".build/guest"
-        return FileManager.default.fileExists(atPath: path + "/vmlinuz") ? path : nil
-    }()
+    static let guest = environment["APUS_GUEST"]
 
     static var hasBinary: Bool { binary != nil }
     static var hasGuest: Bool { binary != nil && guest != nil }

@@ -7,34 +7,11 @@ import Testing
 /// What system tests need from outside: our executable, the guest that `./test` makes, and programs
 /// of others. A test whose means are missing is skipped, and says which.
 enum Means {
-    /// Our executable: as `./test` says, or the one that was built together with the tests.
-    static let apus: String? = {
-        if let path = environment("APUS_BINARY") { return path }
-        var buffer = [UInt8](repeating: 0, count: 4096)
-        let count = unsafe buffer.withUnsafeMutableBytes {
-            unsafe readlink("/proc/self/exe", $0.baseAddress.unsafelyUnwrapped, $0.count)
-        }
-        let own = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
-        // The test runner may be the toolchain's; the tests' own bundle is then its argument.
-        let candidates = [own] + CommandLine.arguments
-        for candidate in candidates {
-            guard let slash = candidate.lastIndex(of: "/") else { continue }
-            let path = "\(candidate[..<slash])/apus"
-            if isExecutable(path) { return path }
-        }
-        return nil
-    }()
+    /// Our executable.
+    static let apus = Setting.binary
 
     /// The folder with the kernel, the initramfs and the root disk's content.
-    static let guest: String? = {
-        let folder = environment("APUS_GUEST") ?? ".build/guest"
-        return exists("\(folder)/vmlinuz") && exists("\(folder)/initramfs") ? folder : nil
-    }()
-
-    static func environment(_ name: String) -> String? {
-        guard let value = unsafe getenv(name) else { return nil }
-        return unsafe String(cString: value)
-    }
+    static let guest = Setting.guest
 
     static func exists(_ path: String) -> Bool { unsafe access(path, R_OK) == 0 }
     static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }
