@@ -96,7 +96,7 @@ import VhostUser
         #expect(
             outcome("--blk-file=d", "--fd=3", "--socket-path=s")
                 == .refused("--socket-path and --fd exclude each other"))
-        #expect(outcome("--fd=3") == .refused("--disk is needed"))
+        #expect(outcome("--fd=3") == .refused("one of --disk and --blk-file is needed"))
         #expect(
             outcome("--fd=3", "--blk-file=d", "--disk", "path=d")
                 == .refused("--disk: key 'path' is given twice"))

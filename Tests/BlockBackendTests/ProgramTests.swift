@@ -44,7 +44,7 @@ struct ProgramTests {
         "what cannot work ends with one sentence: status 2 if the command line is wrong, else 1",
         arguments: [
             (["--fd=3", "--dsk=x"], 2, "unknown option '--dsk'; did you mean '--disk'?"),
-            (["--fd=3"], 2, "--disk is needed"),
+            (["--fd=3"], 2, "one of --disk and --blk-file is needed"),
             (["--fd=3", "--blk-file=/nowhere"], 1, "image /nowhere: No such file or directory"),
             (["--fd=3", "--blk-file=@"], 1, " is a directory"),
             (["--fd=99", "--blk-file=@/disk.img"], 1, "Bad file descriptor"),

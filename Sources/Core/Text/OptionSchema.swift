@@ -54,11 +54,11 @@ final class Box<Value: Sendable>: Sendable {
 /// A key without its value's type, as schemas hold it. What only help and errors show is made for
 /// them: every start of a program declares all its keys.
 public struct AnyOptionKey: Sendable {
-    let name: String
+    package let name: String
     let makePlaceholder: @Sendable () -> String
     let help: String
     let makeDefaultText: (@Sendable () -> String)?
-    let isRequired: Bool
+    package let isRequired: Bool
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
 
     var placeholder: String { makePlaceholder() }

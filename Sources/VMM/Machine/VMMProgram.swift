@@ -19,7 +19,7 @@ package enum VMMProgram {
             Log.configure(program: "apus", level: level)
             switch request {
             case .help: return printOut(command.schema.help).rawValue
-            case .version: return printOut("apus \(VMMCommand.release)\n").rawValue
+            case .version: return printOut("apus \(Release.version)\n").rawValue
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level

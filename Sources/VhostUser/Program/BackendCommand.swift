@@ -23,8 +23,6 @@ package struct BackendCommand {
     package let logLevel: Log.Level
     package let sandbox: SandboxOptions
 
-    static let version = "0.1.0"
-
     enum Flags {
         static let socketPath = Flag.one(
             "socket-path", .path, help: "listen for the front end at this path")
@@ -55,7 +53,7 @@ package struct BackendCommand {
         if values[Flags.help] {
             self.init(.show(schema.command.help))
         } else if values[Flags.version] {
-            self.init(.show("\(kind.program) \(Self.version)\n"))
+            self.init(.show("\(kind.program) \(Release.version)\n"))
         } else {
             let endpoint = try Self.endpoint(values)
             let opened = values[Flags.openFDs].map { $0.map { Int32(clamping: $0) } }

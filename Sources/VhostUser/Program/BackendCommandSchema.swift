@@ -55,7 +55,7 @@ struct BackendCommandSchema {
         for (flag, alias) in switches where values[flag] {
             items.append("\(alias.key)=\(alias.value ?? "")")
         }
-        guard !items.isEmpty else { throw OptionError("--\(kind.schema.name) is needed") }
+        guard !items.isEmpty || required.isEmpty else { throw needed }
         do throws(OptionError) {
             let values = try kind.schema.parse(items.joined(separator: ","))
             try kind.check(values)
@@ -63,6 +63,17 @@ struct BackendCommandSchema {
         } catch {
             throw error.inside("--\(kind.schema.name)")
         }
+    }
+
+    /// The keys without which there is no device.
+    private var required: [String] { kind.schema.keys.filter(\.isRequired).map(\.name) }
+
+    /// Says which flags would do.
+    private var needed: OptionError {
+        let flags = texts.map(\.alias).filter { required == [$0.key] }.map(\.name)
+        let names = ([kind.schema.name] + flags).map { "--\($0)" }
+        return OptionError(
+            (names.count == 1 ? "" : "one of ") + names.joined(separator: " and ") + " is needed")
     }
 
     private static let ending = """

@@ -4,8 +4,6 @@ package import VhostUser
 
 /// The command line of the VMM: every flag and key is declared here once.
 package struct VMMCommand: Sendable {
-    package static let release = "0.1.0"
-
     /// In front of what the user gives. Linux would rather use EFI to reboot a machine without
     /// legacy hardware, so it is told to use ACPI. The panic notifier reports a panic before the
     /// reboot that `panic=-1` makes of it.
@@ -123,7 +121,7 @@ package struct VMMCommand: Sendable {
         }
         let devices = self.backends.map(\.flag.any) + [Self.foreign.any, Self.serial.any]
         schema = CommandSchema(
-            "apus", summary: "Apus \(Self.release) runs a virtual machine.",
+            "apus", summary: "Apus \(Release.version) runs a virtual machine.",
             groups: [
                 .init(
                     "Boot",
