@@ -78,9 +78,9 @@ internal import Synchronization
     let awaited = Mutex<[Int: Bool]>([:])
     /// Whether calls may be bound to vectors, so that changes of vectors matter.
     let mayBind = Atomic<Bool>(true)
-    private let config: LockedConfigSpace
-    private let msixOffset: Int
-    private let windowOffset: Int
+    let config: LockedConfigSpace
+    let msixOffset: Int
+    let windowOffset: Int
     /// Where notifications are bound.
     private let notifyBase = Mutex<UInt64?>(nil)
 
@@ -90,6 +90,7 @@ internal import Synchronization
         _ device: any VirtioDevice, name: String = "device", memory: GuestMemory,
         machine: any VirtualMachine, control: any ControlPlane, pace: Pace = .free
     ) throws(SystemError) {
+        // SAFETY: on the control thread; nobody else has this object yet.
         unsafe self.device = device
         self.name = name
         self.memory = memory
@@ -104,6 +105,7 @@ internal import Synchronization
                 offered: Self.transportFeatures(device.features, pace),
                 maximumQueueSizes: (0..<queueCount).map(device.maximumQueueSize),
                 vectorCount: vectorCount))
+        // SAFETY: as above.
         unsafe controlState = ControlState(
             isRunning: Array(repeating: false, count: queueCount),
             routes: Array(repeating: .idle, count: queueCount),
@@ -194,51 +196,6 @@ internal import Synchronization
             // SAFETY: on the control thread.
             unsafe device.writeConfig(offset: Int(offset), Array(bytes.prefix(size)))
         }
-    }
-
-    // MARK: Configuration space
-
-    package func readConfig(_ offset: Int, size: Int) -> UInt32 {
-        if isWindowData(offset, size) { readWindow() }
-        return config.read(offset, size: size)
-    }
-
-    package func writeConfig(_ offset: Int, size: Int, _ value: UInt32) -> MachineEffect {
-        config.write(offset, size: size, value)
-        if offset < msixOffset + 4, offset + size > msixOffset + 2 {
-            msix.setControl(UInt16(truncatingIfNeeded: config.read(msixOffset + 2, size: 2)))
-            vectorsChanged()
-        }
-        return isWindowData(offset, size) ? writeWindow() : .none
-    }
-
-    // The configuration access capability: a window to the BAR for who cannot reach it (section
-    // 4.1.4.9).
-
-    private func isWindowData(_ offset: Int, _ size: Int) -> Bool {
-        offset < windowOffset + 20 && offset + size > windowOffset + 16
-    }
-
-    private var windowTarget: (offset: UInt64, size: Int)? {
-        let bar = config.read(windowOffset + 4, size: 1)
-        let offset = UInt64(config.read(windowOffset + 8, size: 4))
-        let size = config.read(windowOffset + 12, size: 4)
-        guard bar == Layout.bar, size == 1 || size == 2 || size == 4, offset % UInt64(size) == 0,
-            offset <= Layout.size - UInt64(size)
-        else { return nil }
-        return (offset, Int(size))
-    }
-
-    private func readWindow() {
-        guard let target = windowTarget else { return }
-        let value = readBAR(Layout.bar, offset: target.offset, size: target.size)
-        config.overwrite(windowOffset + 16, size: 4, UInt32(truncatingIfNeeded: value))
-    }
-
-    private func writeWindow() -> MachineEffect {
-        guard let target = windowTarget else { return .none }
-        let value = UInt64(config.read(windowOffset + 16, size: target.size))
-        return writeBAR(Layout.bar, offset: target.offset, size: target.size, value)
     }
 
     // MARK: Placement

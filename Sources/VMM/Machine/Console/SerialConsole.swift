@@ -209,8 +209,8 @@ final class SerialConsole: @unchecked Sendable {
 
     private func readInput(_ fd: Int32) {
         var bytes = [UInt8](repeating: 0, count: Self.chunk)
+        // SAFETY: the buffer lives for the call.
         let count = unsafe bytes.withUnsafeMutableBytes { buffer in
-            // SAFETY: the buffer lives for the call.
             unsafe read(fd, buffer.baseAddress, buffer.count)
         }
         guard count > 0 else {
@@ -252,8 +252,8 @@ final class SerialConsole: @unchecked Sendable {
     private func show(_ text: String) {
         guard let output else { return }
         let bytes = Array(text.utf8)
+        // SAFETY: the bytes live for the call.
         unsafe bytes.withUnsafeBytes { bytes in
-            // SAFETY: the bytes live for the call.
             _ = unsafe write(output.rawValue, bytes.baseAddress, bytes.count)
         }
     }
