@@ -27,6 +27,7 @@ public final class KVMHost: Sendable {
 
     /// - Parameter path: `/dev/kvm`, but for tests.
     public init(path: String = "/dev/kvm") throws(AcceleratorError) {
+        // SAFETY: the path lives for the call.
         let opened = unsafe clinux_open(path, O_RDWR, 0)
         guard opened >= 0 else { throw Self.cannotOpen(path, -opened) }
         fd = SharedFD(owning: opened)

@@ -71,7 +71,7 @@ final class KVMInterrupts: Sendable {
             state.routes[number] = Message(address: address, data: data)
             do {
                 try publish(state)
-                try connect(event, number, isConnecting: true)
+                try connect(event, number)
             } catch {
                 state.routes[number] = nil
                 return false
@@ -84,19 +84,19 @@ final class KVMInterrupts: Sendable {
     func unbind(_ event: EventFD) {
         state.withLock { state in
             guard let number = state.bound.removeValue(forKey: event.rawValue) else { return }
-            try? connect(event, number, isConnecting: false)
+            try? connect(event, number, flags: KVM_IRQFD_FLAG_DEASSIGN)
             // The route goes with the next publication.
             state.routes[number] = nil
         }
     }
 
     private func connect(
-        _ event: EventFD, _ number: Int, isConnecting: Bool
+        _ event: EventFD, _ number: Int, flags: Int32 = 0
     ) throws(SystemError) {
         var request = kvm_irqfd()
         request.fd = UInt32(bitPattern: event.rawValue)
         request.gsi = UInt32(number)
-        request.flags = isConnecting ? 0 : UInt32(KVM_IRQFD_FLAG_DEASSIGN)
+        request.flags = UInt32(flags)
         try kvmSet("KVM_IRQFD", vm.rawValue, CLINUX_KVM_IRQFD, request)
     }
 
@@ -107,6 +107,7 @@ final class KVMInterrupts: Sendable {
             var entry = kvm_irq_routing_entry()
             entry.gsi = UInt32(number)
             entry.type = UInt32(KVM_IRQ_ROUTING_MSI)
+            // SAFETY: the type says that this is the part of the union which is valid.
             unsafe entry.u.msi.address_lo = UInt32(truncatingIfNeeded: message.address)
             unsafe entry.u.msi.address_hi = UInt32(truncatingIfNeeded: message.address >> 32)
             unsafe entry.u.msi.data = message.data

@@ -25,7 +25,7 @@ extension KVMVCPU {
         switch initial {
         case .reset: break
         case .linux64(let entry, let parameters, let pageTables, let gdt, let stack):
-            enterFlat(&state, entry: entry, gdt: gdt, isLong: true)
+            enterFlat(&state, entry: entry, gdt: gdt, .bits64)
             state.registers.value.rsi = parameters
             state.registers.value.rsp = stack
             state.system.value.cr4 = 1 << 5 | 1 << 7  // PAE, PGE
@@ -33,7 +33,7 @@ extension KVMVCPU {
             state.system.value.efer = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11  // SCE, LME, LMA, NXE
             state.system.value.cr0 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31  // PE ET NE WP PG
         case .pvh(let entry, let startInfo, let gdt):
-            enterFlat(&state, entry: UInt64(entry), gdt: gdt, isLong: false)
+            enterFlat(&state, entry: UInt64(entry), gdt: gdt, .bits32)
             state.registers.value.rbx = UInt64(startInfo)
             state.system.value.cr0 = 1 << 0 | 1 << 4  // PE, ET
         }
@@ -45,11 +45,13 @@ extension KVMVCPU {
         }
     }
 
+    private enum CodeSize { case bits32, bits64 }
+
     /// Flat segments as the boot protocols want them (code at 0x10, data at 0x18), and the memory
     /// types that firmware would have set up.
     private func enterFlat(
         _ state: inout KVMVCPUState, entry: UInt64, gdt: InitialCPUState.DescriptorTable,
-        isLong: Bool
+        _ size: CodeSize
     ) {
         state.activity = UInt32(KVM_MP_STATE_RUNNABLE)
         state.registers.value = kvm_regs()
@@ -66,8 +68,8 @@ extension KVMVCPU {
         var code = data
         code.selector = 0x10
         code.type = 11
-        code.db = isLong ? 0 : 1
-        code.l = isLong ? 1 : 0
+        code.db = size == .bits32 ? 1 : 0
+        code.l = size == .bits64 ? 1 : 0
         var task = kvm_segment()
         task.limit = 0x67
         task.type = 11

@@ -52,7 +52,7 @@ public final class KVMVirtualMachine: VirtualMachine {
         } catch {
             throw AcceleratorError("KVM cannot make a machine: \(error)")
         }
-        try setSlots(isLogging: false)
+        try setSlots(flags: 0)
     }
 
     private static func create(_ kvmFD: Int32) throws(SystemError) -> Int32 {
@@ -66,13 +66,14 @@ public final class KVMVirtualMachine: VirtualMachine {
 
     // MARK: Memory
 
-    private func setSlots(isLogging: Bool) throws(AcceleratorError) {
+    private func setSlots(flags: UInt32) throws(AcceleratorError) {
         for (slot, region) in memory.regions.enumerated() {
             var request = kvm_userspace_memory_region()
             request.slot = UInt32(slot)
-            request.flags = isLogging ? UInt32(KVM_MEM_LOG_DIRTY_PAGES) : 0
+            request.flags = flags
             request.guest_phys_addr = region.start.rawValue
             request.memory_size = region.size
+            // SAFETY: the machine keeps the memory for as long as the slots exist.
             request.userspace_addr = UInt64(UInt(bitPattern: unsafe region.base))
             do {
                 try kvmSet(
@@ -87,7 +88,7 @@ public final class KVMVirtualMachine: VirtualMachine {
 
     /// Starts or stops the record of pages that CPUs write to.
     public func setDirtyLogging(_ isOn: Bool) throws(AcceleratorError) {
-        try setSlots(isLogging: isOn)
+        try setSlots(flags: isOn ? UInt32(KVM_MEM_LOG_DIRTY_PAGES) : 0)
     }
 
     /// The pages that CPUs have written to since the last call: for each region of the memory, one
