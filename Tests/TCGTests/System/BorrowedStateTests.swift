@@ -44,6 +44,22 @@ struct BorrowedStateTests {
         #expect(state.rip == 0x5004)
     }
 
+    /// The provider's kicks do not reach the CPU meanwhile.
+    @Test("endless repetitions are left after a while, to be gone on with")
+    func repetition() throws {
+        let (result, state, _) = try execute([0xF3, 0xAB]) { state, _ in  // rep stosd
+            // Device memory, over and over.
+            state.registers[1] = .max
+            state.registers[7] = BareMachine.memorySize
+            state.cr0 &= ~CR0.pg
+            state.efer = 0
+            state.segments[1].attributes = 0xC09B
+        }
+        #expect(result == .done)
+        #expect(state.rip == 0x5000)
+        #expect(UInt32(truncatingIfNeeded: state.registers[1]) > 0xFFFF_0000)
+    }
+
     @Test(
         "features that the CPU does not know are refused",
         arguments: [

@@ -184,6 +184,9 @@ extension CPU {
         }
         if block.operations.code == .undefined, isUnsupported(block) { return false }
         fields.apicAccesses = 0
+        // A repetition stops after a run, as if interrupted: who kicks the provider's CPU does not
+        // reach this one.
+        requestService()
         runAlone(block)
         owner.block.clearExitRequest()
         return fields.apicAccesses == 0
