@@ -81,15 +81,15 @@ extension CPU {
     }
 
     func xsave(_ op: OperationPointer, _ kind: ExtendedSave) throws(Fault) {
-        let place = try extendedOperand(op, size: Layout.headerEnd, isWrite: true)
+        let place = try extendedOperand(op, size: Layout.headerEnd, .save)
         let requested = fields.xcr0 & pairedRegisters & supportedComponents
         let inUse = componentsInUse(countsMXCSR: kind == .compacted)
         let compaction = kind == .compacted ? requested | Self.isCompacted : 0
         let written = kind == .all ? requested : requested & inUse
         let end = imageEnd(requested, compaction)
-        _ = try extendedOperand(op, size: end, isWrite: true)
-        try probe(place, written, compaction, isWrite: true)
-        try writeLegacyRegion(place, written, requested, kind, isWide: op.size == 8)
+        _ = try extendedOperand(op, size: end, .save)
+        try probe(place, written, compaction, .save)
+        try writeLegacyRegion(place, written, requested, kind, pointerSize: Int(op.size))
         for number in Self.numbers(written & fields.extendedComponents) {
             let component = Layout.host[number]
             let target = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
@@ -109,10 +109,11 @@ extension CPU {
 
     /// x87 and SSE; MXCSR belongs to AVX as well, but not in the compacted form.
     private func writeLegacyRegion(
-        _ place: UInt64, _ written: UInt64, _ requested: UInt64, _ kind: ExtendedSave, isWide: Bool
+        _ place: UInt64, _ written: UInt64, _ requested: UInt64, _ kind: ExtendedSave,
+        pointerSize: Int
     ) throws(Fault) {
         var image = fxWords
-        if !isWide {
+        if pointerSize < 8 {
             image[1] &= 0xFFFF_FFFF
             image[2] &= 0xFFFF_FFFF
         }
@@ -137,7 +138,7 @@ extension CPU {
     // MARK: Restoring
 
     func xrstor(_ op: OperationPointer) throws(Fault) {
-        let place = try extendedOperand(op, size: Layout.headerEnd, isWrite: false)
+        let place = try extendedOperand(op, size: Layout.headerEnd, .restore)
         let requested = fields.xcr0 & pairedRegisters & supportedComponents
         var header = InlineArray<8, UInt64>(repeating: 0)
         for word in 0..<8 {
@@ -155,10 +156,10 @@ extension CPU {
         }
         if reserved != 0 { throw .generalProtection(0) }
         _ = try extendedOperand(
-            op, size: imageEnd(requested & present, compaction), isWrite: false)
-        try probe(place, requested & present, compaction, isWrite: false)
+            op, size: imageEnd(requested & present, compaction), .restore)
+        try probe(place, requested & present, compaction, .restore)
         let image = try readLegacyRegion(
-            place, requested, present, isCompacted: compaction != 0, isWide: op.size == 8)
+            place, requested, present, compaction, pointerSize: Int(op.size))
         for number in Self.numbers(requested & fields.extendedComponents) {
             try restore(number, place, present, compaction)
         }
@@ -167,8 +168,10 @@ extension CPU {
 
     /// The FXSAVE image as it will be.
     private func readLegacyRegion(
-        _ place: UInt64, _ requested: UInt64, _ present: UInt64, isCompacted: Bool, isWide: Bool
+        _ place: UInt64, _ requested: UInt64, _ present: UInt64, _ compaction: UInt64,
+        pointerSize: Int
     ) throws(Fault) -> InlineArray<64, UInt64> {
+        let isCompacted = compaction != 0
         var image = fxWords
         func read(_ words: Range<Int>, _ image: inout InlineArray<64, UInt64>) throws(Fault) {
             for word in words {
@@ -181,7 +184,7 @@ extension CPU {
             if present & Layout.x87 != 0 {
                 try read(0..<3, &image)
                 try read(4..<20, &image)
-                if !isWide {
+                if pointerSize < 8 {
                     image[1] &= 0xFFFF_FFFF
                     image[2] &= 0xFFFF_FFFF
                 }
@@ -228,13 +231,15 @@ extension CPU {
 
     // MARK: The image in memory
 
+    private enum Direction { case save, restore }
+
     /// The operand's linear address, after everything that is checked before memory.
     private func extendedOperand(
-        _ op: OperationPointer, size: Int, isWrite: Bool
+        _ op: OperationPointer, size: Int, _ direction: Direction
     ) throws(Fault) -> UInt64 {
         try requireXSAVE()
         if fields.cr0 & CR0.ts != 0 { throw .deviceNotAvailable }
-        let linear = try linearAddress(op, size: size, isWrite: isWrite)
+        let linear = try linearAddress(op, size: size, isWrite: direction == .save)
         if linear & 63 != 0 { throw .generalProtection(0) }
         return linear
     }
@@ -251,23 +256,22 @@ extension CPU {
 
     /// Faults as the accesses to all parts would, so that they do not fault half-way.
     private func probe(
-        _ place: UInt64, _ components: UInt64, _ compaction: UInt64, isWrite: Bool
+        _ place: UInt64, _ components: UInt64, _ compaction: UInt64, _ direction: Direction
     ) throws(Fault) {
-        try probe(place, Layout.headerEnd, isWrite: isWrite)
+        try probe(place, Layout.headerEnd, direction)
         for number in Self.numbers(components & fields.extendedComponents) {
             let offset = Layout.host.offset(of: number, compaction: compaction)
-            try probe(place &+ UInt64(offset), Layout.host[number].size, isWrite: isWrite)
+            try probe(place &+ UInt64(offset), Layout.host[number].size, direction)
         }
     }
 
-    private func probe(_ start: UInt64, _ size: Int, isWrite: Bool) throws(Fault) {
+    private func probe(_ start: UInt64, _ size: Int, _ direction: Direction) throws(Fault) {
         var place = start
         let last = start &+ UInt64(size - 1)
         while true {
-            if isWrite {
-                try probeWrite(place, size: 1)
-            } else {
-                _ = try load(place, as: UInt8.self)
+            switch direction {
+            case .save: try probeWrite(place, size: 1)
+            case .restore: _ = try load(place, as: UInt8.self)
             }
             if place | 0xFFF == last | 0xFFF { return }
             place = (place | 0xFFF) &+ 1
