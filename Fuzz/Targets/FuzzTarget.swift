@@ -37,7 +37,7 @@ enum FuzzTargets {
         PackedQueueTarget.self, BlockTarget.self, PCIConfigTarget.self, VirtioPCITarget.self,
         SerialTarget.self, IOAPICTarget.self, LocalAPICTarget.self, KernelTarget.self,
         PayloadTarget.self, InitramfsTarget.self, OptionsTarget.self, DecoderTarget.self,
-        InterpreterTarget.self,
+        InterpreterTarget.self, FallbackTarget.self,
     ]
 
     static func named(_ name: String) -> (any FuzzTarget.Type)? { all.first { $0.name == name } }

@@ -24,14 +24,14 @@ final class FuzzWorld {
     private static let tables: UInt64 = 0x1_0000
     private static let data: UInt64 = 0x2_0000
 
-    private let machine: FuzzMachine
+    let machine: FuzzMachine
     private var memory: GuestMemory { machine.memory }
     var vcpu: TCGVCPU { machine.cpus[0] }
     private var cpu: CPU { vcpu.cpu }
 
     init(cpuCount: Int) throws { machine = try FuzzMachine(cpuCount: cpuCount) }
 
-    private func put<T: FixedWidthInteger & BitwiseCopyable>(_ address: UInt64, _ value: T) {
+    func put<T: FixedWidthInteger & BitwiseCopyable>(_ address: UInt64, _ value: T) {
         try? memory.write(GuestAddress(address), value)
     }
 

@@ -15,7 +15,7 @@ public enum FallbackResult: Sendable, Equatable {
     /// A fault in the handler of a double fault.
     case tripleFault
     /// The fallback cannot execute the instruction either, or not on such a state. The state has not
-    /// changed. Memory may have, if the instruction wrote to it before it came to the local APIC,
-    /// which is the provider's.
+    /// changed. Memory may have, and `extendedImage`, if the instruction wrote to them before it
+    /// came to the local APIC, which is the provider's.
     case unsupported
 }
