@@ -218,6 +218,39 @@ int clinux_enter_other_namespaces(void)
     return unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) < 0 ? -errno : 0;
 }
 
+// The user namespace first: it gives the right to enter the others.
+static const struct {
+    const char *path;
+    int kind;
+} namespaces[CLINUX_NAMESPACE_COUNT] = {
+    {"/proc/self/ns/user", CLONE_NEWUSER},
+    {"/proc/self/ns/mnt", CLONE_NEWNS},
+    {"/proc/self/ns/net", CLONE_NEWNET},
+    {"/proc/self/ns/ipc", CLONE_NEWIPC},
+};
+
+int clinux_open_namespaces(int *fds)
+{
+    for (int i = 0; i < CLINUX_NAMESPACE_COUNT; i++) {
+        fds[i] = open(namespaces[i].path, O_RDONLY | O_CLOEXEC);
+        if (fds[i] < 0) {
+            int error = -errno;
+            while (i-- > 0)
+                close(fds[i]);
+            return error;
+        }
+    }
+    return 0;
+}
+
+int clinux_join_namespaces(const int *fds)
+{
+    for (int i = 0; i < CLINUX_NAMESPACE_COUNT; i++)
+        if (setns(fds[i], namespaces[i].kind) < 0)
+            return -errno;
+    return 0;
+}
+
 enum { MAX_FOLDERS = 64 };
 
 // The two calls are younger than the C library's headers need be.

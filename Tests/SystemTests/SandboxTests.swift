@@ -45,6 +45,11 @@ struct SandboxTests {
                 #expect(try namespace(kind, of: id) != namespace(kind, of: getpid()))
             }
         }
+        // They are made once.
+        let launcher = try #require(children.first { $0.arguments.first == "apus-launcher" }?.id)
+        for kind in ["user", "mnt", "net", "ipc"] {
+            #expect(try namespace(kind, of: launcher) == namespace(kind, of: guest.apus.id))
+        }
         let backend = try #require(guest.backend?.id)
         #expect(try namespace("pid", of: backend) != namespace("pid", of: guest.apus.id))
         #expect(try guest.powerOff() == 0)

@@ -46,6 +46,16 @@ int clinux_enter_user_namespace(void);
 // Enters new mount, network and IPC namespaces. Needs CAP_SYS_ADMIN.
 int clinux_enter_other_namespaces(void);
 
+// The kinds of namespaces that the two functions above make.
+enum { CLINUX_NAMESPACE_COUNT = 4 };
+
+// Opens the process's namespaces of these kinds, for `clinux_join_namespaces`. Needs /proc.
+int clinux_open_namespaces(int *fds);
+
+// Enters the namespaces that another process has opened, and has as its root what is the mount
+// namespace's. Needs to be who made the user namespace, or its CAP_SYS_ADMIN, and one thread.
+int clinux_join_namespaces(const int *fds);
+
 // Makes an empty, read-only file system the root of this mount namespace, and lets go of all
 // others. `folders` stay where they are: absolute paths without links, none of them inside another
 // or the root. On failure *step says which call failed.

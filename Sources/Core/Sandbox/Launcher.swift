@@ -7,7 +7,7 @@ internal import Synchronization
 /// this process comes by no right to start others.
 ///
 /// The programs become children of this process. They are in the launcher's namespaces, see an
-/// empty root, and are subject to its filter, too.
+/// empty root, and are subject to its filter, too. This process may enter the namespaces as well.
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
     private static let largestErrno: Int32 = 4095
@@ -49,6 +49,12 @@ package final class Launcher: Sendable {
     /// For tests: whoever is at the other end of the socket is the launcher.
     init(at socket: UnixSocket) { self.socket = Mutex(socket) }
 
+    /// The launcher's namespaces, for this process to enter as well, or `nil`. Call it once, before
+    /// the first `launch`.
+    package func takeNamespaces() -> Namespaces? {
+        socket.withLock { Self.reply(&$0, size: 1) }.flatMap { Namespaces($0.fds) }
+    }
+
     /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a child
     /// of the process's first.
     package func launch(_ program: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
@@ -75,13 +81,22 @@ package final class Launcher: Sendable {
     ) -> ReceivedBytes? {
         do {
             try socket?.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
+        } catch {
+            Sandbox.log(.debug, "the launcher cannot be asked: \(error)")
+            socket = nil
+        }
+        return reply(&socket, size: 4)
+    }
+
+    private static func reply(_ socket: inout UnixSocket?, size: Int) -> ReceivedBytes? {
+        do {
             if let socket, socket.waitReadable(timeoutMilliseconds: patienceMilliseconds),
-                let reply = try socket.receive(upTo: 4), reply.bytes.count == 4
+                let reply = try socket.receive(upTo: size), reply.bytes.count == size
             {
                 return reply
             }
         } catch {
-            Sandbox.log(.debug, "the launcher cannot be asked: \(error)")
+            Sandbox.log(.debug, "the launcher does not answer: \(error)")
         }
         socket = nil
         return nil
@@ -109,14 +124,17 @@ package final class Launcher: Sendable {
             closeAll(
                 but: programs.flatMap { $0.descriptors.map(\.fd) } + output.descriptors
                     + [executable, socket.fd])
-            try sandbox.enter(launching(rules), executable: executable)
+            try sandbox.enter(launching(rules), executable: executable) { namespaces in
+                // Whoever cannot be told has gone, which the next read shows.
+                try? socket.send([0], fds: namespaces?.fds ?? [])
+            }
             StartupMemory.release()
             while let request = try next(socket, output) {
                 try answer(request, programs, executable, socket)
                 StartupMemory.release()
             }
         } catch {
-            Sandbox.log(.error, "disks cannot be started any more: \(error)")
+            Sandbox.log(.error, "devices cannot be started any more: \(error)")
             errors?.passOn()
             _exit(1)
         }

@@ -32,16 +32,24 @@ package struct Sandbox {
     /// - Parameters:
     ///   - visible: folders that the process goes on to see, for the sockets in them; absolute
     ///     paths without links.
+    ///   - shared: the namespaces of another process of the machine, to enter instead of own ones.
+    ///     They cost a good part of a millisecond to make, and show no folders.
     ///   - executable: a program that the process goes on to start, as a child of its own kind.
+    ///   - share: is given the process's own namespaces, if it is in all of them.
     package func enter(
-        _ rules: SystemCallRules, visible: [String] = [], executable: SharedFD? = nil,
-        signals: Signals = .ownKind
+        _ rules: SystemCallRules, visible: [String] = [], shared: Namespaces? = nil,
+        executable: SharedFD? = nil, signals: Signals = .ownKind,
+        share: ((Namespaces?) -> Void)? = nil
     ) throws(SandboxError) {
         // Made first: that takes files which are out of sight later.
         let filter = try SeccompFilter(rules, options.seccomp)
         capng_clear(CAPNG_SELECT_ALL)
         clinux_limit_arenas()
-        if options.isolation == .on { leaveHost(visible) }
+        var own: Namespaces?
+        if options.isolation == .on, !visible.isEmpty || shared?.join() != true {
+            own = leaveHost(visible, opensNamespaces: share != nil)
+        }
+        share?(own)
         try dropPrivileges()
         if options.isolation != .off { restrictFiles(executable, signals) }
         guard let filter else { return }
@@ -50,19 +58,27 @@ package struct Sandbox {
         try filter.load()
     }
 
-    private func leaveHost(_ visible: [String]) {
-        var code = clinux_enter_user_namespace()
-        if code != 0 { Self.note("a user namespace", "unshare", code) }
-        code = clinux_enter_other_namespaces()
-        guard code == 0 else { return Self.note("namespaces", "unshare", code) }
+    /// - Returns: the new namespaces, if the host gave all of them and `opensNamespaces` is set.
+    private func leaveHost(_ visible: [String], opensNamespaces: Bool) -> Namespaces? {
+        let userCode = clinux_enter_user_namespace()
+        if userCode != 0 { Self.note("a user namespace", "unshare", userCode) }
+        var code = clinux_enter_other_namespaces()
+        guard code == 0 else {
+            Self.note("namespaces", "unshare", code)
+            return nil
+        }
+        // Later /proc is out of sight.
+        let namespaces = opensNamespaces && userCode == 0 ? Namespaces.open() : nil
         var step: UnsafePointer<CChar>?
         let folders = Self.outermost(visible)
         code = unsafe withCStrings(folders) { unsafe clinux_empty_root($0, folders.count, &step) }
         guard code == 0 else {
             // SAFETY: a string constant.
-            return Self.note(
-                "an empty root", unsafe step.map { unsafe String(cString: $0) } ?? "", code)
+            let call = unsafe step.map { unsafe String(cString: $0) } ?? ""
+            Self.note("an empty root", call, code)
+            return nil
         }
+        return namespaces
     }
 
     /// The folders that are inside no other.

@@ -51,7 +51,8 @@ package enum VMMProgram {
         let machine = try Machine(options, given, loop: loop, timeline: timeline, run: run)
         // All is open that will be needed, and nothing has been read yet.
         try given.sandbox.enter(
-            VMMSystemCalls.control, visible: given.socketFolders, signals: .anybody)
+            VMMSystemCalls.control, visible: given.socketFolders,
+            shared: given.launcher?.takeNamespaces(), signals: .anybody)
         defer { machine.stopDevices() }
         try machine.addDevices()
         timeline.mark(.devicesReady)
