@@ -5,8 +5,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/platform/x86.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+int clinux_has_virtualisation(void)
+{
+    return x86_cpu_present(x86_cpu_VMX) || x86_cpu_present(x86_cpu_SVM);
+}
 
 int clinux_kvm_run(int vcpu)
 {

@@ -67,6 +67,9 @@ int clinux_kvm_set_routing(int vm, const struct kvm_irq_routing_entry *entries, 
 // One bit per page of the slot into `bitmap`: written since the last call.
 int clinux_kvm_dirty_log(int vm, uint32_t slot, uint64_t *bitmap);
 
+// Whether the processor shows VMX or SVM. Asks the C library, which has asked the processor.
+int clinux_has_virtualisation(void);
+
 // The signal that gets a vCPU's thread out of KVM_RUN: its handler does nothing. Install it once
 // before the first use.
 int clinux_kvm_install_kick(void);

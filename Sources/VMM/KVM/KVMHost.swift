@@ -25,6 +25,9 @@ public final class KVMHost: Sendable {
     let cpuid: [kvm_cpuid_entry2]
     let msrNumbers: [UInt32]
 
+    /// Whether the processor has what KVM stands on.
+    public static var hasHardware: Bool { clinux_has_virtualisation() != 0 }
+
     /// - Parameter path: `/dev/kvm`, but for tests.
     public init(path: String = "/dev/kvm") throws(AcceleratorError) {
         // SAFETY: the path lives for the call.

@@ -35,21 +35,29 @@ struct AcceleratorChoice {
 
     /// KVM, unless it is not there, does not work or would not run an ordinary kernel.
     private func makeFirst(_ tcg: TCGOptions) throws(AcceleratorError) -> any VirtualMachine {
-        let reason: String
         do {
-            let host = try KVMHost()
-            if let shortcoming = host.shortcoming {
-                reason = "this host's KVM does not run ordinary kernels, as \(shortcoming)"
-            } else {
-                let machine = try makeKVM(host)
-                Self.log(.info, "the guest runs on kvm")
-                return machine
-            }
+            let machine = try makeKVM(try Self.ordinaryKVM())
+            Self.log(.info, "the guest runs on kvm")
+            return machine
         } catch {
-            reason = error.description
+            Self.log(.info, "the guest runs on tcg: \(error.description)")
         }
-        Self.log(.info, "the guest runs on tcg: \(reason)")
         return try makeTCG(tcg)
+    }
+
+    private static func ordinaryKVM() throws(AcceleratorError) -> KVMHost {
+        // Known without a look at KVM, whose table costs an exit to the hypervisor for each leaf if
+        // the host is itself a guest.
+        guard KVMHost.hasHardware else {
+            throw AcceleratorError(
+                "the processor has no virtualisation (VMX, SVM), so KVM would be emulated")
+        }
+        let host = try KVMHost()
+        if let shortcoming = host.shortcoming {
+            throw AcceleratorError(
+                "this host's KVM does not run ordinary kernels, as \(shortcoming)")
+        }
+        return host
     }
 
     private func makeTCG(_ options: TCGOptions) throws(AcceleratorError) -> any VirtualMachine {
