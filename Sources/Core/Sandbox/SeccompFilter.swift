@@ -59,35 +59,40 @@ package final class SeccompFilter: Sendable {
         // Balanced, because some threads live on cheap system calls.
         _ = try checking(
             "seccomp_attr_set", unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2))
-        for name in rules.calls {
-            _ = try checking(
-                "seccomp_rule_add",
-                unsafe seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number(name), 0, nil))
-        }
-        for name in rules.missing {
-            let action = SCMP_ACT_ERRNO_BASE | UInt32(ENOSYS)
-            _ = try checking(
-                "seccomp_rule_add",
-                unsafe seccomp_rule_add_array(context, action, number(name), 0, nil))
-        }
         // The library refuses conditions for a call that is allowed without any.
-        for condition in rules.conditions where !rules.calls.contains(condition.call) {
+        var isDone = [Bool](repeating: false, count: numberLimit)
+        for (names, action) in [
+            (rules.calls, SCMP_ACT_ALLOW), (rules.missing, SCMP_ACT_ERRNO_BASE | UInt32(ENOSYS)),
+        ] {
+            for name in names {
+                let number = number(name)
+                if isDone[Int(number)] { continue }
+                isDone[Int(number)] = true
+                _ = try checking(
+                    "seccomp_rule_add",
+                    unsafe seccomp_rule_add_array(context, action, number, 0, nil))
+            }
+        }
+        for condition in rules.conditions {
+            let number = number(condition.call)
+            if isDone[Int(number)] { continue }
             var comparison = scmp_arg_cmp(
                 arg: condition.argument, op: SCMP_CMP_MASKED_EQ, datum_a: condition.mask,
                 datum_b: condition.value)
             _ = try checking(
                 "seccomp_rule_add",
-                unsafe seccomp_rule_add_array(
-                    context, SCMP_ACT_ALLOW, number(condition.call), 1, &comparison))
+                unsafe seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &comparison))
         }
         return try unsafe export(context)
     }
 
+    /// Above all numbers of system calls.
+    private static let numberLimit = 1024
     private static let SCMP_ACT_ERRNO_BASE: UInt32 = 0x0005_0000
 
     private static func number(_ name: String) -> Int32 {
         let number = unsafe seccomp_syscall_resolve_name(name)
-        precondition(number != __NR_SCMP_ERROR, "there is no system call \(name)")
+        precondition((0..<Int32(numberLimit)).contains(number), "there is no system call \(name)")
         return number
     }
 

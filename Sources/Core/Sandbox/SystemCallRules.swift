@@ -1,6 +1,7 @@
 internal import Glibc
 
-/// The system calls that a kind of thread may make; all others are forbidden.
+/// The system calls that a kind of thread may make; all others are forbidden. What is named twice
+/// counts once: these are lists, because the start of a process has no time for sets of strings.
 package struct SystemCallRules: Sendable {
     /// A call that is allowed if `argument & mask == value`.
     struct Condition: Sendable {
@@ -10,15 +11,15 @@ package struct SystemCallRules: Sendable {
         let value: UInt64
     }
 
-    private(set) var calls: Set<String> = []
+    private(set) var calls: [String] = []
     private(set) var conditions: [Condition] = []
     /// Calls that fail with an error which makes the C library use an older one.
-    private(set) var missing: Set<String> = []
+    private(set) var missing: [String] = []
 
     package init() {}
 
     /// Allows calls, whatever their arguments.
-    package mutating func allow(_ names: String...) { calls.formUnion(names) }
+    package mutating func allow(_ names: String...) { calls += names }
 
     /// Allows a call if a bit mask of an argument (counted from 0) has a value.
     package mutating func allow(_ name: String, argument: UInt32, mask: UInt64, is value: UInt64) {
@@ -35,13 +36,13 @@ package struct SystemCallRules: Sendable {
     }
 
     /// Lets a call fail as on a kernel that does not have it.
-    package mutating func hide(_ name: String) { missing.insert(name) }
+    package mutating func hide(_ name: String) { missing.append(name) }
 
     /// Allows what `other` allows as well.
     package mutating func add(_ other: SystemCallRules) {
-        calls.formUnion(other.calls)
+        calls += other.calls
         conditions += other.conditions
-        missing.formUnion(other.missing)
+        missing += other.missing
     }
 
     /// What memory, threads, clocks, descriptors that are open already and the process's end take.

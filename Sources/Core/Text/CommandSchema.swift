@@ -143,16 +143,16 @@ public struct CommandSchema: Sendable {
     let summary: String
     let groups: [Group]
     /// Further chapters of the help: title and text, which is shown as it is.
-    let chapters: [(title: String, text: String)]
+    let makeChapters: @Sendable () -> [(title: String, text: String)]
 
     public init(
         _ program: String, summary: String, groups: [Group],
-        chapters: [(title: String, text: String)] = []
+        chapters: @escaping @autoclosure @Sendable () -> [(title: String, text: String)] = []
     ) {
         self.program = program
         self.summary = summary
         self.groups = groups
-        self.chapters = chapters
+        makeChapters = chapters
     }
 
     private var flags: [AnyFlag] { groups.flatMap { $0.flags } }
@@ -214,7 +214,7 @@ public struct CommandSchema: Sendable {
                 }
             }
         }
-        for chapter in chapters { lines += ["", "\(chapter.title):", chapter.text] }
+        for chapter in makeChapters() { lines += ["", "\(chapter.title):", chapter.text] }
         return lines.joined(separator: "\n") + "\n"
     }
 }

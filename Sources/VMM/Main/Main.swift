@@ -11,7 +11,7 @@ enum Main {
     static func main() {
         openStandardStreams()
         let arguments = self.arguments
-        let name = arguments.first.flatMap { $0.split(separator: "/").last.map(String.init) } ?? ""
+        let name = arguments.first.map(fileName) ?? ""
         if let kind = backends.first(where: { $0.program == name }) {
             // SAFETY: the strings live for the calls.
             unsafe name.withCString { name in
@@ -28,6 +28,11 @@ enum Main {
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst(2))))
         }
         exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), backends: backends))
+    }
+
+    private static func fileName(_ path: String) -> String {
+        guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return path }
+        return String(path[path.utf8.index(after: slash)...])
     }
 
     /// All back ends of ours.

@@ -24,7 +24,8 @@ package final class BootTimeline: Sendable {
     }
 
     private let start: UInt64
-    private let times = Mutex<[Stage: UInt64]>([:])
+    /// By the stage's raw value; zero where it has not been reached.
+    private let times = Mutex([UInt64](repeating: 0, count: Stage.allCases.count))
 
     /// Call it first in the program: time before `main` is taken from the CPU time used so far.
     package init() {
@@ -39,7 +40,7 @@ package final class BootTimeline: Sendable {
     package func mark(_ stage: Stage) {
         let now = Clock.monotonic()
         times.withLock { times in
-            if times[stage] == nil { times[stage] = now }
+            if times[stage.rawValue] == 0 { times[stage.rawValue] = now }
         }
     }
 
@@ -49,7 +50,8 @@ package final class BootTimeline: Sendable {
         var previous = start
         var lines = ["boot timing, in ms:  since exec  stage takes"]
         for stage in Stage.allCases {
-            guard let time = times[stage] else { continue }
+            let time = times[stage.rawValue]
+            guard time != 0 else { continue }
             let title = stage.title.padded(to: 24)
             lines.append(
                 "  \(title)"
