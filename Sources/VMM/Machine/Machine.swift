@@ -41,6 +41,8 @@ final class Machine: @unchecked Sendable {
     /// Devices whose reset nobody has reported yet.
     var resetsUnderWay = 0
     var run: RunState
+    /// `--boot-timing` has been answered.
+    var hasReportedTiming = false
 
     /// - Parameter loop: of the calling thread.
     init(

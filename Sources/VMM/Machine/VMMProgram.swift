@@ -92,11 +92,13 @@ extension Machine {
     /// The guest has printed its first line of user space.
     func reachedUserSpace() {
         guard options.showsBootTiming else { return }
+        hasReportedTiming = true
         _ = VMMProgram.writeText(timeline.report, to: STDERR_FILENO)
     }
 
-    /// How much work the whole run was.
+    /// How much work the whole run was, and its timing if there was no user space.
     func reportEnd() {
+        if !hasReportedTiming { _ = VMMProgram.writeText(timeline.report, to: STDERR_FILENO) }
         let counts = cpus.map { String($0.retiredInstructions) }.joined(separator: " + ")
         _ = VMMProgram.writeText("instructions retired: \(counts)\n", to: STDERR_FILENO)
     }

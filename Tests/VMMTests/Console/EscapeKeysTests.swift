@@ -28,4 +28,22 @@ struct ConsoleTests {
         let found = parts.map { finder.feed(Array($0.utf8)) }
         #expect(found == [false, false, true])
     }
+
+    @Test("lines that the kernel writes past its log while its clock stands are its own")
+    func earlyLine() {
+        var finder = UserLineFinder()
+        // As Linux 6.1 prints it with earlyprintk.
+        let parts = [
+            "[    0.000000] kvm-clock: using sched offset\r\nPoking KASLR using RDTSC...\r\n",
+            "[    0.004000] Zone ranges:\r\n", "initramfs: powering off\r\n",
+        ]
+        let found = parts.map { finder.feed(Array($0.utf8)) }
+        #expect(found == [false, false, true])
+    }
+
+    @Test("a quiet kernel's user space begins with the first line")
+    func quietKernel() {
+        var finder = UserLineFinder()
+        #expect(finder.feed(Array("hello\r\n".utf8)))
+    }
 }

@@ -77,9 +77,11 @@ extension String {
 }
 
 /// Finds the first line of user space in what a guest prints: the first that does not carry the
-/// kernel's time stamp.
+/// kernel's time stamp. The kernel has some without a stamp, too (`earlyprintk`), but only before its
+/// clock runs: they follow lines whose stamps are zero.
 struct UserLineFinder {
     private var line: [UInt8] = []
+    private var isClockAtZero = false
     private(set) var isFound = false
 
     /// Takes output as it comes.
@@ -87,7 +89,13 @@ struct UserLineFinder {
     mutating func feed(_ bytes: [UInt8]) -> Bool {
         for byte in bytes where !isFound {
             if byte == UInt8(ascii: "\n") {
-                isFound = line.first.map { $0 != UInt8(ascii: "[") } ?? false
+                if line.first == UInt8(ascii: "[") {
+                    let stamp = line.prefix { $0 != UInt8(ascii: "]") }
+                    let digits = UInt8(ascii: "1")...UInt8(ascii: "9")
+                    isClockAtZero = !stamp.contains { digits.contains($0) }
+                } else {
+                    isFound = !line.isEmpty && !isClockAtZero
+                }
                 line = []
             } else if byte != UInt8(ascii: "\r"), line.count < 80 {
                 line.append(byte)
