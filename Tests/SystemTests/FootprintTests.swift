@@ -8,8 +8,7 @@ import Testing
 @Suite("Footprint", .serialized, .enabled(if: Setting.hasGuest))
 struct FootprintTests {
     private static let backendPrivate = 512 << 10
-    /// The aim is 5 ms on a machine that does nothing else; tests run beside others.
-    private static let startNanoseconds: UInt64 = 8_000_000
+    private static let startNanoseconds: UInt64 = 5_000_000
 
     let folder: TestFolder
 
@@ -78,21 +77,30 @@ struct FootprintTests {
         return all
     }
 
-    @Test("the first instruction of a kernel that is not packed comes within 8 ms of CPU time")
+    @Test("the first instruction of a kernel that is not packed comes within 5 ms of CPU time")
     func start() throws {
         let kernel = try folder.file("kernel", Data(Self.kernel))
+        let disks = try (0..<2).map { try folder.sparse("disk-\($0)", size: 64 << 20) }
         // Other programs empty the processor's caches, so the best of some counts.
-        let times = try (0..<9).map { try startTime(kernel, run: $0) }
+        let times = try (0..<9).map { try startTime(kernel, disks, run: $0) }
         #expect(try #require(times.min()) <= Self.startNanoseconds, "nanoseconds: \(times)")
     }
 
-    /// CPU time of all threads, in nanoseconds, until the kernel has written a character.
-    private func startTime(_ kernel: String, run: Int) throws -> UInt64 {
+    /// CPU time of the VMM's process, in nanoseconds, from before exec until after the kernel, which
+    /// is not packed and needs no memory, has written a character. It has the usual accelerator, two
+    /// disks with a backend each, and the whole sandbox.
+    ///
+    /// Counted is what all threads have used, in user space and in the kernel: the rest of the fork,
+    /// exec, the C library's and Swift's start, the sandbox, the disks' negotiation, the guest's first
+    /// instructions, and what happens until this test looks, up to 2 ms later. Not counted are the
+    /// processes of the launcher, which makes the namespaces that the VMM enters, and the backends.
+    private func startTime(_ kernel: String, _ disks: [String], run: Int) throws -> UInt64 {
         let output = try folder.file("serial-\(run)")
         let binary = try #require(Setting.binary)
         let apus = try ChildProcess(
             path: binary,
-            arguments: ["apus", "--kernel", kernel, "--serial", "file=\(output)"],
+            arguments: ["apus", "--kernel", kernel, "--serial", "file=\(output)"]
+                + disks.flatMap { ["--disk", "path=\($0)"] },
             environment: ["PATH=/bin"])
         defer { apus.kill() }
         let deadline = Date() + 20
