@@ -21,29 +21,24 @@ struct ConsoleTests {
         #expect(second.commands == [.leave])
     }
 
-    @Test("the first line without a time stamp is user space's")
-    func userLine() {
+    @Test(
+        "the first line of user space has no time stamp, and is not the kernel's",
+        arguments: [
+            ["[    0.0", "] Linux\r\n\r\n[    4.0] Run /sbin/init as init\r\n", "hel", "lo\r\n"],
+            // As Linux 6.1 prints it with earlyprintk.
+            [
+                "[    0.146761] SLUB: HWalign=64\r\nPoking KASLR using RDTSC...\r\n",
+                "[    0.149068] ftrace: allocating 37697 entries\r\n",
+                "[    4.006221] Run /init as init process\r\n[    4.1] input: AT\r\n",
+                "hello\r\n",
+            ],
+            // Kernels that print only warnings, and nothing.
+            ["[    0.1] warning\r\n", "[    0.2] warning\r\n", "hello\r\n", "world\r\n"],
+            ["\r\n", "hello\r\n"],
+        ])
+    func userLine(parts: [String]) {
         var finder = UserLineFinder()
-        let parts = ["[    0.000000] Linux version 6.1\r\n\r\n[    0.1", "] x\r\nhel", "lo\r\n"]
         let found = parts.map { finder.feed(Array($0.utf8)) }
-        #expect(found == [false, false, true])
-    }
-
-    @Test("lines that the kernel writes past its log while its clock stands are its own")
-    func earlyLine() {
-        var finder = UserLineFinder()
-        // As Linux 6.1 prints it with earlyprintk.
-        let parts = [
-            "[    0.000000] kvm-clock: using sched offset\r\nPoking KASLR using RDTSC...\r\n",
-            "[    0.004000] Zone ranges:\r\n", "initramfs: powering off\r\n",
-        ]
-        let found = parts.map { finder.feed(Array($0.utf8)) }
-        #expect(found == [false, false, true])
-    }
-
-    @Test("a quiet kernel's user space begins with the first line")
-    func quietKernel() {
-        var finder = UserLineFinder()
-        #expect(finder.feed(Array("hello\r\n".utf8)))
+        #expect(found == parts.indices.map { $0 == parts.count - 1 })
     }
 }

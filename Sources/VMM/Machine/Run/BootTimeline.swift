@@ -76,12 +76,16 @@ extension String {
     }
 }
 
-/// Finds the first line of user space in what a guest prints: the first that does not carry the
-/// kernel's time stamp. The kernel has some without a stamp, too (`earlyprintk`), but only before its
-/// clock runs: they follow lines whose stamps are zero.
+/// Finds the first line of user space in what a guest prints: one without the kernel's time stamp.
+///
+/// The kernel prints single lines without a stamp, too ("Poking KASLR using RDTSC..." with
+/// `earlyprintk`). So a kernel that prints its log must have said that it runs `init`, or a second
+/// such line must follow: the log may be cut down to warnings.
 struct UserLineFinder {
+    private enum Previous { case none, kernel, initStart, plain }
+
     private var line: [UInt8] = []
-    private var isClockAtZero = false
+    private var previous = Previous.none
     private(set) var isFound = false
 
     /// Takes output as it comes.
@@ -89,13 +93,7 @@ struct UserLineFinder {
     mutating func feed(_ bytes: [UInt8]) -> Bool {
         for byte in bytes where !isFound {
             if byte == UInt8(ascii: "\n") {
-                if line.first == UInt8(ascii: "[") {
-                    let stamp = line.prefix { $0 != UInt8(ascii: "]") }
-                    let digits = UInt8(ascii: "1")...UInt8(ascii: "9")
-                    isClockAtZero = !stamp.contains { digits.contains($0) }
-                } else {
-                    isFound = !line.isEmpty && !isClockAtZero
-                }
+                if !line.isEmpty { take(line) }
                 line = []
             } else if byte != UInt8(ascii: "\r"), line.count < 80 {
                 line.append(byte)
@@ -103,4 +101,17 @@ struct UserLineFinder {
         }
         return isFound
     }
+
+    private mutating func take(_ line: [UInt8]) {
+        if line.first != UInt8(ascii: "[") {
+            isFound = previous != .kernel
+            previous = .plain
+        } else if previous != .initStart {
+            // For example "[    4.006221] Run /init as init process".
+            let text = line.drop { $0 != UInt8(ascii: "]") }.dropFirst(2)
+            previous = text.starts(with: Self.initMessage) ? .initStart : .kernel
+        }
+    }
+
+    private static let initMessage = Array("Run /".utf8)
 }
