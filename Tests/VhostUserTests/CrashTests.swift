@@ -82,7 +82,7 @@ struct CrashTests {
         var killsDuringIO = 0
         for _ in 0..<100 {
             disk.writeSome()
-            usleep(UInt32.random(in: 0...3000))
+            usleep(UInt32.random(in: 0...1500))
             try driver.collect()
             if driver.openCount > 0 { killsDuringIO += 1 }
             process.kill()
