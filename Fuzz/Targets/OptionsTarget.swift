@@ -29,7 +29,7 @@ struct OptionsTarget: FuzzTarget {
         --rng
         max-bytes=5
         --vhost-user
-        type=fs,socket=/tmp/f
+        type=fs,socket=f
         --serial
         file,path=log
         --on-reboot
@@ -37,7 +37,7 @@ struct OptionsTarget: FuzzTarget {
         --log-level
         info
         """, "--kernel=k\n--disk=path=\"a,\"\"b\"\n--memory\n0x10000000", "--help", "--version",
-        "--socket-path=/tmp/b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
+        "--socket-path=b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
     private let command = VMMCommand(backends: [.block, .random])
@@ -64,9 +64,9 @@ struct OptionsTarget: FuzzTarget {
     /// What is passed on to a back end must be read there.
     private func checkPassedOn(_ child: DeviceOptions.Child) throws {
         do {
-            try child.kind.check(try child.kind.schema.parse(child.options))
+            try child.kind.check(try child.kind.schema.parse(child.values.text))
         } catch {
-            throw FuzzFailure("the back end refuses '\(child.options)': \(error)")
+            throw FuzzFailure("the back end refuses '\(child.values.text)': \(error)")
         }
     }
 

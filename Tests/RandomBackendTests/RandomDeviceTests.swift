@@ -86,7 +86,7 @@ import VhostUser
 
     @Test("a source is a file that exists")
     func source() throws {
-        #expect(throws: RandomError.self) { try Rig("source=/nonexistent") }
+        #expect(throws: BackendError.self) { try Rig("source=/nonexistent") }
         let rig = try Rig("source=/dev/zero")
         let buffer = rig.scratch.place([UInt8](repeating: 1, count: 32))
         rig.submit([buffer])

@@ -16,7 +16,7 @@ extension BackendKind {
         systemCalls: { BlockSystemCalls.control },
         inOrder: { values in
             let engine = values.text(of: "engine")
-            guard engine == nil || engine == "threads" else { return nil }
+            guard engine == nil || engine == "threads" else { return "" }
             let added =
                 (engine == nil ? ["engine=threads"] : [])
                 + (values.text(of: "threads") == nil ? ["threads=0"] : [])

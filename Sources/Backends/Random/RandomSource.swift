@@ -1,6 +1,7 @@
 internal import CLinux
 internal import Core
 internal import Glibc
+internal import VhostUser
 
 /// Where random bytes come from: the kernel, or a file that the user named.
 final class RandomSource {
@@ -13,7 +14,7 @@ final class RandomSource {
         let result = unsafe clinux_open(path, O_RDONLY | O_NONBLOCK, 0)
         guard result >= 0 else {
             let reason = SystemError("open", errno: -result).reason
-            throw RandomError("cannot open the source \(path): \(reason)")
+            throw BackendError("cannot open the source \(path): \(reason)")
         }
         return [SharedFD(owning: result)]
     }
@@ -22,7 +23,8 @@ final class RandomSource {
     init(_ files: [SharedFD]) { file = files.first }
 
     /// Fills `bytes` from their start.
-    /// - Returns: how many there are now. The kernel gives all; a file may end, or have nothing yet.
+    /// - Returns: how many there are now. The kernel gives all; a file may end, or have nothing
+    ///   yet.
     func fill(_ bytes: UnsafeMutableRawBufferPointer) -> Int {
         guard let address = bytes.baseAddress else { return 0 }
         while true {
@@ -38,11 +40,4 @@ final class RandomSource {
             }
         }
     }
-}
-
-/// The random device cannot be made; one sentence for the user.
-struct RandomError: Error, CustomStringConvertible {
-    let description: String
-
-    init(_ description: String) { self.description = description }
 }

@@ -169,7 +169,7 @@ public struct OptionSchema: Sendable {
 }
 
 /// The values of one option set.
-public struct OptionValues: Sendable {
+public struct OptionValues: Equatable, Sendable {
     let schema: String
     /// Of the keys that were given.
     let values: [String: any AnyObject & Sendable]
@@ -201,9 +201,17 @@ public struct OptionValues: Sendable {
     /// What the user gave, in a form that the same schema reads; for handing it to another program.
     public var text: String { given.map { "\($0.key)=\($0.text)" }.joined(separator: ",") }
 
+    /// The number that the user gave for a key of that name; `nil` if there is none.
+    package func number(of key: String) -> UInt64? { (values[key] as? Box<UInt64>)?.value }
+
     /// What the user gave for a key, without its quotes.
     public func text(of key: String) -> String? {
         guard let text = given.first(where: { $0.key == key })?.text else { return nil }
         return try? OptionSyntax.unquote(text)
+    }
+
+    /// Values are the same if the user has said the same.
+    public static func == (a: OptionValues, b: OptionValues) -> Bool {
+        a.schema == b.schema && a.text == b.text
     }
 }

@@ -53,10 +53,13 @@ struct Given {
         let raw = try checking("open", unsafe clinux_open("/proc/self/exe", O_RDONLY, 0))
         let executable = SharedFD(owning: raw)
         var programs: [Program] = []
+        var kinds: [BackendKind] = []
         var rules = SystemCallRules()
         for device in options.devices {
             guard case .child(let child) = device.source else { continue }
             programs.append(try program(child, executable, options))
+            if kinds.contains(child.kind) { continue }
+            kinds.append(child.kind)
             rules.add(child.kind.systemCalls())
         }
         if programs.isEmpty { return nil }
@@ -67,7 +70,7 @@ struct Given {
         _ child: DeviceOptions.Child, _ executable: SharedFD, _ options: MachineOptions
     ) throws -> Program {
         let kind = child.kind
-        let files = try kind.open(kind.schema.parse(child.options)).enumerated().map {
+        let files = try kind.open(child.values).enumerated().map {
             ($0.element, Self.firstFileFD + Int32($0.offset))
         }
         let numbers = files.map { String($0.1) }.joined(separator: ",")
@@ -75,7 +78,7 @@ struct Given {
             .open(executable),
             arguments: [
                 kind.program, "--fd=3", "--open-fds", "[\(numbers)]",
-                "--\(kind.schema.name)", child.options, "--log-level", options.logLevel.name,
+                "--\(kind.schema.name)", child.values.text, "--log-level", options.logLevel.name,
             ] + options.sandbox.childArguments,
             // Swift's runtime looks for libraries, of which there are none, by reading /proc.
             // Small pieces of freed memory, kept apart for the next of their size, would keep the

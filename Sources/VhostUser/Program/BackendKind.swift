@@ -1,7 +1,7 @@
 package import Core
 
-/// A kind of device with a back-end program of ours: all that `apus-block` and its sisters differ in,
-/// besides the device itself. The VMM starts back ends by the same value.
+/// A kind of device with a back-end program of ours: all that `apus-block` and its sisters differ
+/// in, besides the device itself. The VMM starts back ends by the same value.
 package struct BackendKind: Sendable {
     /// What its files and options are called: `block` makes the program `apus-block`.
     package let name: String
@@ -18,15 +18,13 @@ package struct BackendKind: Sendable {
     package let aliases: [OptionAlias]
     /// What `--print-capabilities` lists (vhost-user specification, "Backend program conventions").
     package let capabilities: [String]
-    /// What a front end must not see, although the server has it.
-    package let hidden: ProtocolFeatures
     /// What the program's threads may ask of the kernel.
     package let systemCalls: @Sendable () -> SystemCallRules
 
     /// What to add to options so that requests are done one after the other by the queue's own
-    /// thread, for runs that repeat: text of the option set, or nothing if the options already say
-    /// so or the user wants it otherwise. There is no function for devices that act by themselves.
-    package let inOrder: (@Sendable (OptionValues) -> String?)?
+    /// thread, for runs that repeat: text of the option set, empty if the options already say so or
+    /// the user wants it otherwise. There is no function for devices that act by themselves.
+    package let inOrder: (@Sendable (OptionValues) -> String)?
 
     /// Checks what keys mean together.
     package let check: @Sendable (OptionValues) throws(OptionError) -> Void
@@ -39,9 +37,8 @@ package struct BackendKind: Sendable {
         _ name: String, _ deviceID: VirtioDeviceID, noun: String, summary: String,
         example: String, schema: OptionSchema, aliases: [OptionAlias] = [],
         capabilities: [String] = [],
-        hidden: ProtocolFeatures = [],
         systemCalls: @escaping @Sendable () -> SystemCallRules,
-        inOrder: (@Sendable (OptionValues) -> String?)? = nil,
+        inOrder: (@Sendable (OptionValues) -> String)? = nil,
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
         open: @escaping @Sendable (OptionValues) throws -> [SharedFD],
         makeDevice: @escaping @Sendable (BackendSurroundings) throws -> any VirtioDevice
@@ -54,7 +51,6 @@ package struct BackendKind: Sendable {
         self.schema = schema
         self.aliases = aliases
         self.capabilities = capabilities
-        self.hidden = hidden
         self.systemCalls = systemCalls
         self.inOrder = inOrder
         self.check = check
@@ -87,11 +83,11 @@ package struct OptionAlias: Sendable {
     let help: String
 
     /// `--name VALUE`.
-    package init(_ name: String, for key: String, help: String? = nil) {
+    package init(_ name: String, for key: String) {
         self.name = name
         self.key = key
         value = nil
-        self.help = help ?? "the same as \(key)=TEXT"
+        help = "the same as \(key)=TEXT"
     }
 
     /// `--name`, which gives the key this value.

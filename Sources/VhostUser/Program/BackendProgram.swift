@@ -55,9 +55,7 @@ package struct BackendProgram {
                 configChanged: { server?.configurationChanged() }))
         // Filters have been made.
         StartupMemory.trimHeap()
-        var options = BackendServer.Options()
-        options.hidden = kind.hidden
-        let new = BackendServer(device, on: loop, as: role, options: options)
+        let new = BackendServer(device, on: loop, as: role)
         server = new
         new.onFinished = { loop.quit() }
         // Not while a driver waits for its first requests.
@@ -79,12 +77,12 @@ package struct BackendProgram {
     private static let descriptorLimit: UInt64 = 2048
 
     /// Takes what the parent process has opened; it stays with this process.
-    private static func adopt(_ numbers: [Int32]) throws(ProgramError) -> [SharedFD] {
-        try numbers.map { number throws(ProgramError) in
+    private static func adopt(_ numbers: [Int32]) throws(BackendError) -> [SharedFD] {
+        try numbers.map { number throws(BackendError) in
             let code = clinux_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
             guard code == 0 else {
                 let reason = SystemError("fcntl", errno: -code).reason
-                throw ProgramError("descriptor \(number) of --open-fds cannot be used: \(reason)")
+                throw BackendError("descriptor \(number) of --open-fds cannot be used: \(reason)")
             }
             return SharedFD(owning: number)
         }
@@ -92,7 +90,7 @@ package struct BackendProgram {
 
     private func role(
         _ endpoint: BackendCommand.Endpoint
-    ) throws(ProgramError) -> BackendServer.Role {
+    ) throws(BackendError) -> BackendServer.Role {
         do throws(SystemError) {
             switch endpoint {
             case .path(let path): return .listen(try UnixListener(path: path))
@@ -102,21 +100,14 @@ package struct BackendProgram {
         } catch {
             switch endpoint {
             case .path(let path) where error.code == EADDRINUSE:
-                throw ProgramError(
+                throw BackendError(
                     "cannot listen at \(path): another program listens there, or it is no socket")
             case .path(let path):
-                throw ProgramError("cannot listen at \(path): \(error.reason)")
+                throw BackendError("cannot listen at \(path): \(error.reason)")
             case .inherited(let number):
-                throw ProgramError(
+                throw BackendError(
                     "descriptor \(number) is no Unix socket to serve on: \(error.reason)")
             }
         }
     }
-}
-
-/// A back-end program cannot work; one sentence for the user.
-private struct ProgramError: Error, CustomStringConvertible {
-    let description: String
-
-    init(_ description: String) { self.description = description }
 }

@@ -13,12 +13,14 @@ struct VMMCommandTests {
 
     /// A disk that a process of ours serves.
     private func disk(
-        _ name: String, _ options: String, queueSize: UInt16? = nil, isInOrder: Bool = false
+        _ name: String, _ options: String, isInOrder: Bool = false
     ) throws -> DeviceOptions {
         var device = try DeviceOptions(
             .block, BlockOptions.schema.parse("path=\(name)"), mustBeInOrder: isInOrder)
         device.source = .child(
-            .init(kind: .block, options: options, queueSize: queueSize, isInOrder: isInOrder))
+            .init(
+                kind: .block, values: try BlockOptions.schema.parse(options),
+                isInOrder: isInOrder))
         return device
     }
 
@@ -77,11 +79,16 @@ struct VMMCommandTests {
             try options("--kernel k --serial off --default-cmdline off").boot.commandLine == "")
     }
 
-    @Test("a disk's queue size is known to its front end")
-    func smallQueues() throws {
-        let options = try options("--kernel k --disk a,queue-size=20")
-        #expect(
-            options.devices == [try disk("a", "path=a,queue-size=20", queueSize: 20)])
+    @Test(
+        "a disk's queue size is known to its front end, however it is written",
+        arguments: [("20", 20), ("0x40", 64)] as [(String, UInt16)])
+    func smallQueues(text: String, size: UInt16) throws {
+        let options = try options("--kernel k --disk a,queue-size=\(text)")
+        #expect(options.devices == [try disk("a", "path=a,queue-size=\(text)")])
+        guard case .child(let child) = options.devices.first?.source else {
+            throw OptionError("there is no process")
+        }
+        #expect(child.queueSize == size)
     }
 
     @Test("with counted time a disk does its requests in order, unless its engine is given")

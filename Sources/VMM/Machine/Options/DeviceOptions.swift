@@ -19,12 +19,14 @@ package struct DeviceOptions: Equatable, Sendable {
     /// What a process of our own is started with.
     package struct Child: Equatable, Sendable {
         package var kind: BackendKind
-        /// In the form that the kind's option set reads.
-        package var options: String
-        /// The most entries in a queue, if the options say so.
-        package var queueSize: UInt16?
+        package var values: OptionValues
         /// It does requests one after the other, so that runs can repeat.
         package var isInOrder = false
+
+        /// The most entries in a queue, if the user said so.
+        var queueSize: UInt16? {
+            values.number(of: "queue-size").flatMap { UInt16(exactly: $0) }
+        }
     }
 
     /// It never answers by itself, nor in another order than it was asked.
@@ -46,20 +48,18 @@ package struct DeviceOptions: Equatable, Sendable {
     package init(
         _ kind: BackendKind, _ values: OptionValues, mustBeInOrder: Bool
     ) throws(OptionError) {
-        var options = values.text
-        var isInOrder = false
+        var child = Child(kind: kind, values: values)
         if mustBeInOrder, let inOrder = kind.inOrder {
-            isInOrder = true
-            options = [options, inOrder(values) ?? ""].filter { !$0.isEmpty }
-                .joined(separator: ",")
+            child.isInOrder = true
+            let order = inOrder(values)
+            if !order.isEmpty {
+                let text = [values.text, order].filter { !$0.isEmpty }.joined(separator: ",")
+                child.values = try kind.schema.parse(text)
+            }
         }
-        try kind.check(try kind.schema.parse(options))
+        try kind.check(child.values)
         id = kind.deviceID
         title = kind.schema.leadingText(values).map { "\(kind.noun) '\($0)'" } ?? kind.noun
-        source = .child(
-            Child(
-                kind: kind, options: options,
-                queueSize: values.text(of: "queue-size").flatMap { UInt16($0) },
-                isInOrder: isInOrder))
+        source = .child(child)
     }
 }
