@@ -1,4 +1,5 @@
 package import Core
+internal import VhostUser
 
 /// What the threads of a disk's process may ask of the kernel.
 package enum BlockSystemCalls {
@@ -6,6 +7,12 @@ package enum BlockSystemCalls {
     package static var queue: SystemCallRules {
         var rules = SystemCallRules.base
         rules.add(.dataMemory)
+        rules.add(io)
+        return rules
+    }
+
+    private static var io: SystemCallRules {
+        var rules = SystemCallRules()
         rules.allow(
             "io_uring_enter", "io_uring_register", "io_submit", "io_getevents", "io_destroy",
             "preadv", "pwritev", "preadv2", "pwritev2", "fdatasync", "fallocate")
@@ -15,11 +22,9 @@ package enum BlockSystemCalls {
 
     /// The control thread: sets up and ends the queues, and talks to the front end.
     package static var control: SystemCallRules {
-        var rules = queue
-        rules.add(.messages)
-        rules.add(.narrowing)
-        rules.allow(
-            "accept4", "io_uring_setup", "io_setup", "statx", "unlink")
+        var rules = SystemCallRules.backendControl
+        rules.add(io)
+        rules.allow("io_uring_setup", "io_setup", "statx")
         rules.allow("ioctl", argument: 1, oneOf: describing)
         return rules
     }

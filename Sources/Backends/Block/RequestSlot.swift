@@ -87,7 +87,8 @@ struct BlockRange: BitwiseCopyable {
 }
 
 /// The slots of a queue, one for each entry of the ring, and which of them are free. A slot is made
-/// when as many requests are under way for the first time, so that a quiet queue takes little memory.
+/// when as many requests are under way for the first time, so that a quiet queue takes little
+/// memory.
 // SAFETY: indices come from the table itself and are below `madeCount <= count`.
 @safe final class SlotTable {
     let count: Int

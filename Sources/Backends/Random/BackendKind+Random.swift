@@ -8,14 +8,7 @@ extension BackendKind {
         summary: "Gives a virtual machine random bytes over vhost-user.",
         example: "max-bytes=1024,period=1000",
         schema: RandomOptions.schema,
-        systemCalls: {
-            var rules = SystemCallRules.base
-            rules.add(.dataMemory)
-            rules.add(.messages)
-            rules.add(.narrowing)
-            rules.allow("accept4", "unlink")
-            return rules
-        },
+        systemCalls: { .backendControl },
         check: { values throws(OptionError) in _ = try RandomOptions(values) },
         open: { try RandomSource.open(RandomOptions($0)) },
         makeDevice: { surroundings in

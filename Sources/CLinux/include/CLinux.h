@@ -123,9 +123,9 @@ void clinux_close_all_but(const int *sorted, size_t count);
 // Gives back free pages of the heap.
 void clinux_trim_heap(void);
 
-// Gives back what only the start of a process needs: free pages of the heap, what the first thread's
-// stack has grown by (if it calls), and the executable's code and constants, which are read from its
-// file again, in memory as a rule, where they are used.
+// Gives back what only the start of a process needs: free pages of the heap, what the first
+// thread's stack has grown by (if it calls), and the executable's code and constants, which are
+// read from its file again, in memory as a rule, where they are used.
 void clinux_release_startup_memory(void);
 
 // CPUID of the processor that we run on: EAX, EBX, ECX, EDX.

@@ -32,8 +32,8 @@ int clinux_may_change_bounding_set(void);
 // Processes of the same user cannot look into this one (PR_SET_DUMPABLE).
 int clinux_hide_process(void);
 
-// Gives malloc one arena: each has memory that is free. Else the C library also opens a file to count
-// the CPUs when there are many threads.
+// Gives malloc one arena: each has memory that is free. Else the C library also opens a file to
+// count the CPUs when there are many threads.
 void clinux_limit_arenas(void);
 
 // Sets the soft and the hard limit, which never grows.

@@ -5,8 +5,8 @@ internal import CLinux
 /// Starting runs through a good part of the executable: options, sandbox, negotiation. The kernel
 /// would keep all of it in the process's page tables, although what goes on running is a fraction.
 package enum StartupMemory {
-    /// Gives it back: free pages of the heap, the stack's and code and constants, of which what is still
-    /// needed comes back from the page cache. Call it on any thread when a stage of the start is
+    /// Gives it back: free pages of the heap and the stack, and code and constants, of which what is
+    /// still needed comes back from the page cache. Call it on any thread when a stage of the start is
     /// over; it costs some tens of microseconds.
     package static func release() { clinux_release_startup_memory() }
 

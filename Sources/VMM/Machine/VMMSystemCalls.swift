@@ -13,8 +13,8 @@ package enum VMMSystemCalls {
         return rules
     }
 
-    /// Those of disks: talk to backends, and bind their interrupts. Backends may be hostile, so nothing
-    /// else of KVM is in reach.
+    /// Those of devices: talk to backends, and bind their interrupts. Backends may be hostile, so
+    /// nothing else of KVM is in reach.
     package static var disk: SystemCallRules {
         var rules = serving
         rules.allow("ioctl", argument: 1, oneOf: kvmInterrupts)

@@ -98,8 +98,8 @@ extension Frontend {
 
     // MARK: Dirty log
 
-    // The front end's part of a migration, which no machine of ours does yet. Other VMMs ask the same
-    // of our back ends.
+    // The front end's part of a migration, which no machine of ours does yet. Other VMMs ask the
+    // same of our back ends.
 
     /// Records in the file `fd`, one bit for each page, what the back end writes to guest memory. A
     /// back end that takes over later is asked to go on with it.

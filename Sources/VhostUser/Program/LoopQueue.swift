@@ -31,10 +31,6 @@ package final class LoopQueue {
         kick.signal()
     }
 
-    /// The features that the driver accepted.
-    package var features: UInt64 { queue.setup.features }
-    package var size: UInt16 { queue.size }
-
     /// Takes the next chain. When there is none, the driver is asked to kick.
     package func pop(into chain: DescriptorChain) -> Bool {
         do throws(QueueError) {

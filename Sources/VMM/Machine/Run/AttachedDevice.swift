@@ -4,9 +4,9 @@ internal import Devices
 internal import Synchronization
 internal import VhostUser
 
-/// A device of the machine that a backend serves: its transport, the front end of its backend, and the backend's process if
-/// it is one of ours. All of them live on the device's control thread, so a backend that does not
-/// answer keeps nobody waiting but who asks for that device.
+/// A device of the machine that a backend serves: its transport, the front end of its backend, and
+/// the backend's process if it is one of ours. All of them live on the device's control thread, so a
+/// backend that does not answer keeps nobody waiting but who asks for that device.
 // SAFETY: `backend` is used on the control thread, but for what may be called from others.
 final class AttachedDevice: @unchecked Sendable {
     private static let log = Log("device")
