@@ -2,13 +2,20 @@ package import Core
 
 /// A queue that the control thread serves on its event loop: for devices with so little to do that
 /// threads of their own would cost more than they bring.
+///
+/// A driver that adds chains as fast as they are taken does not keep the thread: after as many as
+/// the queue has entries `pop` says that there are no more, and the loop comes back to the queue
+/// when it has served what else there is.
 package final class LoopQueue {
     private static let log = Log("queue")
 
     private let queue: Virtqueue
     private let index: Int
+    private let kick: EventFD
     private var kickWatch: EventRegistration?
     private var hasPushed = false
+    /// Chains taken since `onKick` was last called.
+    private var popCount: UInt16 = 0
 
     /// - Parameter onKick: the driver may have added something, also before this object was made.
     ///   Take what there is with `pop`, to the end.
@@ -24,19 +31,32 @@ package final class LoopQueue {
             throw VirtioDeviceError("queue \(index): \(error)")
         }
         self.index = index
-        kickWatch = loop.watch(kick.rawValue, for: .readable) { _ in
+        self.kick = kick
+        kickWatch = loop.watch(kick.rawValue, for: .readable) { [unowned self] _ in
             kick.drain()
+            popCount = 0
             onKick()
         }
         kick.signal()
     }
 
-    /// Takes the next chain. When there is none, the driver is asked to kick.
+    /// Takes the next chain. When there is none, `onKick` is called once there may be more.
     package func pop(into chain: DescriptorChain) -> Bool {
+        guard popCount < queue.size else {
+            kick.signal()
+            return false
+        }
+        guard take(into: chain) else { return false }
+        popCount += 1
+        return true
+    }
+
+    private func take(into chain: DescriptorChain) -> Bool {
         do throws(QueueError) {
             if try queue.pop(into: chain) { return true }
             return queue.enableNotifications() ? try queue.pop(into: chain) : false
         } catch {
+            // The queue has signalled `setup.error` and yields nothing more.
             Self.log.guest("queue \(index) stopped: \(error)")
             return false
         }
