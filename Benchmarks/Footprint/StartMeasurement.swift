@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 
 /// Time and CPU time from the program's start to the stages of a guest's, each monitor in turn.
 struct StartMeasurement {
@@ -12,8 +13,8 @@ struct StartMeasurement {
     static let linuxSection = "start, Linux"
 
     func run(_ report: inout Report) throws {
-        let halting = try TinyGuest(end: .halt).write(into: setup.folder)
-        let faulting = try TinyGuest(end: .tripleFault).write(into: setup.folder)
+        let halting = try write("halts.elf", TinyKernel.printsAndHalts)
+        let faulting = try write("faults.elf", TinyKernel.printsAndFaults)
         for _ in 0..<starts {
             for monitor in setup.monitors {
                 try measureFirstInstruction(monitor, halting, &report)
@@ -23,6 +24,12 @@ struct StartMeasurement {
         for _ in 0..<boots {
             for monitor in setup.monitors { try measureLinux(monitor, &report) }
         }
+    }
+
+    private func write(_ name: String, _ kernel: [UInt8]) throws -> String {
+        let path = "\(setup.folder)/\(name)"
+        try Data(kernel).write(to: URL(fileURLWithPath: path))
+        return path
     }
 
     /// The guest stands still after its first instructions, so all CPU time is the start's.
@@ -48,7 +55,7 @@ struct StartMeasurement {
         let machine = try setup.start(
             monitor, MachineDescription(kernel: kernel, disks: setup.disks()))
         try machine.waitForEnd()
-        guard machine.text.first == TinyGuest.byte, let end = machine.end else {
+        guard machine.text.first == UInt8(ascii: "!"), let end = machine.end else {
             throw OptionError("\(monitor.title) did not run the tiny guest")
         }
         report.add(

@@ -1,3 +1,5 @@
+import TestSupport
+
 /// Writes down choices for a `FuzzInput` to read.
 struct FuzzSeed {
     private(set) var bytes: [UInt8] = []
@@ -34,8 +36,4 @@ struct FuzzSeed {
         write(&seed)
         return seed.bytes
     }
-}
-
-func littleEndian<T: FixedWidthInteger>(_ number: T) -> [UInt8] {
-    (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: number >> T(8 * $0)) }
 }

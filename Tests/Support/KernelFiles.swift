@@ -1,9 +1,5 @@
 /// Small files that a kernel is started with.
 package enum KernelFiles {
-    package static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-        (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-    }
-
     /// 64 bytes of HLT at 0x1000000, with a PVH note (entry 0x1000123) and the 64-bit entry
     /// 0x1000010: 260 bytes.
     package static let elf: [UInt8] = {
@@ -11,19 +7,18 @@ package enum KernelFiles {
             _ type: UInt32, _ flags: UInt32, offset: UInt64, address: UInt64, size: UInt64,
             memorySize: UInt64, alignment: UInt64
         ) -> [UInt8] {
-            bytes(type) + bytes(flags) + bytes(offset)
-                + bytes(type == 1 ? 0xffff_ffff_8100_0000 : 0 as UInt64) + bytes(address)
-                + bytes(size) + bytes(memorySize) + bytes(alignment)
+            littleEndian(type, flags) + littleEndian(offset)
+                + littleEndian(type == 1 ? 0xffff_ffff_8100_0000 : 0, address)
+                + littleEndian(size, memorySize, alignment)
         }
         let start: UInt64 = 0x100_0000
         let identity: [UInt8] = [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1] + [UInt8](repeating: 0, count: 9)
-        let entry = bytes(start + 0x10) + bytes(64 as UInt64) + bytes(0 as UInt64)
-        let sizes = [64, 56, 2, 0, 0, 0].flatMap { bytes($0 as UInt16) }
+        let entry = littleEndian(start + 0x10, 64, 0)
         let note =
-            bytes(4 as UInt32) + bytes(4 as UInt32) + bytes(18 as UInt32)
-            + Array("Xen\0".utf8) + bytes(0x100_0123 as UInt32)
-        return identity + bytes(2 as UInt16) + bytes(62 as UInt16) + bytes(1 as UInt32) + entry
-            + bytes(0 as UInt32) + sizes
+            littleEndian(4, 4, 18 as UInt32) + Array("Xen\0".utf8)
+            + littleEndian(0x100_0123 as UInt32)
+        return identity + littleEndian(2, 62 as UInt16) + littleEndian(1 as UInt32) + entry
+            + littleEndian(0 as UInt32) + littleEndian(64, 56, 2, 0, 0, 0 as UInt16)
             + header(
                 1, 5, offset: 176, address: start, size: 64, memorySize: 0x2000, alignment: 4096)
             + header(4, 4, offset: 240, address: 0, size: 20, memorySize: 20, alignment: 4)
@@ -34,7 +29,7 @@ package enum KernelFiles {
     package static func bzImage(payload: [UInt8], unpacked: Int = 260) -> [UInt8] {
         var image = [UInt8](repeating: 0, count: 1024)
         func put<T: FixedWidthInteger>(_ offset: Int, _ value: T) {
-            image.replaceSubrange(offset..<offset + T.bitWidth / 8, with: bytes(value))
+            image.replaceSubrange(offset..<offset + T.bitWidth / 8, with: littleEndian(value))
         }
         put(0x1f1, 1 as UInt8)
         put(0x1fe, 0xaa55 as UInt16)
@@ -47,7 +42,7 @@ package enum KernelFiles {
         put(0x238, 2047 as UInt32)
         put(0x248, 16 as UInt32)
         put(0x24c, UInt32(payload.count + 4))
-        return image + [UInt8](repeating: 0, count: 16) + payload + bytes(UInt32(unpacked))
+        return image + [UInt8](repeating: 0, count: 16) + payload + littleEndian(UInt32(unpacked))
     }
 
     /// A cpio archive with one file.

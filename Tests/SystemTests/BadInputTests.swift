@@ -192,58 +192,11 @@ struct BadInputTests {
 
     @Test("a triple fault exits with 5")
     func tripleFault() throws {
-        let kernel = try folder.file("kernel", TinyKernel.tripleFault)
+        let kernel = try folder.file("kernel", TinyKernel.faults)
         let apus = try RunningProgram.apus(["--kernel", kernel, "--serial", "null"])
         #expect(try apus.wait(seconds: 20) == 5)
         #expect(
             apus.errorText
                 == "apus: warning: machine: the guest's CPU stopped with a triple fault\n")
-    }
-}
-
-/// Kernels of a few instructions.
-enum TinyKernel {
-    /// A PVH kernel whose interrupt table is empty when it makes its first breakpoint.
-    static let tripleFault = pvh(
-        // lidt [0x1000100]; int3; hlt. What it loads is zero.
-        [0x0f, 0x01, 0x1d, 0x00, 0x01, 0x00, 0x01, 0xcc, 0xf4])
-
-    /// Does nothing.
-    static let halts = pvh([0xfa, 0xf4, 0xeb, 0xfd])  // cli; hlt; jmp to the hlt.
-
-    /// Prints "hello" through the serial port and powers off by ACPI.
-    static let printsAndPowersOff = pvh(
-        // mov dx, 0x3f8; for each byte: mov al, BYTE; out dx, al.
-        [0x66, 0xba, 0xf8, 0x03] + Array("hello\r\n".utf8).flatMap { [0xb0, $0, 0xee] }
-            // mov dx, 0x600; mov al, 0x34; out dx, al; hlt.
-            + [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4])
-
-    /// Writes "x" to the serial port again and again.
-    static let printsForEver = pvh(
-        // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to the out.
-        [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x78, 0xee, 0xeb, 0xfd])
-
-    /// An ELF file with 32-bit code at 0x1000000 and the note that makes it PVH's entry.
-    static func pvh(_ code: [UInt8]) -> Data {
-        func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-            (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-        }
-        let headers = 64 + 2 * 56
-        let note =
-            bytes(UInt32(4)) + bytes(UInt32(4)) + bytes(UInt32(18))
-            + Array("Xen\0".utf8) + bytes(UInt32(0x100_0000))
-        var file: [UInt8] = [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1] + [UInt8](repeating: 0, count: 9)
-        file += bytes(UInt16(2)) + bytes(UInt16(62)) + bytes(UInt32(1))
-        file += bytes(UInt64(0x100_0000)) + bytes(UInt64(64)) + bytes(UInt64(0))
-        file += bytes(UInt32(0))
-        for field in [64, 56, 2, 0, 0, 0] as [UInt16] { file += bytes(field) }
-        let code = code + [UInt8](repeating: 0, count: 0x200 - code.count)
-        func header(_ type: UInt32, _ offset: Int, _ address: UInt64, _ size: Int) -> [UInt8] {
-            bytes(type) + bytes(UInt32(5)) + bytes(UInt64(offset)) + bytes(address)
-                + bytes(address) + bytes(UInt64(size)) + bytes(UInt64(size)) + bytes(UInt64(4))
-        }
-        file += header(1, headers, 0x100_0000, code.count)
-        file += header(4, headers + code.count, 0, note.count)
-        return Data(file + code + note)
     }
 }

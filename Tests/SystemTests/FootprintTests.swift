@@ -79,7 +79,7 @@ struct FootprintTests {
 
     @Test("the first instruction of a kernel that is not packed comes within 5 ms of CPU time")
     func start() throws {
-        let kernel = try folder.file("kernel", Data(Self.kernel))
+        let kernel = try folder.file("kernel", TinyKernel.printsAndHalts)
         let disks = try (0..<2).map { try folder.sparse("disk-\($0)", size: 64 << 20) }
         // Other programs empty the processor's caches, so the best of some counts.
         let times = try (0..<9).map { try startTime(kernel, disks, run: $0) }
@@ -114,26 +114,6 @@ struct FootprintTests {
             return sum + (text.split(separator: " ").first.flatMap { UInt64($0) } ?? 0)
         }
     }
-
-    /// An ELF file whose code, at 1 MiB, writes a character to the serial port and halts.
-    private static let kernel: [UInt8] = {
-        func bytes<T: FixedWidthInteger>(_ values: T...) -> [UInt8] {
-            values.flatMap { value in
-                (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
-            }
-        }
-        // mov dx, 0x3f8; mov al, '!'; out dx, al; cli; hlt; jmp to the hlt
-        let code: [UInt8] = [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x21, 0xee, 0xfa, 0xf4, 0xeb, 0xfd]
-        let header: UInt64 = 64
-        let start: UInt64 = 120
-        let address: UInt64 = 1 << 20
-        return [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1] + [UInt8](repeating: 0, count: 9)
-            + bytes(2, 62 as UInt16) + bytes(1 as UInt32) + bytes(address, header, 0)
-            + bytes(0 as UInt32) + bytes(64, 56, 1, 0, 0, 0 as UInt16)
-            // PT_LOAD, readable and executable
-            + bytes(1, 5 as UInt32)
-            + bytes(start, address, address, UInt64(code.count), UInt64(code.count), 4096) + code
-    }()
 
     @Test("the executable has at most 10 MiB")
     func size() throws {

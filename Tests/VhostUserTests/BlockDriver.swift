@@ -24,7 +24,7 @@ final class BlockDriver {
     var setup: QueueSetup { queue.setup(scratch.memory, kick: kick, call: call) }
 
     private func header(_ type: UInt32, sector: UInt64) -> DriverBuffer {
-        scratch.place(bytes(type, 0) + bytes(sector))
+        scratch.place(littleEndian(type, 0) + littleEndian(sector))
     }
 
     func write(_ contents: [UInt8], sector: UInt64) {

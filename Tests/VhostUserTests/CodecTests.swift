@@ -1,16 +1,10 @@
+import TestSupport
 import Testing
 import VhostUser
 
-/// Little-endian bytes, for vectors that are written by hand.
-func bytes<T: FixedWidthInteger>(_ values: T...) -> [UInt8] {
-    values.flatMap { value in
-        (0..<MemoryLayout<T>.size).map { UInt8(truncatingIfNeeded: value >> T(8 * $0)) }
-    }
-}
-
 /// A message as bytes: header and payload (vhost-user specification, "Header").
 func packet(_ request: UInt32, flags: UInt32 = 1, _ payload: [UInt8] = []) -> [UInt8] {
-    bytes(request, flags, UInt32(payload.count)) + payload
+    littleEndian(request, flags, UInt32(payload.count)) + payload
 }
 
 @Suite("The message codec")
@@ -53,14 +47,14 @@ struct CodecTests {
     /// Payloads as their C structures lie in memory, with what they mean.
     static let vectors: [(PayloadShape, [UInt8], Payload)] = [
         (.none, [], .none),
-        (.u64, bytes(0x0102_0304_0506_0708 as UInt64), .u64(0x0102_0304_0506_0708)),
+        (.u64, littleEndian(0x0102_0304_0506_0708 as UInt64), .u64(0x0102_0304_0506_0708)),
         (
-            .vringState, bytes(3, 256 as UInt32),
+            .vringState, littleEndian(3, 256 as UInt32),
             .vringState(VringState(index: 3, value: 256))
         ),
         (
             .vringAddress,
-            bytes(1, 1 as UInt32) + bytes(0x1000, 0x3000, 0x2000, 0x4000 as UInt64),
+            littleEndian(1, 1 as UInt32) + littleEndian(0x1000, 0x3000, 0x2000, 0x4000 as UInt64),
             .vringAddress(
                 VringAddress(
                     index: 1, flags: 1, descriptors: 0x1000, used: 0x3000, available: 0x2000,
@@ -68,8 +62,8 @@ struct CodecTests {
         ),
         (
             .memoryTable,
-            bytes(2, 0 as UInt32) + bytes(0x0, 0x1000, 0x7000, 0x0 as UInt64)
-                + bytes(0x10000, 0x2000, 0x9000, 0x1000 as UInt64),
+            littleEndian(2, 0 as UInt32) + littleEndian(0x0, 0x1000, 0x7000, 0x0 as UInt64)
+                + littleEndian(0x10000, 0x2000, 0x9000, 0x1000 as UInt64),
             .memoryTable([
                 MemoryRegionDescription(
                     guestAddress: 0, size: 0x1000, userAddress: 0x7000, mmapOffset: 0),
@@ -78,49 +72,50 @@ struct CodecTests {
             ])
         ),
         (
-            .memoryRegion, bytes(0, 0x1000, 0x2000, 0x3000, 0x4000 as UInt64),
+            .memoryRegion, littleEndian(0, 0x1000, 0x2000, 0x3000, 0x4000 as UInt64),
             .memoryRegion(
                 MemoryRegionDescription(
                     guestAddress: 0x1000, size: 0x2000, userAddress: 0x3000, mmapOffset: 0x4000))
         ),
         (
-            .log, bytes(0x8000, 0x1000 as UInt64),
+            .log, littleEndian(0x8000, 0x1000 as UInt64),
             .log(LogDescription(size: 0x8000, offset: 0x1000))
         ),
         (
-            .config, bytes(8, 3, 1 as UInt32) + [9, 8, 7],
+            .config, littleEndian(8, 3, 1 as UInt32) + [9, 8, 7],
             .config(ConfigAccess(offset: 8, flags: 1, contents: [9, 8, 7]))
         ),
         (
-            .inflight, bytes(0x2000, 0x40 as UInt64) + bytes(4, 128 as UInt16) + [0, 0, 0, 0],
+            .inflight,
+            littleEndian(0x2000, 0x40 as UInt64) + littleEndian(4, 128 as UInt16) + [0, 0, 0, 0],
             .inflight(
                 InflightDescription(
                     mmapSize: 0x2000, mmapOffset: 0x40, queueCount: 4, queueSize: 128))
         ),
         (
-            .iotlb, bytes(0x1000, 0x2000, 0x3000 as UInt64) + [3, 2, 0, 0, 0, 0, 0, 0],
+            .iotlb, littleEndian(0x1000, 0x2000, 0x3000 as UInt64) + [3, 2, 0, 0, 0, 0, 0, 0],
             .iotlb(
                 IOTLBMessage(
                     iova: 0x1000, size: 0x2000, userAddress: 0x3000, permissions: 3, type: 2))
         ),
         (
-            .deviceState, bytes(1, 0 as UInt32),
+            .deviceState, littleEndian(1, 0 as UInt32),
             .deviceState(DeviceStateTransfer(direction: 1, phase: 0))
         ),
         (.uuid, Array(0..<16), .uuid(Array(0..<16))),
         (
-            .vringArea, bytes(2, 0x1000, 0x3000 as UInt64),
+            .vringArea, littleEndian(2, 0x1000, 0x3000 as UInt64),
             .vringArea(VringArea(queueAndFlags: 2, size: 0x1000, offset: 0x3000))
         ),
         (
             .sharedMemoryMap,
-            [5, 0, 0, 0, 0, 0, 0, 0] + bytes(0x1000, 0x2000, 0x3000, 1 as UInt64),
+            [5, 0, 0, 0, 0, 0, 0, 0] + littleEndian(0x1000, 0x2000, 0x3000, 1 as UInt64),
             .sharedMemoryMap(
                 SharedMemoryMap(
                     regionID: 5, fdOffset: 0x1000, offset: 0x2000, size: 0x3000, flags: 1))
         ),
         (
-            .sharedMemoryConfig, bytes(2, 0 as UInt32) + bytes(0x1000, 0 as UInt64),
+            .sharedMemoryConfig, littleEndian(2, 0 as UInt32) + littleEndian(0x1000, 0 as UInt64),
             .sharedMemoryConfig([0x1000, 0])
         ),
     ]
@@ -161,17 +156,17 @@ struct CodecTests {
     @Test(
         "names the field that is wrong",
         arguments: [
-            (.vringState, bytes(1 as UInt32), "num"),
+            (.vringState, littleEndian(1 as UInt32), "num"),
             (.u64, [], "u64"),
-            (.u64, bytes(1, 2 as UInt64), "size"),
-            (.memoryTable, bytes(9, 0 as UInt32), "num regions"),
-            (.memoryTable, bytes(1, 0 as UInt32) + bytes(1 as UInt64), "region size"),
-            (.config, bytes(0, 257, 0 as UInt32), "config size"),
-            (.config, bytes(0, 4, 0 as UInt32) + [1], "config contents"),
-            (.iotlb, bytes(0, 0, 0 as UInt64) + [4, 1], "permissions"),
-            (.iotlb, bytes(0, 0, 0 as UInt64) + [3, 5], "type"),
-            (.deviceState, bytes(2, 0 as UInt32), "direction"),
-            (.deviceState, bytes(0, 1 as UInt32), "phase"),
+            (.u64, littleEndian(1, 2 as UInt64), "size"),
+            (.memoryTable, littleEndian(9, 0 as UInt32), "num regions"),
+            (.memoryTable, littleEndian(1, 0 as UInt32) + littleEndian(1 as UInt64), "region size"),
+            (.config, littleEndian(0, 257, 0 as UInt32), "config size"),
+            (.config, littleEndian(0, 4, 0 as UInt32) + [1], "config contents"),
+            (.iotlb, littleEndian(0, 0, 0 as UInt64) + [4, 1], "permissions"),
+            (.iotlb, littleEndian(0, 0, 0 as UInt64) + [3, 5], "type"),
+            (.deviceState, littleEndian(2, 0 as UInt32), "direction"),
+            (.deviceState, littleEndian(0, 1 as UInt32), "phase"),
         ] as [(PayloadShape, [UInt8], String)])
     func namesField(shape: PayloadShape, payload: [UInt8], field: String) throws {
         let error = #expect(throws: ProtocolError.self) {
@@ -182,7 +177,7 @@ struct CodecTests {
 
     @Test("takes a memory table that is sent as a full array")
     func fullTable() throws {
-        let payload = bytes(1, 0 as UInt32) + [UInt8](repeating: 0, count: 8 * 32)
+        let payload = littleEndian(1, 0 as UInt32) + [UInt8](repeating: 0, count: 8 * 32)
         #expect(
             try Payload(.memoryTable, payload, message: "TEST")
                 == .memoryTable([
@@ -194,16 +189,16 @@ struct CodecTests {
     @Test("checks version and size of a header")
     func headers() throws {
         let name = Connection.frontendNames
-        let header = try Header(bytes(1, 0x9, 8 as UInt32), name: name)
+        let header = try Header(littleEndian(1, 0x9, 8 as UInt32), name: name)
         #expect(header.needsReply && !header.isReply)
         for flags in [0, 2, 3] as [UInt32] {
             let error = #expect(throws: ProtocolError.self) {
-                try Header(bytes(1, flags, 0), name: name)
+                try Header(littleEndian(1, flags, 0), name: name)
             }
             #expect(error?.field == "flags")
         }
         let error = #expect(throws: ProtocolError.self) {
-            try Header(bytes(1, 1, 4097 as UInt32), name: name)
+            try Header(littleEndian(1, 1, 4097 as UInt32), name: name)
         }
         #expect(error == ProtocolError("GET_FEATURES", "size", "4097 is more than 4096"))
     }

@@ -19,8 +19,8 @@ private final class ScriptedBackend {
     /// What a decent back end without protocol features says.
     static func decent(_ request: FrontendRequest) -> [UInt8] {
         switch request {
-        case .getFeatures: reply(request, bytes(VirtioFeature.version1))
-        case .getVringBase: reply(request, bytes(0, 0 as UInt32))
+        case .getFeatures: reply(request, littleEndian(VirtioFeature.version1))
+        case .getVringBase: reply(request, littleEndian(0, 0 as UInt32))
         default: []
         }
     }
@@ -80,12 +80,12 @@ struct HostileBackendTests {
     @Test(
         "nonsense is reported with the field that is wrong",
         arguments: [
-            (packet(2, flags: 5, bytes(0 as UInt64)), "request"),
-            (packet(1, flags: 1, bytes(0 as UInt64)), "flags"),
-            (packet(1, flags: 6, bytes(0 as UInt64)), "flags"),
-            (packet(1, flags: 5, bytes(0 as UInt32)), "u64"),
-            (packet(1, flags: 5, bytes(0, 0 as UInt64)), "size"),
-            (bytes(1, 5, 5000 as UInt32), "size"),
+            (packet(2, flags: 5, littleEndian(0 as UInt64)), "request"),
+            (packet(1, flags: 1, littleEndian(0 as UInt64)), "flags"),
+            (packet(1, flags: 6, littleEndian(0 as UInt64)), "flags"),
+            (packet(1, flags: 5, littleEndian(0 as UInt32)), "u64"),
+            (packet(1, flags: 5, littleEndian(0, 0 as UInt64)), "size"),
+            (littleEndian(1, 5, 5000 as UInt32), "size"),
             (packet(77, flags: 5), "request"),
         ] as [([UInt8], String)])
     func nonsense(answer: [UInt8], field: String) throws {
@@ -106,9 +106,10 @@ struct HostileBackendTests {
             Clock.sleep(milliseconds: 30)
             return switch request {
             case .getFeatures:
-                ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
-            case .getProtocolFeatures: ScriptedBackend.reply(request, bytes(1 << 3 as UInt64))
-            default: ScriptedBackend.reply(request, bytes(0 as UInt64))
+                ScriptedBackend.reply(request, littleEndian(VirtioFeature.version1 | 1 << 30))
+            case .getProtocolFeatures:
+                ScriptedBackend.reply(request, littleEndian(1 << 3 as UInt64))
+            default: ScriptedBackend.reply(request, littleEndian(0 as UInt64))
             }
         }
         #expect(error != nil || time < 200)
@@ -120,10 +121,10 @@ struct HostileBackendTests {
         let (error, _) = try attempt { request, _ in
             switch request {
             case .getFeatures:
-                ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
+                ScriptedBackend.reply(request, littleEndian(VirtioFeature.version1 | 1 << 30))
             // MQ.
-            case .getProtocolFeatures: ScriptedBackend.reply(request, bytes(1 as UInt64))
-            case .getQueueNum: ScriptedBackend.reply(request, bytes(0 as UInt64))
+            case .getProtocolFeatures: ScriptedBackend.reply(request, littleEndian(1 as UInt64))
+            case .getQueueNum: ScriptedBackend.reply(request, littleEndian(0 as UInt64))
             default: []
             }
         }
@@ -134,7 +135,7 @@ struct HostileBackendTests {
     func cut() throws {
         let (error, _) = try attempt { request, _ in
             request == .getFeatures
-                ? Array(packet(1, flags: 5, bytes(0 as UInt64)).dropLast()) : nil
+                ? Array(packet(1, flags: 5, littleEndian(0 as UInt64)).dropLast()) : nil
         }
         #expect(error != nil)
     }
@@ -144,10 +145,11 @@ struct HostileBackendTests {
         let (error, _) = try attempt { request, _ in
             switch request {
             case .getFeatures:
-                ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
-            case .getProtocolFeatures: ScriptedBackend.reply(request, bytes(1 << 9 as UInt64))
+                ScriptedBackend.reply(request, littleEndian(VirtioFeature.version1 | 1 << 30))
+            case .getProtocolFeatures:
+                ScriptedBackend.reply(request, littleEndian(1 << 9 as UInt64))
             case .getConfig:
-                ScriptedBackend.reply(request, bytes(0, 4, 0 as UInt32) + [0, 0, 0, 0])
+                ScriptedBackend.reply(request, littleEndian(0, 4, 0 as UInt32) + [0, 0, 0, 0])
             default: []
             }
         }
@@ -159,8 +161,9 @@ struct HostileBackendTests {
         let (error, _) = try attempt { request, _ in
             switch request {
             case .getFeatures:
-                ScriptedBackend.reply(request, bytes(VirtioFeature.version1 | 1 << 30))
-            case .getProtocolFeatures: ScriptedBackend.reply(request, bytes(1 << 9 as UInt64))
+                ScriptedBackend.reply(request, littleEndian(VirtioFeature.version1 | 1 << 30))
+            case .getProtocolFeatures:
+                ScriptedBackend.reply(request, littleEndian(1 << 9 as UInt64))
             case .getConfig: ScriptedBackend.reply(request, [])
             default: []
             }
@@ -185,16 +188,19 @@ struct HostileBackendTests {
                 guard let message = try? connection.receive() else { return }
                 switch FrontendRequest(rawValue: message.header.request) {
                 case .getFeatures:
-                    try? far.send(packet(1, flags: 5, bytes(VirtioFeature.version1 | 1 << 30)))
+                    try? far.send(
+                        packet(1, flags: 5, littleEndian(VirtioFeature.version1 | 1 << 30)))
                 case .getProtocolFeatures:
                     // BACKEND_REQ, CONFIG and REPLY_ACK.
-                    try? far.send(packet(15, flags: 5, bytes(0x228 as UInt64)))
+                    try? far.send(packet(15, flags: 5, littleEndian(0x228 as UInt64)))
                 case .setBackendReqFD:
                     guard let channel = try? UnixSocket(adopting: message.fds[0]) else { return }
-                    try? far.send(packet(21, flags: 5, bytes(0 as UInt64)))
+                    try? far.send(packet(21, flags: 5, littleEndian(0 as UInt64)))
                     // GET_CONFIG is never answered.
                     while Clock.monotonic() < end, (try? channel.send(many)) != nil {}
-                default: try? far.send(packet(message.header.request, flags: 5, bytes(0 as UInt64)))
+                default:
+                    try? far.send(
+                        packet(message.header.request, flags: 5, littleEndian(0 as UInt64)))
                 }
             }
         }
@@ -213,7 +219,7 @@ struct HostileBackendTests {
         let (near, far) = try UnixSocket.pair()
         let backend = try ScriptedBackend(far) { request, _ in ScriptedBackend.decent(request) }
         try frontend.attach(near)
-        try far.send(packet(1, flags: 5, bytes(0 as UInt64)))
+        try far.send(packet(1, flags: 5, littleEndian(0 as UInt64)))
         let isLost = loop.run { frontend.state != .connected }
         #expect(isLost)
         near.shutDown()

@@ -12,7 +12,7 @@ struct LogAndInflightTests {
         let file = SharedFD(try MemFD(name: "log", size: 0x2000).fd.duplicate())
         // 2 MiB of memory need 64 bytes; the reply has no room for an error, so the connection
         // ends.
-        try rig.peer.send(.setLogBase, bytes(63, 0 as UInt64), fds: [file])
+        try rig.peer.send(.setLogBase, littleEndian(63, 0 as UInt64), fds: [file])
         #expect(rig.peer.isClosed())
     }
 
@@ -23,11 +23,13 @@ struct LogAndInflightTests {
         let file = SharedFD(try MemFD(name: "log", size: 0x1000).fd.duplicate())
         let event = try EventFD()
         try rig.peer.send(.setLogFD, fds: [event.fd])
-        #expect(try rig.peer.ask(.setLogBase, bytes(0x1000, 0 as UInt64), fds: [file]).count == 8)
+        #expect(
+            try rig.peer.ask(.setLogBase, littleEndian(0x1000, 0 as UInt64), fds: [file]).count == 8
+        )
         try rig.run()
         #expect(rig.serves())
         #expect(!event.drain())
-        try rig.peer.send(.setFeatures, bytes(features | VhostFeature.logAll))
+        try rig.peer.send(.setFeatures, littleEndian(features | VhostFeature.logAll))
         try rig.settle()
         event.drain()
         #expect(rig.serves())
@@ -49,7 +51,7 @@ struct LogAndInflightTests {
     func logRange(size: UInt64, offset: UInt64) throws {
         let rig = try RingRig()
         let file = SharedFD(try MemFD(name: "log", size: 0x2000).fd.duplicate())
-        try rig.peer.send(.setLogBase, bytes(size, offset), fds: [file])
+        try rig.peer.send(.setLogBase, littleEndian(size, offset), fds: [file])
         #expect(rig.peer.isClosed())
     }
 
@@ -57,7 +59,8 @@ struct LogAndInflightTests {
     func inflightArea() throws {
         let rig = try RingRig()
         try rig.peer.send(
-            .getInflightFD, bytes(0, 0 as UInt64) + bytes(2, 64 as UInt16) + [0, 0, 0, 0])
+            .getInflightFD,
+            littleEndian(0, 0 as UInt64) + littleEndian(2, 64 as UInt16) + [0, 0, 0, 0])
         let reply = try rig.peer.receive()
         #expect(reply.fds.count == 1)
         let payload = try Payload(
@@ -68,7 +71,7 @@ struct LogAndInflightTests {
         #expect(area.mmapSize >= 2 * (32 + 64 * 32))
         #expect(
             try rig.peer.ask(.setInflightFD, payload.bytes, fds: reply.fds, needsReply: true)
-                == bytes(0 as UInt64))
+                == littleEndian(0 as UInt64))
     }
 
     @Test(
@@ -81,10 +84,10 @@ struct LogAndInflightTests {
     func badInflight(size: UInt64, offset: UInt64, queues: UInt16, entries: UInt16) throws {
         let rig = try RingRig()
         let file = SharedFD(try MemFD(name: "inflight", size: 0x2000).fd.duplicate())
-        let payload = bytes(size, offset) + bytes(queues, entries)
+        let payload = littleEndian(size, offset) + littleEndian(queues, entries)
         #expect(
             try rig.peer.ask(.setInflightFD, payload, fds: [file], needsReply: true)
-                == bytes(1 as UInt64))
+                == littleEndian(1 as UInt64))
     }
 
     @Test("a ring that is larger than the area for what is in flight is refused")
@@ -93,7 +96,8 @@ struct LogAndInflightTests {
         let file = SharedFD(try MemFD(name: "inflight", size: 0x2000).fd.duplicate())
         try rig.sendMemory()
         try rig.peer.send(
-            .setInflightFD, bytes(0x1000, 0 as UInt64) + bytes(1, 4 as UInt16), fds: [file])
+            .setInflightFD, littleEndian(0x1000, 0 as UInt64) + littleEndian(1, 4 as UInt16),
+            fds: [file])
         try rig.sendRing()
         try rig.enable()
         try rig.sendKick()

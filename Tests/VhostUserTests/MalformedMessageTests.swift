@@ -11,13 +11,13 @@ struct MalformedMessageTests {
         case .none: []
         case .u64, .vringState, .deviceState: [UInt8](repeating: 0, count: 8)
         case .vringAddress, .memoryRegion, .sharedMemoryMap: [UInt8](repeating: 0, count: 40)
-        case .memoryTable: bytes(0 as UInt64)
+        case .memoryTable: littleEndian(0 as UInt64)
         case .log, .uuid: [UInt8](repeating: 0, count: 16)
-        case .config: bytes(0, 1, 0 as UInt32) + [0]
+        case .config: littleEndian(0, 1, 0 as UInt32) + [0]
         case .inflight: [UInt8](repeating: 0, count: 24)
-        case .iotlb: bytes(0, 0, 0 as UInt64) + [1, 2]
+        case .iotlb: littleEndian(0, 0, 0 as UInt64) + [1, 2]
         case .vringArea: [UInt8](repeating: 0, count: 24)
-        case .sharedMemoryConfig: bytes(0 as UInt64)
+        case .sharedMemoryConfig: littleEndian(0 as UInt64)
         case .opaque: []
         }
     }
@@ -88,7 +88,7 @@ struct MalformedMessageTests {
         "refuses unknown requests, versions and sizes",
         arguments: [
             packet(0), packet(45), packet(1000), packet(1, flags: 0), packet(1, flags: 2),
-            bytes(1, 1, 4097 as UInt32), bytes(1, 1, UInt32.max),
+            littleEndian(1, 1, 4097 as UInt32), littleEndian(1, 1, UInt32.max),
         ])
     func headers(packet: [UInt8]) throws { try check(packet) }
 
@@ -100,7 +100,7 @@ struct MalformedMessageTests {
         let rig = try ServerRig()
         var peer: RawPeer? = try rig.connect()
         let probe = try FDProbe()
-        try peer?.send(bytes(5, 1 as UInt32), fds: probe.passed)
+        try peer?.send(littleEndian(5, 1 as UInt32), fds: probe.passed)
         probe.release()
         rig.loop.runOnce(timeoutMilliseconds: 50)
         #expect(rig.server.isConnected)
@@ -116,7 +116,7 @@ struct MalformedMessageTests {
         let rig = try ServerRig(options: options)
         let peer = try rig.connect()
         let probe = try FDProbe()
-        try peer.send(bytes(5, 1, 8 as UInt32) + [1], fds: probe.passed)
+        try peer.send(littleEndian(5, 1, 8 as UInt32) + [1], fds: probe.passed)
         probe.release()
         let waiting = try rig.connect()
         #expect(peer.isClosed())
@@ -163,29 +163,29 @@ struct MalformedMessageTests {
         let rig = try ServerRig()
         let peer = try rig.connect()
         try peer.negotiate()
-        let one = bytes(1 as UInt64)
+        let one = littleEndian(1 as UInt64)
         let refused: [(FrontendRequest, [UInt8])] = [
-            (.setVringNum, bytes(2, 16 as UInt32)),
-            (.setVringNum, bytes(0, 0 as UInt32)),
-            (.setVringNum, bytes(0, 257 as UInt32)),
-            (.setVringBase, bytes(0, 65536 as UInt32)),
-            (.setVringEnable, bytes(0, 2 as UInt32)),
-            (.setVringAddr, bytes(0, 2 as UInt32) + bytes(0, 0, 0, 0 as UInt64)),
-            (.setFeatures, bytes(1 << 33 as UInt64)),
-            (.setProtocolFeatures, bytes(1 << 40 as UInt64)),
-            (.setVringKick, bytes(0 as UInt64)),
-            (.setVringCall, bytes(7 | 0x100 as UInt64)),
+            (.setVringNum, littleEndian(2, 16 as UInt32)),
+            (.setVringNum, littleEndian(0, 0 as UInt32)),
+            (.setVringNum, littleEndian(0, 257 as UInt32)),
+            (.setVringBase, littleEndian(0, 65536 as UInt32)),
+            (.setVringEnable, littleEndian(0, 2 as UInt32)),
+            (.setVringAddr, littleEndian(0, 2 as UInt32) + littleEndian(0, 0, 0, 0 as UInt64)),
+            (.setFeatures, littleEndian(1 << 33 as UInt64)),
+            (.setProtocolFeatures, littleEndian(1 << 40 as UInt64)),
+            (.setVringKick, littleEndian(0 as UInt64)),
+            (.setVringCall, littleEndian(7 | 0x100 as UInt64)),
             (.remMemReg, [UInt8](repeating: 0, count: 40)),
-            (.setConfig, bytes(0, 1, 2 as UInt32) + [0]),
-            (.setConfig, bytes(12, 1, 0 as UInt32) + [0]),
-            (.setConfig, bytes(16, 1, 0 as UInt32) + [0]),
-            (.setStatus, bytes(256 as UInt64)),
+            (.setConfig, littleEndian(0, 1, 2 as UInt32) + [0]),
+            (.setConfig, littleEndian(12, 1, 0 as UInt32) + [0]),
+            (.setConfig, littleEndian(16, 1, 0 as UInt32) + [0]),
+            (.setStatus, littleEndian(256 as UInt64)),
             (.sendRARP, one),
         ]
         for (request, payload) in refused {
             #expect(try peer.ask(request, payload, needsReply: true) == one, "\(request)")
         }
-        #expect(try peer.ask(.setOwner, needsReply: true) == bytes(0 as UInt64))
+        #expect(try peer.ask(.setOwner, needsReply: true) == littleEndian(0 as UInt64))
     }
 
     @Test("keeps the connection when a driver's write to read-only fields needs no answer")
@@ -195,12 +195,12 @@ struct MalformedMessageTests {
         try peer.negotiate()
         let before = rig.device.config
         for offset: UInt32 in [12, 16, .max] {
-            try peer.send(.setConfig, bytes(offset, 1, 0 as UInt32) + [0x55])
+            try peer.send(.setConfig, littleEndian(offset, 1, 0 as UInt32) + [0x55])
         }
         #expect(!(try peer.ask(.getFeatures).isEmpty))
         #expect(rig.device.config == before)
         // What is wrong with the message itself still ends it.
-        try peer.send(.setConfig, bytes(0, 1, 2 as UInt32) + [0])
+        try peer.send(.setConfig, littleEndian(0, 1, 2 as UInt32) + [0])
         #expect(peer.isClosed())
     }
 
@@ -211,9 +211,9 @@ struct MalformedMessageTests {
         try peer.negotiate()
         let file = SharedFD(try MemFD(name: "test", size: 0x4000).fd.duplicate())
         func add(_ guest: UInt64, _ size: UInt64, _ user: UInt64, _ offset: UInt64) throws -> Bool {
-            let payload = bytes(0, guest, size, user, offset)
+            let payload = littleEndian(0, guest, size, user, offset)
             let reply = try peer.ask(.addMemReg, payload, fds: [file], needsReply: true)
-            return reply == bytes(0 as UInt64)
+            return reply == littleEndian(0 as UInt64)
         }
         #expect(try add(0, 0x1000, 0, 0))
         #expect(try !add(0x10000, 0, 0x10000, 0))

@@ -58,7 +58,7 @@ final class RawPeer {
     /// The payload of the reply to `request`.
     func reply(to request: FrontendRequest) throws -> [UInt8] {
         let reply = try receive()
-        #expect(reply.bytes.prefix(8) == bytes(request.rawValue, 5)[...])
+        #expect(reply.bytes.prefix(8) == littleEndian(request.rawValue, 5)[...])
         return Array(reply.bytes.dropFirst(12))
     }
 
@@ -88,7 +88,7 @@ final class RawPeer {
         try send(.setProtocolFeatures, protocolFeatures)
         try send(.setOwner)
         let accepted = features ?? (offered & ~VhostFeature.logAll & ~VirtioFeature.packedRing)
-        try send(.setFeatures, bytes(accepted))
+        try send(.setFeatures, littleEndian(accepted))
     }
 
     func value(_ bytes: [UInt8]) -> UInt64 {

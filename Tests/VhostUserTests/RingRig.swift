@@ -37,8 +37,8 @@ final class RingRig {
         let file = try #require(region.file)
         try peer.send(
             .setMemTable,
-            bytes(1, 0 as UInt32)
-                + bytes(
+            littleEndian(1, 0 as UInt32)
+                + littleEndian(
                     region.start.rawValue, region.size, region.start.rawValue + offset,
                     0 as UInt64),
             fds: [file])
@@ -46,20 +46,24 @@ final class RingRig {
 
     func sendRing(flags: UInt32 = 0, log: UInt64 = 0) throws {
         let layout = driver.layout
-        try peer.send(.setVringNum, bytes(0, UInt32(layout.size)))
+        try peer.send(.setVringNum, littleEndian(0, UInt32(layout.size)))
         try peer.send(
             .setVringAddr,
-            bytes(0, flags)
-                + bytes(
+            littleEndian(0, flags)
+                + littleEndian(
                     layout.descriptors.rawValue + offset, layout.device.rawValue + offset,
                     layout.driver.rawValue + offset, log))
-        try peer.send(.setVringCall, bytes(0 as UInt64), fds: [call.fd])
-        try peer.send(.setVringErr, bytes(0 as UInt64), fds: [error.fd])
+        try peer.send(.setVringCall, littleEndian(0 as UInt64), fds: [call.fd])
+        try peer.send(.setVringErr, littleEndian(0 as UInt64), fds: [error.fd])
     }
 
-    func sendKick() throws { try peer.send(.setVringKick, bytes(0 as UInt64), fds: [kick.fd]) }
+    func sendKick() throws {
+        try peer.send(.setVringKick, littleEndian(0 as UInt64), fds: [kick.fd])
+    }
 
-    func enable(_ value: UInt32 = 1) throws { try peer.send(.setVringEnable, bytes(0, value)) }
+    func enable(_ value: UInt32 = 1) throws {
+        try peer.send(.setVringEnable, littleEndian(0, value))
+    }
 
     func add() -> DriverBuffer {
         let reply = scratch.buffer(1)
@@ -88,7 +92,7 @@ final class RingRig {
         try sendMemory()
         try sendRing()
         try enable()
-        try peer.send(.setVringKick, bytes(0x100 as UInt64))
+        try peer.send(.setVringKick, littleEndian(0x100 as UInt64))
         try settle()
     }
 
@@ -99,5 +103,5 @@ final class RingRig {
         return isFinished()
     }
 
-    func base() throws -> [UInt8] { try peer.ask(.getVringBase, bytes(0, 0 as UInt32)) }
+    func base() throws -> [UInt8] { try peer.ask(.getVringBase, littleEndian(0, 0 as UInt32)) }
 }

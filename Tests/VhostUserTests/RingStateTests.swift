@@ -40,7 +40,7 @@ struct RingStateTests {
     func withoutProtocolFeatures() throws {
         let rig = try RingRig(isNegotiating: false)
         try rig.peer.send(.setOwner)
-        try rig.peer.send(.setFeatures, bytes(VirtioFeature.version1))
+        try rig.peer.send(.setFeatures, littleEndian(VirtioFeature.version1))
         try rig.sendMemory()
         try rig.sendRing()
         try rig.sendKick()
@@ -55,7 +55,7 @@ struct RingStateTests {
         #expect(rig.device.setups[0]?.kick == nil)
         _ = rig.add()
         rig.device.serve(0)
-        #expect(try rig.base() == bytes(0, 1 as UInt32))
+        #expect(try rig.base() == littleEndian(0, 1 as UInt32))
         #expect(rig.device.runningQueues.isEmpty)
     }
 
@@ -64,12 +64,12 @@ struct RingStateTests {
         let rig = try RingRig()
         try rig.run()
         #expect(rig.serves())
-        #expect(try rig.base() == bytes(0, 1 as UInt32))
+        #expect(try rig.base() == littleEndian(0, 1 as UInt32))
         _ = rig.add()
         rig.kick.signal()
         rig.loop.runOnce(timeoutMilliseconds: 20)
         #expect(rig.device.runningQueues.isEmpty)
-        try rig.peer.send(.setVringBase, bytes(0, 1 as UInt32))
+        try rig.peer.send(.setVringBase, littleEndian(0, 1 as UInt32))
         try rig.sendKick()
         #expect(rig.isFinished())
     }
@@ -79,9 +79,9 @@ struct RingStateTests {
         let rig = try RingRig(
             features: VirtioFeature.version1 | VirtioFeature.packedRing
                 | VhostFeature.protocolFeatures)
-        #expect(try rig.base() == bytes(0, 0x8000_8000 as UInt32))
-        try rig.peer.send(.setVringBase, bytes(0, 0x8003_0005 as UInt32))
-        #expect(try rig.base() == bytes(0, 0x8003_0005 as UInt32))
+        #expect(try rig.base() == littleEndian(0, 0x8000_8000 as UInt32))
+        try rig.peer.send(.setVringBase, littleEndian(0, 0x8003_0005 as UInt32))
+        #expect(try rig.base() == littleEndian(0, 0x8003_0005 as UInt32))
     }
 
     @Test("take another call descriptor while they run, without a stop")
@@ -91,13 +91,13 @@ struct RingStateTests {
         #expect(rig.serves())
         #expect(rig.call.drain())
         let other = try EventFD()
-        try rig.peer.send(.setVringCall, bytes(0 as UInt64), fds: [other.fd])
+        try rig.peer.send(.setVringCall, littleEndian(0 as UInt64), fds: [other.fd])
         try rig.settle()
         #expect(rig.serves())
         #expect(other.drain())
         #expect(!rig.call.drain())
         #expect(rig.device.starts == 1)
-        try rig.peer.send(.setVringCall, bytes(0x100 as UInt64))
+        try rig.peer.send(.setVringCall, littleEndian(0x100 as UInt64))
         try rig.settle()
         #expect(rig.device.setups[0]?.call == nil)
     }
@@ -120,12 +120,12 @@ struct RingStateTests {
         let layout = rig.driver.layout
         try rig.peer.send(
             .setVringAddr,
-            bytes(0, 0 as UInt32)
-                + bytes(
+            littleEndian(0, 0 as UInt32)
+                + littleEndian(
                     layout.descriptors.rawValue + rig.offset, 0x1000 as UInt64,
                     layout.driver.rawValue + rig.offset, 0))
-        try rig.peer.send(.setVringNum, bytes(0, 8 as UInt32))
-        try rig.peer.send(.setVringErr, bytes(0 as UInt64), fds: [rig.error.fd])
+        try rig.peer.send(.setVringNum, littleEndian(0, 8 as UInt32))
+        try rig.peer.send(.setVringErr, littleEndian(0 as UInt64), fds: [rig.error.fd])
         try rig.enable()
         try rig.sendKick()
         _ = rig.add()
@@ -141,11 +141,11 @@ struct RingStateTests {
         let rig = try RingRig()
         try rig.run()
         // Not a power of two, which a split ring must be.
-        try rig.peer.send(.setVringNum, bytes(0, 6 as UInt32))
+        try rig.peer.send(.setVringNum, littleEndian(0, 6 as UInt32))
         _ = rig.add()
         rig.kick.signal()
         #expect(rig.loop.run { rig.error.drain() })
-        try rig.peer.send(.setVringNum, bytes(0, 8 as UInt32))
+        try rig.peer.send(.setVringNum, littleEndian(0, 8 as UInt32))
         #expect(rig.isFinished())
     }
 
@@ -166,11 +166,11 @@ struct RingStateTests {
             try rig.runPolled()
             #expect(rig.device.runningQueues == [0])
             #expect(
-                try rig.peer.ask(.setStatus, bytes(15 as UInt64), needsReply: true)
-                    == bytes(0 as UInt64))
-            #expect(try rig.peer.ask(.getStatus) == bytes(15 as UInt64))
-            try rig.peer.send(request, request == .setStatus ? bytes(0 as UInt64) : [])
-            #expect(try rig.peer.ask(.getStatus) == bytes(0 as UInt64))
+                try rig.peer.ask(.setStatus, littleEndian(15 as UInt64), needsReply: true)
+                    == littleEndian(0 as UInt64))
+            #expect(try rig.peer.ask(.getStatus) == littleEndian(15 as UInt64))
+            try rig.peer.send(request, request == .setStatus ? littleEndian(0 as UInt64) : [])
+            #expect(try rig.peer.ask(.getStatus) == littleEndian(0 as UInt64))
             #expect(rig.device.runningQueues.isEmpty)
         }
         #expect(rig.device.resets == 1)

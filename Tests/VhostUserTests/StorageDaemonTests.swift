@@ -90,7 +90,7 @@ struct StorageDaemonTests {
         let rig = try DaemonRig(size: 16 << 20)
         #expect(rig.frontend.queueCount == 2)
         #expect(rig.frontend.features & DaemonRig.features == DaemonRig.features)
-        #expect(rig.frontend.readConfig(offset: 0, count: 8) == bytes(32768 as UInt64))
+        #expect(rig.frontend.readConfig(offset: 0, count: 8) == littleEndian(32768 as UInt64))
 
         try rig.frontend.setFeatures(DaemonRig.features)
         let drivers = try (0..<2).map { try rig.start($0) }

@@ -123,7 +123,7 @@ struct BootLoaderTests {
     @Test("a command line that a lying kernel allows is refused for lack of room")
     func longerCommandLine() {
         var kernel = Self.bzImage
-        kernel.replaceSubrange(0x238..<0x23c, with: KernelFiles.bytes(UInt32.max))
+        kernel.replaceSubrange(0x238..<0x23c, with: littleEndian(UInt32.max))
         #expect(throws: BootError("the command line has 70000 bytes, the kernel takes 65535")) {
             try load(kernel: kernel, commandLine: String(repeating: "x", count: 70_000))
         }

@@ -31,7 +31,7 @@ struct KernelImageTests {
     @Test("an entry named by its virtual address is found")
     func virtualEntry() throws {
         var elf = TestKernels.elf
-        elf.replaceSubrange(24..<32, with: KernelFiles.bytes(0xffff_ffff_8100_0020 as UInt64))
+        elf.replaceSubrange(24..<32, with: littleEndian(0xffff_ffff_8100_0020 as UInt64))
         #expect(try ELFImage(TestKernels.image(elf)).entry == 0x100_0020)
     }
 
@@ -81,7 +81,7 @@ struct InitramfsCheckTests {
     func endless() throws {
         func elf(_ header: [UInt8], count: UInt16) -> [UInt8] {
             var bytes = Array(TestKernels.elf.prefix(64))
-            bytes.replaceSubrange(56..<58, with: KernelFiles.bytes(count))
+            bytes.replaceSubrange(56..<58, with: littleEndian(count))
             return bytes + (0..<count).flatMap { _ in header }
         }
         var part = Array(TestKernels.elf[64..<120])
@@ -90,7 +90,7 @@ struct InitramfsCheckTests {
         ) { try KernelImage(TestKernels.image(elf(part, count: 60000)), path: "k") }
         // Nothing in the file, 1 GiB in memory.
         part.replaceSubrange(
-            32..<48, with: KernelFiles.bytes(UInt64(0)) + KernelFiles.bytes(UInt64(1 << 30)))
+            32..<48, with: littleEndian(UInt64(0)) + littleEndian(UInt64(1 << 30)))
         #expect(
             throws: BootError(
                 "the kernel 'k' cannot be used: its parts are larger than 4 GiB together")
