@@ -61,8 +61,7 @@ package enum VMMProgram {
         try machine.makeCPUs()
         if let serial = machine.serial { machine.console.start(serial) }
         run.begin(machine, state)
-        // Not while the first instructions are awaited.
-        let release = loop.after(milliseconds: 1000, StartupMemory.release)
+        let release = StartupMemory.release(after: 1000, on: loop)
         loop.run()
         release.cancel()
         machine.console.stop()

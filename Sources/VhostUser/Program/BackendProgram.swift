@@ -58,20 +58,14 @@ package struct BackendProgram {
         let new = BackendServer(device, on: loop, as: role)
         server = new
         new.onFinished = { loop.quit() }
-        // Not while a driver waits for its first requests.
         var release: EventRegistration?
-        new.onFirstStart = {
-            release = loop.after(milliseconds: Self.calmMilliseconds, StartupMemory.release)
-        }
+        new.onFirstStart = { release = StartupMemory.release(on: loop) }
         new.start()
         loop.run()
         release?.cancel()
         new.stop()
         server = nil
     }
-
-    /// From the first start of a queue until the start of the process counts as over.
-    private static let calmMilliseconds: UInt32 = 500
 
     /// Eight for each of 64 queues, and those of memory regions.
     private static let descriptorLimit: UInt64 = 2048

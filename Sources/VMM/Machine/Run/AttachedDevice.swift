@@ -5,9 +5,10 @@ internal import Synchronization
 internal import VhostUser
 
 /// A device of the machine that a backend serves: its transport, the front end of its backend, and
-/// the backend's process if it is one of ours. All of them live on the device's control thread, so a
-/// backend that does not answer keeps nobody waiting but who asks for that device.
-// SAFETY: `backend` is used on the control thread, but for what may be called from others.
+/// the backend's process if it is one of ours. All of them live on the device's control thread, so
+/// a backend that does not answer keeps nobody waiting but who asks for that device.
+// SAFETY: `backend` and `release` are used on the control thread, but for what may be called from
+// others.
 final class AttachedDevice: @unchecked Sendable {
     private static let log = Log("device")
 
@@ -23,6 +24,7 @@ final class AttachedDevice: @unchecked Sendable {
     let function: VirtioPCI
     let control: ControlThread
     private let backend: Backend
+    private var release: EventRegistration?
     private let answered = Atomic<Bool>(true)
 
     /// - Parameter control: the device's own, which does not run yet, or in lockstep the machine's.
@@ -35,7 +37,9 @@ final class AttachedDevice: @unchecked Sendable {
         let frontend = backend.frontend
         function = try VirtioPCI(
             frontend, memory: memory, machine: machine, control: control, pace: pace)
-        frontend.onFirstStart = StartupMemory.release
+        frontend.onFirstStart = { [weak self] in
+            self?.release = StartupMemory.release(on: control.loop)
+        }
         frontend.onConfigChange = { [weak function] in function?.configChanged() }
         frontend.onQueueError = { [weak function] queue in
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
@@ -54,6 +58,7 @@ final class AttachedDevice: @unchecked Sendable {
     func stop(then completion: @escaping @Sendable () -> Void) {
         control.begin(
             { [self] in
+                release = nil
                 function.reset()
                 backend.frontend.close()
                 backend.process?.end()
