@@ -24,7 +24,8 @@ enum SandboxProbe {
     static let roles: [String: Role] = [
         "vmm": Role(process: VMMSystemCalls.control),
         "cpu": Role(process: VMMSystemCalls.control, thread: ("vcpu0", VMMSystemCalls.cpu)),
-        "disk": Role(process: VMMSystemCalls.control, thread: ("disk0", VMMSystemCalls.disk)),
+        "device": Role(
+            process: VMMSystemCalls.control, thread: ("device0", VMMSystemCalls.device)),
         "launcher": Role(process: Launcher.launching(BlockSystemCalls.control)),
         "block": Role(process: BlockSystemCalls.control),
         "queue": Role(

@@ -16,8 +16,8 @@ struct SandboxProbeTests {
         ("vmm", 59, "execve", "sandbox-probe"), ("vmm", 257, "openat", "sandbox-probe"),
         ("vmm", 425, "io_uring_setup", "sandbox-probe"), ("vmm", 57, "fork", "sandbox-probe"),
         ("cpu", 41, "socket", "vcpu0"), ("cpu", 257, "openat", "vcpu0"),
-        ("cpu", 46, "sendmsg", "vcpu0"), ("disk", 257, "openat", "disk0"),
-        ("disk", 59, "execve", "disk0"), ("launcher", 101, "ptrace", "sandbox-probe"),
+        ("cpu", 46, "sendmsg", "vcpu0"), ("device", 257, "openat", "device0"),
+        ("device", 59, "execve", "device0"), ("launcher", 101, "ptrace", "sandbox-probe"),
         ("launcher", 272, "unshare", "sandbox-probe"), ("block", 257, "openat", "sandbox-probe"),
         ("block", 59, "execve", "sandbox-probe"), ("block", 41, "socket", "sandbox-probe"),
         ("queue", 47, "recvmsg", "queue 0"), ("queue", 425, "io_uring_setup", "queue 0"),
@@ -33,8 +33,8 @@ struct SandboxProbeTests {
         #expect(try probe.wait() == 7)
         #expect(
             probe.errorText
-                == "probe: system call \(name) (number \(number)) is not allowed in thread \(thread)\n"
-        )
+                == "probe: system call \(name) (number \(number)) is not allowed in thread"
+                + " \(thread)\n")
         #expect(probe.text.isEmpty)
     }
 
@@ -43,12 +43,12 @@ struct SandboxProbeTests {
         ("vmm", CLINUX_KVM_CREATE_VM, true), ("cpu", CLINUX_KVM_CREATE_VM, false),
         ("cpu", CLINUX_KVM_CHECK_EXTENSION, false), ("cpu", CLINUX_KVM_GET_REGS, true),
         ("cpu", CLINUX_KVM_SIGNAL_MSI, true), ("cpu", CLINUX_KVM_IRQFD, true),
-        ("cpu", CLINUX_KVM_IOEVENTFD, true), ("disk", CLINUX_KVM_CREATE_VM, false),
-        ("disk", CLINUX_KVM_CREATE_VCPU, false),
-        ("disk", CLINUX_KVM_SET_USER_MEMORY_REGION, false),
-        ("disk", CLINUX_KVM_SET_REGS, false), ("disk", CLINUX_KVM_IRQFD, true),
-        ("disk", CLINUX_KVM_SET_GSI_ROUTING, true), ("disk", CLINUX_KVM_SIGNAL_MSI, true),
-        ("disk", CLINUX_KVM_IOEVENTFD, false), ("block", CLINUX_KVM_IRQFD, false),
+        ("cpu", CLINUX_KVM_IOEVENTFD, true), ("device", CLINUX_KVM_CREATE_VM, false),
+        ("device", CLINUX_KVM_CREATE_VCPU, false),
+        ("device", CLINUX_KVM_SET_USER_MEMORY_REGION, false),
+        ("device", CLINUX_KVM_SET_REGS, false), ("device", CLINUX_KVM_IRQFD, true),
+        ("device", CLINUX_KVM_SET_GSI_ROUTING, true), ("device", CLINUX_KVM_SIGNAL_MSI, true),
+        ("device", CLINUX_KVM_IOEVENTFD, false), ("block", CLINUX_KVM_IRQFD, false),
     ]
 
     @Test(

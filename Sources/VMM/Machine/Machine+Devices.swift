@@ -66,7 +66,7 @@ extension Machine {
     /// Starts the devices' threads.
     func startDevices() throws(BootError) {
         do {
-            let filter = try SeccompFilter(VMMSystemCalls.disk, options.sandbox.seccomp)
+            let filter = try SeccompFilter(VMMSystemCalls.device, options.sandbox.seccomp)
             for (index, device) in devices.enumerated() where device.control !== control {
                 try device.control.launch(name: "device\(index)", filter: filter)
             }

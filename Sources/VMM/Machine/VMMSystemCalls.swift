@@ -15,14 +15,14 @@ package enum VMMSystemCalls {
 
     /// Those of devices: talk to backends, and bind their interrupts. Backends may be hostile, so
     /// nothing else of KVM is in reach.
-    package static var disk: SystemCallRules {
+    package static var device: SystemCallRules {
         var rules = serving
         rules.allow("ioctl", argument: 1, oneOf: kvmInterrupts)
         return rules
     }
 
-    /// The machine's control thread: does so in the beginning, makes the other threads, talks to the
-    /// terminal, and reads the kernel.
+    /// The machine's control thread: does so in the beginning, makes the other threads, talks to
+    /// the terminal, and reads the kernel.
     package static var control: SystemCallRules {
         var rules = running
         rules.add(serving)
