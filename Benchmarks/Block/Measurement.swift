@@ -19,7 +19,8 @@ struct Measurement {
     private var cpuPerRequest: Double { Double(cpuTime) / 1000 / Double(max(result.operations, 1)) }
 
     static let heading = """
-        | load | program | IOPS | MiB/s | p50 µs | p99 µs | CPU µs/request | IOPS ratio | CPU ratio |
+        | load | program | IOPS | MiB/s | p50 µs | p99 µs | CPU µs/request | IOPS ratio \
+        | CPU ratio |
         |---|---|---:|---:|---:|---:|---:|---:|---:|
         """
 

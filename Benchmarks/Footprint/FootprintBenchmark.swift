@@ -2,7 +2,8 @@ import BenchmarkSupport
 import Core
 import Foundation
 
-/// Compares what machines of `apus` and of QEMU cost: to start, and in memory (Benchmarks/README.md).
+/// Compares what machines of `apus` and of QEMU cost: to start, and in memory
+/// (Benchmarks/README.md).
 @main
 enum FootprintBenchmark {
     /// What can be measured.

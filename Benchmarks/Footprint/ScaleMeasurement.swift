@@ -2,8 +2,8 @@ import Core
 import Foundation
 import TestSupport
 
-/// Many machines at once, twice as many in every step: how long until the new ones have a shell, and
-/// what all take of memory.
+/// Many machines at once, twice as many in every step: how long until the new ones have a shell,
+/// and what all take of memory.
 struct ScaleMeasurement {
     let setup: Setup
     let most: Int

@@ -48,8 +48,8 @@ final class VirtioDriver {
         _ = surface.writeMMIO(GuestAddress(Self.bar + offset), size: size, value)
     }
 
-    /// Accepts VERSION_1 alone, and starts queue 0 with `vector` of the CPU as its interrupt (VIRTIO
-    /// 1.3, sections 3.1 and 4.1.4.3).
+    /// Accepts VERSION_1 alone, and starts queue 0 with `vector` of the CPU as its interrupt
+    /// (VIRTIO 1.3, sections 3.1 and 4.1.4.3).
     func start(_ layout: QueueLayout, vector: UInt8) {
         enableMSIX()
         // MSI-X entry 1: address, data, unmasked.

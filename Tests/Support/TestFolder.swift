@@ -6,8 +6,8 @@ import Glibc
 package final class TestFolder: Sendable {
     package let path: String
 
-    /// - Parameter parent: where to make it; `/dev/shm` for files that are in memory. Paths are short,
-    ///   so that sockets may be in it.
+    /// - Parameter parent: where to make it; `/dev/shm` for files that are in memory. Paths are
+    ///   short, so that sockets may be in it.
     package init(in parent: String = "/tmp") throws(SystemError) {
         var template = Array("\(parent)/apus-test-XXXXXX".utf8CString)
         // SAFETY: the template ends with a zero, and mkdtemp writes within it.

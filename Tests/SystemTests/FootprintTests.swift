@@ -86,14 +86,15 @@ struct FootprintTests {
         #expect(try #require(times.min()) <= Self.startNanoseconds, "nanoseconds: \(times)")
     }
 
-    /// CPU time of the VMM's process, in nanoseconds, from before exec until after the kernel, which
-    /// is not packed and needs no memory, has written a character. It has the usual accelerator, two
-    /// disks with a backend each, and the whole sandbox.
+    /// CPU time of the VMM's process, in nanoseconds, from before exec until after the kernel,
+    /// which is not packed and needs no memory, has written a character. It has the usual
+    /// accelerator, two disks with a backend each, and the whole sandbox.
     ///
-    /// Counted is what all threads have used, in user space and in the kernel: the rest of the fork,
-    /// exec, the C library's and Swift's start, the sandbox, the disks' negotiation, the guest's first
-    /// instructions, and what happens until this test looks, up to 2 ms later. Not counted are the
-    /// processes of the launcher, which makes the namespaces that the VMM enters, and the backends.
+    /// Counted is what all threads have used, in user space and in the kernel: the rest of the
+    /// fork, exec, the C library's and Swift's start, the sandbox, the disks' negotiation, the
+    /// guest's first instructions, and what happens until this test looks, up to 2 ms later. Not
+    /// counted are the processes of the launcher, which makes the namespaces that the VMM enters,
+    /// and the backends.
     private func startTime(_ kernel: String, _ disks: [String], run: Int) throws -> UInt64 {
         let output = try folder.file("serial-\(run)")
         let binary = try #require(Setting.binary)

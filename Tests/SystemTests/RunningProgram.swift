@@ -2,8 +2,8 @@ import Core
 import Foundation
 import TestSupport
 
-/// The release executable and the guest that the tests use, as `./test` names them. Nothing else will
-/// do: what lies about may be old.
+/// The release executable and the guest that the tests use, as `./test` names them. Nothing else
+/// will do: what lies about may be old.
 enum Setting {
     static let environment = ProcessInfo.processInfo.environment
 

@@ -38,9 +38,10 @@ struct SandboxFamilyTests {
         kill(backend, SIGKILL)
         waitForEnd(of: backend)
         let sentence =
-            "apus: error: device: the process of disk '\(guest.disk)' was killed by signal 9 and cannot"
-            + " be started again, because the launcher of apus's processes does not answer any more; the guest's"
-            + " requests to the device wait, so end the guest and start it again\n"
+            "apus: error: device: the process of disk '\(guest.disk)' was killed by signal 9 and"
+            + " cannot be started again, because the launcher of apus's processes does not answer"
+            + " any more; the guest's requests to the device wait, so end the guest and start it"
+            + " again\n"
         let deadline = Date() + 20
         while !guest.apus.errorText.contains(sentence), Date() < deadline { usleep(20_000) }
         // Long enough for another attempt.
@@ -48,8 +49,8 @@ struct SandboxFamilyTests {
         let told = guest.apus.errorText
         #expect(
             told
-                == "apus: warning: vhost-user: the back end is lost: the peer closed the connection\n"
-                + sentence)
+                == "apus: warning: vhost-user: the back end is lost: the peer closed the"
+                + " connection\n" + sentence)
         // What needs no disk works.
         #expect(try guest.run("echo $((6 * 7))") == "42")
         guest.apus.kill(SIGTERM)

@@ -55,8 +55,8 @@ package final class Launcher: Sendable {
         socket.withLock { Self.reply(&$0, size: 1) }.flatMap { Namespaces($0.fds) }
     }
 
-    /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a child
-    /// of the process's first.
+    /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a
+    /// child of the process's first.
     package func launch(_ program: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
         guard let reply = socket.withLock({ Self.ask(program, fd, &$0) }) else {
             throw .launcherLost

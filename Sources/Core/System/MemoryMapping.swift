@@ -62,8 +62,8 @@ internal import Glibc
     /// A part of another process's file in memory, at any offset: where the kernel wants mappings
     /// aligned, more is mapped.
     /// - Parameter onLoss: signalled when the memory cannot be touched any more, because its owner
-    ///   has made the file shorter, or there is no room for its pages. It then `isLost`: it reads as
-    ///   zeroes, and what is written goes nowhere.
+    ///   has made the file shorter, or there is no room for its pages. It then `isLost`: it reads
+    ///   as zeroes, and what is written goes nowhere.
     /// - Returns: the mapping and where in it the part begins.
     /// - Throws: `EOVERFLOW` where the file is not that long.
     package static func part(

@@ -1,4 +1,5 @@
-/// Executes single instructions for a provider that cannot: KVM gives up on what its emulator lacks.
+/// Executes single instructions for a provider that cannot: KVM gives up on what its emulator
+/// lacks.
 public protocol InstructionFallback: AnyObject, Sendable {
     /// Executes the instruction at `state.rip` on the machine's memory and devices, with whatever
     /// exception it raises.
@@ -14,8 +15,8 @@ public enum FallbackResult: Sendable, Equatable {
     case effect(MachineEffect)
     /// A fault in the handler of a double fault.
     case tripleFault
-    /// The fallback cannot execute the instruction either, or not on such a state. The state has not
-    /// changed. Memory may have, and `extendedImage`, if the instruction wrote to them before it
-    /// came to the local APIC, which is the provider's.
+    /// The fallback cannot execute the instruction either, or not on such a state. The state has
+    /// not changed. Memory may have, and `extendedImage`, if the instruction wrote to them before
+    /// it came to the local APIC, which is the provider's.
     case unsupported
 }

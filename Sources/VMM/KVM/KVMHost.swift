@@ -39,8 +39,8 @@ public final class KVMHost: Sendable {
             throw AcceleratorError(
                 version < 0
                     ? "'\(path)' is not KVM"
-                    : "KVM has version \(version) of its interface, and only \(Self.version) is known"
-            )
+                    : "KVM has version \(version) of its interface, and only \(Self.version) is"
+                        + " known")
         }
         let missing = Self.required.filter {
             clinux_ioctl(opened, CLINUX_KVM_CHECK_EXTENSION, UInt($0.number)) <= 0

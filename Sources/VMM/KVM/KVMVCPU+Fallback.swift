@@ -173,8 +173,8 @@ extension KVMVCPU {
         try setEvents(events)
     }
 
-    /// Sets what belongs to this thread. What others may have sent since the events were read (NMIs,
-    /// start-up IPIs) stays as it is in KVM.
+    /// Sets what belongs to this thread. What others may have sent since the events were read
+    /// (NMIs, start-up IPIs) stays as it is in KVM.
     private func setEvents(_ events: kvm_vcpu_events) throws(SystemError) {
         var events = events
         events.flags = UInt32(KVM_VCPUEVENT_VALID_SHADOW)

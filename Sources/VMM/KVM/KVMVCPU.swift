@@ -152,8 +152,8 @@ internal import Synchronization
 
     /// Whether KVM returns before it executes anything.
     private func setImmediateExit(_ isSet: Bool) {
-        // SAFETY: a byte of the shared page, which is mapped as long as this object lives. KVM reads
-        // it at any time, so all accesses are atomic.
+        // SAFETY: a byte of the shared page, which is mapped as long as this object lives. KVM
+        // reads it at any time, so all accesses are atomic.
         unsafe immediateExit.pointee.store(isSet ? 1 : 0, ordering: .sequentiallyConsistent)
     }
 

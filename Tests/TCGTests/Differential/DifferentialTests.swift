@@ -7,11 +7,12 @@ import Testing
 @testable import TCG
 
 extension HostTests {
-    /// Random user-mode instructions run on the host CPU and in the interpreter, from the same state;
-    /// registers, flags, memory and exceptions must agree.
+    /// Random user-mode instructions run on the host CPU and in the interpreter, from the same
+    /// state; registers, flags, memory and exceptions must agree.
     ///
-    /// `APUS_DIFFERENTIAL_COUNT` sets the number of instructions per class, `APUS_DIFFERENTIAL_SEED`
-    /// another series: `APUS_DIFFERENTIAL_COUNT=10000000 swift test --filter Differential`.
+    /// `APUS_DIFFERENTIAL_COUNT` sets the number of instructions per class,
+    /// `APUS_DIFFERENTIAL_SEED` another series:
+    /// `APUS_DIFFERENTIAL_COUNT=10000000 swift test --filter Differential`.
     @Suite("Differential")
     struct DifferentialTests {
         static func setting(_ name: String) -> UInt64? {

@@ -37,8 +37,8 @@ struct SegmentedWorld: Sendable, CustomTestStringConvertible {
 }
 
 extension HostTests {
-    /// Random instructions of 32- and 16-bit code in segments of a local descriptor table, on the host
-    /// CPU and in the interpreter.
+    /// Random instructions of 32- and 16-bit code in segments of a local descriptor table, on the
+    /// host CPU and in the interpreter.
     @Suite("Segmented code against the host CPU")
     struct SegmentedTests {
         @Test("single instructions", arguments: SegmentedWorld.all)

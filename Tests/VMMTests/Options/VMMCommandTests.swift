@@ -51,8 +51,8 @@ struct VMMCommandTests {
     func everything() throws {
         let options = try options(
             "--kernel k --initramfs i --cmdline quiet --cpus boot=1 --memory "
-                + "size=1G,hugepages=on --disk a.img,direct=on,engine=aio --disk socket=/s --serial "
-                + "file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
+                + "size=1G,hugepages=on --disk a.img,direct=on,engine=aio --disk socket=/s "
+                + "--serial file=/f --accel tcg,clock=counted --on-reboot exit --on-panic restart")
         #expect(options.boot.commandLine == "console=ttyS0 reboot=a panic=-1 quiet")
         #expect(
             options.memory

@@ -3,8 +3,8 @@ internal import Synchronization
 
 /// Operations that helper threads do for one queue, which gets the results back in any order.
 final class OperationPool: Sendable {
-    // SAFETY: an operation's buffers are valid, and nobody else uses them, until its result has been
-    // taken over; so it may move from thread to thread.
+    // SAFETY: an operation's buffers are valid, and nobody else uses them, until its result has
+    // been taken over; so it may move from thread to thread.
     @safe private struct Job: BitwiseCopyable, @unchecked Sendable {
         var operation: IOOperation
         var slot: UInt32

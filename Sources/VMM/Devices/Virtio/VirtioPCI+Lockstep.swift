@@ -53,7 +53,8 @@ extension VirtioPCI {
     }
 }
 
-/// A split virtqueue as somebody sees it who is neither driver nor device (VIRTIO 1.3, section 2.7).
+/// A split virtqueue as somebody sees it who is neither driver nor device (VIRTIO 1.3, section
+/// 2.7).
 private struct RingView {
     let memory: GuestMemory
     let layout: QueueLayout

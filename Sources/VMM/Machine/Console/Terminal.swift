@@ -2,7 +2,8 @@ internal import Core
 internal import Glibc
 
 /// The terminal of this process in raw mode, for as long as this object lives: keys go to the
-/// guest as they are, Ctrl-C included. Output processing stays on, so that messages of our own look right.
+/// guest as they are, Ctrl-C included. Output processing stays on, so that messages of our own look
+/// right.
 final class Terminal {
     private let fd: Int32
     private var original = termios()

@@ -26,8 +26,8 @@ public enum Mnemonic: UInt16, BitwiseCopyable, Sendable {
     // String and port instructions; the operand size tells which width.
     case cmps, ins, lods, movs, outs, scas, stos, inPort, outPort
 
-    // Control transfer. `jrcxz` is JCXZ, JECXZ and JRCXZ by the address size, `iret` all of CF by the
-    // operand size.
+    // Control transfer. `jrcxz` is JCXZ, JECXZ and JRCXZ by the address size, `iret` all of CF by
+    // the operand size.
     case bound, call, callFar, endbr32, endbr64, enter, int, int1, int3, into, iret, jcc, jmp,
         jmpFar, jrcxz, leave, loop, loope, loopne, ret, retFar, ud0, ud1, ud2, xabort, xbegin,
         xend, xtest

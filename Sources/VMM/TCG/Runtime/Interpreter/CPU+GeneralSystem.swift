@@ -123,8 +123,8 @@ extension CPU {
         }
     }
 
-    /// PAUSE of one CPU among several: what it spins for may be the work of one that shares the host's
-    /// CPU with it and does not run, so every now and then the host may let that one run.
+    /// PAUSE of one CPU among several: what it spins for may be the work of one that shares the
+    /// host's CPU with it and does not run, so every now and then the host may let that one run.
     private func pause() {
         fields.pauseCount &+= 1
         if fields.pauseCount % 64 == 0 { sched_yield() }

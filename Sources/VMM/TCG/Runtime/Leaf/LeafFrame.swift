@@ -22,8 +22,8 @@ struct LeafFrame {
     var xmm0Out: (UInt64, UInt64) = (0, 0)
     /// +64: flags for FCMOVcc.
     var flagsIn: UInt64 = 0
-    /// +80 (`operandOffset`): a copy of a memory or general source, up to 16 bytes, aligned as some instructions
-    /// want it.
+    /// +80 (`operandOffset`): a copy of a memory or general source, up to 16 bytes, aligned as some
+    /// instructions want it.
     var operand = SIMD2<UInt64>()
     /// +96 (`resultOffset`): the destination while it must not be committed yet.
     var result = SIMD2<UInt64>()

@@ -63,8 +63,8 @@ extension CPU {
         atomicMemoryFence(ordering: .sequentiallyConsistent)
     }
 
-    /// Takes the fast way to write to a physical page out of a slot of the TLB. Also for other CPUs'
-    /// threads: see `keepSlow` for what happens when the CPU fills an entry meanwhile.
+    /// Takes the fast way to write to a physical page out of a slot of the TLB. Also for other
+    /// CPUs' threads: see `keepSlow` for what happens when the CPU fills an entry meanwhile.
     @inline(__always)
     private func slowWrites(_ slot: Int, page: UInt64) {
         // SAFETY: the tables have `modes * entries` slots; a tag is an aligned word.

@@ -296,7 +296,8 @@ extension CPU {
         updateMode()
     }
 
-    /// What is saved besides if the privilege changes: the outer stack, and the data segments of VM86.
+    /// What is saved besides if the privilege changes: the outer stack, and the data segments of
+    /// VM86.
     private func saveOuterSegments(_ stack: inout Stack, size: Int) throws(Fault) {
         if isVM86 {
             for register in [
