@@ -48,6 +48,18 @@ struct ProgramTests {
             (["--fd=3", "--blk-file=/nowhere"], 1, "image /nowhere: No such file or directory"),
             (["--fd=3", "--blk-file=@"], 1, " is a directory"),
             (["--fd=99", "--blk-file=@/disk.img"], 1, "Bad file descriptor"),
+            (
+                ["--socket-path=@/s", "--blk-file=@/disk.img", "--open-fds=[4]"], 1,
+                "descriptor 4 of --open-fds cannot be used: Bad file descriptor"
+            ),
+            (
+                ["--socket-path=@/s", "--blk-file=@/disk.img", "--open-fds=[0,1]"], 1,
+                "an image is one open descriptor, or two with direct=on"
+            ),
+            (
+                ["--fd=3", "--blk-file=@/disk.img", "--open-fds=[3]"], 2,
+                "descriptor 3 of --open-fds is named twice"
+            ),
             (["--fd=0", "--blk-file=@/disk.img"], 1, "Socket operation on non-socket"),
             (["--socket-path=@/no/s", "--blk-file=@/disk.img"], 1, "No such file or directory"),
             (

@@ -12,8 +12,8 @@ extension BackendKind {
         check: { values throws(OptionError) in _ = try RandomOptions(values) },
         open: { try RandomSource.open(RandomOptions($0)) },
         makeDevice: { surroundings in
-            RandomDevice(
-                RandomSource(surroundings.files), try RandomOptions(surroundings.values),
-                loop: surroundings.loop)
+            let options = try RandomOptions(surroundings.values)
+            return try RandomDevice(
+                RandomSource(surroundings.files, options), options, loop: surroundings.loop)
         })
 }

@@ -11,6 +11,8 @@ package final class RandomDevice: VirtioDevice {
     private let options: RandomOptions
     private let loop: EventLoop
     private let chain = DescriptorChain(capacity: 4)
+    /// Takes memory as far as drivers ask for bytes at once.
+    private let buffer: MemoryMapping
     private var queue: LoopQueue?
     /// A chain that waits in `chain` for bytes.
     private var isWaiting = false
@@ -24,7 +26,10 @@ package final class RandomDevice: VirtioDevice {
         | VirtioFeature.packedRing
     package let queueCount = 1
 
-    init(_ source: RandomSource, _ options: RandomOptions, loop: EventLoop) {
+    init(
+        _ source: RandomSource, _ options: RandomOptions, loop: EventLoop
+    ) throws(SystemError) {
+        buffer = try MemoryMapping(anonymous: Self.bufferLimit)
         self.source = source
         self.options = options
         self.loop = loop
@@ -45,6 +50,8 @@ package final class RandomDevice: VirtioDevice {
 
     package func stopQueue(_ index: Int) -> QueueState {
         guard index == 0, let running = queue else { return .freshSplit }
+        source.stopWaiting()
+        // The driver asks again when the queue goes on.
         if isWaiting { give(0) }
         queue = nil
         return running.stop()
@@ -53,26 +60,38 @@ package final class RandomDevice: VirtioDevice {
     package func reset() { _ = stopQueue(0) }
 
     private func serve() {
-        guard let queue else { return }
+        guard let queue, !source.isWaited else { return }
         while isWaiting || queue.pop(into: chain) {
             isWaiting = true
-            let wanted = chain.writableLength
-            if budget == 0, wanted > 0 {
-                waitForBudget()
-                break
-            }
-            give(fill(upTo: min(wanted, budget, UInt64(Self.bufferLimit))))
+            guard fillChain() else { break }
         }
         queue.publish()
     }
 
-    private func fill(upTo limit: UInt64) -> UInt32 {
-        let size = Int(truncatingIfNeeded: limit)
-        // SAFETY: the buffer has room for `size` bytes and is filled from its start.
-        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
-            unsafe count = source.fill(UnsafeMutableRawBufferPointer(buffer))
+    /// Gives `chain` back with what there is for it.
+    /// - Returns: whether there was something; if not, `serve` will be called when there may be.
+    private func fillChain() -> Bool {
+        let wanted = min(chain.writableLength, UInt64(Self.bufferLimit))
+        if wanted == 0 {
+            give(0)
+            return true
         }
-        return UInt32(truncatingIfNeeded: chain.write(at: 0, bytes))
+        if budget == 0 {
+            waitForBudget()
+            return false
+        }
+        // SAFETY: the buffer has `bufferLimit` bytes, and is used on this thread only.
+        let bytes = unsafe UnsafeMutableRawBufferPointer(
+            start: buffer.base, count: Int(min(wanted, budget)))
+        let count = unsafe source.fill(bytes)
+        if count == 0 {
+            source.wait(on: loop) { [unowned self] in serve() }
+            return false
+        }
+        let written = unsafe chain.write(
+            at: 0, from: UnsafeRawBufferPointer(rebasing: bytes.prefix(count)))
+        give(UInt32(truncatingIfNeeded: written))
+        return true
     }
 
     private func give(_ count: UInt32) {

@@ -56,7 +56,7 @@ package struct BackendCommand {
             self.init(.show("\(kind.program) \(Release.version)\n"))
         } else {
             let endpoint = try Self.endpoint(values)
-            let opened = values[Flags.openFDs].map { $0.map { Int32(clamping: $0) } }
+            let opened = try Self.opened(values, beside: endpoint)
             self.init(
                 .serve(endpoint, try schema.deviceValues(values), opened: opened),
                 logLevel: values[Flags.logLevel], sandbox: SandboxOptions(values))
@@ -83,6 +83,24 @@ package struct BackendCommand {
             }
 
             """
+    }
+
+    /// Each descriptor has one owner in the program.
+    private static func opened(
+        _ values: CommandValues, beside endpoint: Endpoint
+    ) throws(OptionError) -> [Int32]? {
+        guard let numbers = values[Flags.openFDs] else { return nil }
+        var seen: [Int32] = []
+        if case .inherited(let fd) = endpoint { seen.append(fd) }
+        var opened: [Int32] = []
+        for number in numbers.map({ Int32(clamping: $0) }) {
+            guard !seen.contains(number) else {
+                throw OptionError("descriptor \(number) of --open-fds is named twice")
+            }
+            seen.append(number)
+            opened.append(number)
+        }
+        return opened
     }
 
     private static func endpoint(_ values: CommandValues) throws(OptionError) -> Endpoint {

@@ -38,12 +38,15 @@ package struct BackendProgram {
         _ sandboxOptions: SandboxOptions
     ) throws {
         SignalFD.ignoreBrokenPipes()
+        // Before this process opens anything, so that a number stands for what the parent has
+        // opened or for nothing.
+        let adopted = try opened?.map(Self.adopt)
         // The signals are blocked first, so that the queues' threads do not get them either.
         let loop = try EventLoop()
         let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP]) { _ in loop.quit() }
         defer { signals.cancel() }
         // The files come first: who can connect finds a device that works.
-        let files = try opened.map(Self.adopt) ?? kind.open(values)
+        let files = try adopted ?? kind.open(values)
         let role = try role(endpoint)
         let sandbox = Sandbox(
             sandboxOptions, program: kind.program, descriptorLimit: Self.descriptorLimit)
@@ -71,15 +74,13 @@ package struct BackendProgram {
     private static let descriptorLimit: UInt64 = 2048
 
     /// Takes what the parent process has opened; it stays with this process.
-    private static func adopt(_ numbers: [Int32]) throws(BackendError) -> [SharedFD] {
-        try numbers.map { number throws(BackendError) in
-            let code = clinux_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
-            guard code == 0 else {
-                let reason = SystemError("fcntl", errno: -code).reason
-                throw BackendError("descriptor \(number) of --open-fds cannot be used: \(reason)")
-            }
-            return SharedFD(owning: number)
+    private static func adopt(_ number: Int32) throws(BackendError) -> SharedFD {
+        let code = clinux_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
+        guard code == 0 else {
+            let reason = SystemError("fcntl", errno: -code).reason
+            throw BackendError("descriptor \(number) of --open-fds cannot be used: \(reason)")
         }
+        return SharedFD(owning: number)
     }
 
     private func role(
