@@ -11,12 +11,21 @@ struct RandomDeviceTests {
         #expect(try guest.run("modprobe virtio-rng && echo loaded") == "loaded")
         let current = try guest.run("cat /sys/class/misc/hw_random/rng_current")
         #expect(current == "virtio_rng.0")
-        let read = "dd if=/dev/hwrng bs=500 count=20 2>/dev/null | wc -c"
-        #expect(try guest.run(read) == "10000")
-        let backend = try #require(
-            guest.apus.children.first { $0.arguments.first == "apus-rng" })
-        kill(backend.id, SIGKILL)
-        #expect(try guest.run(read) == "10000")
+        try expectRandom(guest)
+        let first = try #require(backend(of: guest))
+        kill(first, SIGKILL)
+        try expectRandom(guest)
+        #expect(try #require(backend(of: guest)) != first)
         #expect(try guest.powerOff() == 0)
+    }
+
+    private func backend(of guest: Guest) -> Int32? {
+        guest.apus.children.first { $0.arguments.first == "apus-rng" }?.id
+    }
+
+    /// 10000 random bytes cannot be packed; fewer, and those that repeat, take less.
+    private func expectRandom(_ guest: Guest) throws {
+        let size = try guest.run("dd if=/dev/hwrng bs=500 count=20 2>/dev/null | gzip | wc -c")
+        #expect(try #require(Int(size)) >= 10000)
     }
 }
