@@ -81,6 +81,7 @@ let package = Package(
         target(
             "BlockBackend", "Backends/Block",
             uses: ["VhostUser", "Core", "CLinux", "CAIO", "CURing"]),
+        target("ConsoleBackend", "Backends/Console", uses: ["VhostUser", "Core", "CLinux"]),
         target("RandomBackend", "Backends/Random", uses: ["VhostUser", "Core", "CLinux"]),
 
         target("Accelerator", "VMM/Accelerator", uses: ["Core"]),
@@ -98,7 +99,10 @@ let package = Package(
             ]),
         .executableTarget(
             name: "apus",
-            dependencies: ["VMM", "BlockBackend", "RandomBackend", "VhostUser", "Core", "CLinux"],
+            dependencies: [
+                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Core",
+                "CLinux",
+            ],
             path: "Sources/VMM/Main",
             exclude: ["sections.ld", "constructors.ld", "hot-symbols.txt"],
             swiftSettings: productSettings,
@@ -132,6 +136,7 @@ let package = Package(
         tests("VhostUser", uses: ["VhostUser", "Core", "TestSupport", "CLinux"]),
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
+        tests("ConsoleBackend", uses: ["ConsoleBackend", "VhostUser", "Core", "TestSupport"]),
         tests("RandomBackend", uses: ["RandomBackend", "VhostUser", "Core", "TestSupport"]),
         // They compare millions of instructions.
         tests(
@@ -153,12 +158,17 @@ let package = Package(
         tests(
             "VMM",
             uses: [
-                "VMM", "BlockBackend", "RandomBackend", "VhostUser", "Devices", "TCG",
+                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Devices",
+                "TCG",
                 "Accelerator", "Core", "TestSupport",
             ]),
         .executableTarget(
             name: "sandbox-probe",
-            dependencies: ["VMM", "BlockBackend", "Core", "CLinux", "CNativeRun"],
+            dependencies: [
+                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Core",
+                "CLinux",
+                "CNativeRun",
+            ],
             path: "Tests/SandboxProbe", swiftSettings: swiftSettings),
         tests(
             "System",
@@ -168,7 +178,8 @@ let package = Package(
 
 /// What the fuzz targets use.
 let fuzzed: [Target.Dependency] = [
-    "VMM", "BlockBackend", "RandomBackend", "Devices", "TCG", "TCGDecoder", "Accelerator",
+    "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "Devices", "TCG", "TCGDecoder",
+    "Accelerator",
     "VhostUser", "Core",
     "CLinux", "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
 ]

@@ -2,6 +2,7 @@ import Core
 import VhostUser
 
 @testable import BlockBackend
+@testable import ConsoleBackend
 @testable import RandomBackend
 @testable import VMM
 
@@ -26,6 +27,8 @@ struct OptionsTarget: FuzzTarget {
         path=d,readonly=on,num-queues=2,engine=threads,threads=4
         --disk
         socket=/tmp/s
+        --console
+        null,ports=["listen=/s,name=x"]
         --rng
         max-bytes=5
         --vhost-user
@@ -40,7 +43,7 @@ struct OptionsTarget: FuzzTarget {
         "--socket-path=b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
-    private let command = VMMCommand(backends: [.block, .random])
+    private let command = VMMCommand(backends: [.block, .console, .random])
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let text = String(decoding: input.rest(), as: UTF8.self)

@@ -21,6 +21,7 @@
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -300,6 +301,29 @@ int clinux_set_parent_death_signal(int signal)
 int clinux_set_thread_name(const char *name)
 {
     return prctl(PR_SET_NAME, name) < 0 ? -errno : 0;
+}
+
+int clinux_open_terminal(int ends[2], unsigned char *path, size_t size)
+{
+    struct termios mode;
+    ends[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (ends[0] < 0)
+        return -errno;
+    int code = -ptsname_r(ends[0], (char *)path, size);
+    if (code == 0 && unlockpt(ends[0]) != 0)
+        code = -errno;
+    ends[1] = code == 0 ? open((char *)path, O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+    if (code == 0 && ends[1] < 0)
+        code = -errno;
+    if (code != 0) {
+        close(ends[0]);
+        return code;
+    }
+    if (tcgetattr(ends[1], &mode) == 0) {
+        cfmakeraw(&mode);
+        tcsetattr(ends[1], TCSANOW, &mode);
+    }
+    return 0;
 }
 
 ssize_t clinux_random(void *buffer, size_t length)

@@ -1,9 +1,12 @@
 import BlockBackend
 import CLinux
 import CNativeRun
+import ConsoleBackend
 import Core
 import Glibc
+import RandomBackend
 import VMM
+import VhostUser
 
 /// Locks itself in like one of the product's threads, and then does what that must not do:
 ///
@@ -28,6 +31,8 @@ enum SandboxProbe {
             process: VMMSystemCalls.control, thread: ("device0", VMMSystemCalls.device)),
         "launcher": Role(process: Launcher.launching(BlockSystemCalls.control)),
         "block": Role(process: BlockSystemCalls.control),
+        "console": Role(process: BackendKind.console.systemCalls()),
+        "rng": Role(process: BackendKind.random.systemCalls()),
         "queue": Role(
             process: BlockSystemCalls.control, thread: ("queue 0", BlockSystemCalls.queue)),
     ]

@@ -90,6 +90,8 @@ int clinux_open(const char *path, int flags, unsigned mode);
 int clinux_set_parent_death_signal(int signal);
 int clinux_set_thread_name(const char *name);
 int clinux_gettid(void);
+// Makes a pseudo terminal in raw mode: opens both ends (close-on-exec) and gives the other's path.
+int clinux_open_terminal(int ends[_Nonnull 2], unsigned char *path, size_t size);
 // Fills a buffer with random bytes (getrandom(2)), at most 256 of them without interruption.
 ssize_t clinux_random(void *buffer, size_t length);
 long clinux_futex_wait(uint32_t *word, uint32_t expected, long long timeout_nanoseconds);

@@ -102,7 +102,7 @@ package final class UnixSocket: Sendable {
 /// A Unix socket that takes connections; non-blocking.
 package final class UnixListener: Sendable {
     package let fd: SharedFD
-    /// Where it was bound by us; the socket file is removed in the end.
+    /// Where it was bound by us, if the socket file is to be removed in the end.
     private let path: String?
 
     /// Takes a listening socket, for example one that a parent process passed down.
@@ -113,8 +113,9 @@ package final class UnixListener: Sendable {
     }
 
     /// Listens at `path`. A socket file that nobody answers on is replaced.
+    /// - Parameter isPassedOn: the descriptor goes to others, so the socket file stays.
     /// - Throws: `EADDRINUSE` if somebody answers, or if there is something other than a socket.
-    package init(path: String) throws(SystemError) {
+    package init(path: String, isPassedOn: Bool = false) throws(SystemError) {
         let raw = try checking("socket", clinux_unix_socket())
         let fd = SharedFD(owning: raw)
         var result = unsafe clinux_unix_bind(raw, path)
@@ -125,7 +126,7 @@ package final class UnixListener: Sendable {
         }
         _ = try checking("bind", result)
         self.fd = fd
-        self.path = path
+        self.path = isPassedOn ? nil : path
         _ = try checking("listen", clinux_listen(raw, 8))
     }
 

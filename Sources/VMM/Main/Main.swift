@@ -1,5 +1,6 @@
 internal import BlockBackend
 internal import CLinux
+internal import ConsoleBackend
 internal import Glibc
 internal import RandomBackend
 internal import VMM
@@ -36,7 +37,7 @@ enum Main {
     }
 
     /// All back ends of ours.
-    private static let backends: [BackendKind] = [.block, .random]
+    private static let backends: [BackendKind] = [.block, .console, .random]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

@@ -26,6 +26,9 @@ package struct BackendKind: Sendable {
     /// the user wants it otherwise. There is no function for devices that act by themselves.
     package let inOrder: (@Sendable (OptionValues) -> String)?
 
+    /// Whether a device with these options takes standard input and output for itself.
+    package let usesTerminal: @Sendable (OptionValues) -> Bool
+
     /// Checks what keys mean together.
     package let check: @Sendable (OptionValues) throws(OptionError) -> Void
     /// Opens what the options name, before the program locks itself in or by its parent process.
@@ -39,6 +42,7 @@ package struct BackendKind: Sendable {
         capabilities: [String] = [],
         systemCalls: @escaping @Sendable () -> SystemCallRules,
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
+        usesTerminal: @escaping @Sendable (OptionValues) -> Bool = { _ in false },
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
         open: @escaping @Sendable (OptionValues) throws -> [SharedFD],
         makeDevice: @escaping @Sendable (BackendSurroundings) throws -> any VirtioDevice
@@ -53,6 +57,7 @@ package struct BackendKind: Sendable {
         self.capabilities = capabilities
         self.systemCalls = systemCalls
         self.inOrder = inOrder
+        self.usesTerminal = usesTerminal
         self.check = check
         self.open = open
         self.makeDevice = makeDevice

@@ -1,3 +1,4 @@
+import ConsoleBackend
 import Core
 import RandomBackend
 import TCG
@@ -9,7 +10,7 @@ import VhostUser
 
 @Suite("VMM command line")
 struct VMMCommandTests {
-    let command = VMMCommand(backends: [.block, .random])
+    let command = VMMCommand(backends: [.block, .console, .random])
 
     /// A disk that a process of ours serves.
     private func disk(
@@ -142,6 +143,11 @@ struct VMMCommandTests {
             (
                 "--kernel k --disk socket=s,readonly=on",
                 "--disk: socket stands alone; its backend has the options"
+            ),
+            (
+                "--kernel k --console stdio",
+                "--console: stdio is taken already; give all but one another end, and the serial "
+                    + "port --serial null"
             ),
             ("--kernel k --disk socet=s", "--disk: unknown key 'socet'; did you mean 'socket'?"),
             (

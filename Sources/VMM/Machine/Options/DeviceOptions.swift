@@ -34,6 +34,11 @@ package struct DeviceOptions: Equatable, Sendable {
         if case .child(let child) = source { child.isInOrder } else { false }
     }
 
+    /// Its process takes standard input and output for itself.
+    var usesTerminal: Bool {
+        if case .child(let child) = source { child.kind.usesTerminal(child.values) } else { false }
+    }
+
     /// A device at a socket.
     package init(_ id: VirtioDeviceID, _ noun: String, socket path: String) {
         self.id = id

@@ -23,7 +23,7 @@ extension VMMCommand {
     }
 
     func deviceOptions(
-        _ values: CommandValues, isCounted: Bool
+        _ values: CommandValues, serial: SerialBackend, isCounted: Bool
     ) throws(OptionError) -> [DeviceOptions] {
         var result: [DeviceOptions] = []
         for (kind, flag) in backends {
@@ -34,6 +34,12 @@ extension VMMCommand {
                     throw error.inside("--\(flag.name)")
                 }
             }
+        }
+        let takers = result.count { $0.usesTerminal }
+        if takers > 1 || takers == 1 && serial == .terminal {
+            throw OptionError(
+                "--console: stdio is taken already; give all but one another end, and the serial port "
+                    + "--serial null")
         }
         for device in values[Self.foreign] {
             let type = device[Foreign.type]

@@ -198,7 +198,7 @@ package struct VMMCommand: Sendable {
             memory: try Self.memoryOptions(values[Self.memory]),
             accelerator: accelerator,
             serial: serial,
-            devices: try deviceOptions(values, isCounted: accelerator.isCounted),
+            devices: try deviceOptions(values, serial: serial, isCounted: accelerator.isCounted),
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),

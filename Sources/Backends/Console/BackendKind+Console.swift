@@ -1,0 +1,28 @@
+internal import Core
+package import VhostUser
+
+extension BackendKind {
+    /// The program `apus-console`: serves a console with any number of ports.
+    package static let console = BackendKind(
+        "console", .console, noun: "console",
+        summary: "Serves a virtual machine's console and channels over vhost-user.",
+        example: "listen=console.sock",
+        schema: ConsoleOptions.schema,
+        systemCalls: {
+            var rules = SystemCallRules.backendControl
+            rules.allow("ioctl", argument: 1, oneOf: [0x5413])  // TIOCGWINSZ
+            return rules
+        },
+        usesTerminal: { values in
+            (try? ConsoleOptions(values))?.ports.contains { $0.backing == .stdio } ?? false
+        },
+        check: { values throws(OptionError) in _ = try ConsoleOptions(values) },
+        open: { try ConsoleFiles.open(ConsoleOptions($0)) },
+        makeDevice: { surroundings in
+            let options = try ConsoleOptions(surroundings.values)
+            let ends = try ConsoleFiles.ends(options, surroundings.files, on: surroundings.loop)
+            let ports = zip(options.ports, ends).map { ConsolePort($0, $1) }
+            return ConsoleDevice(
+                ports, on: surroundings.loop, configChanged: surroundings.configChanged)
+        })
+}

@@ -1,0 +1,81 @@
+/// Feature bits of console devices (VIRTIO 1.3, section 5.3.3), as masks.
+enum ConsoleFeature {
+    static let size: UInt64 = 1 << 0  // VIRTIO_CONSOLE_F_SIZE
+    static let multiport: UInt64 = 1 << 1  // VIRTIO_CONSOLE_F_MULTIPORT
+    static let emergencyWrite: UInt64 = 1 << 2  // VIRTIO_CONSOLE_F_EMERG_WRITE
+}
+
+/// What a console device is told over the control queue, and tells (VIRTIO 1.3, section 5.3.6.2).
+enum ConsoleEvent {
+    static let deviceReady: UInt16 = 0  // VIRTIO_CONSOLE_DEVICE_READY
+    static let deviceAdd: UInt16 = 1  // VIRTIO_CONSOLE_DEVICE_ADD
+    static let portReady: UInt16 = 3  // VIRTIO_CONSOLE_PORT_READY
+    static let consolePort: UInt16 = 4  // VIRTIO_CONSOLE_CONSOLE_PORT
+    static let resize: UInt16 = 5  // VIRTIO_CONSOLE_RESIZE
+    static let portOpen: UInt16 = 6  // VIRTIO_CONSOLE_PORT_OPEN
+    static let portName: UInt16 = 7  // VIRTIO_CONSOLE_PORT_NAME
+}
+
+/// A message of the control queues: `struct virtio_console_control` and what may follow it.
+struct ConsoleMessage: Equatable {
+    static let headerSize = 8
+
+    var port: UInt32
+    var event: UInt16
+    var value: UInt16 = 1
+    var rest: [UInt8] = []
+
+    var bytes: [UInt8] { Self.bytes(port) + Self.bytes(event) + Self.bytes(value) + rest }
+
+    /// The two parts of a size. Linux reads the rows first, and so do the device models in use; the
+    /// specification has it the other way round.
+    static func resize(_ port: UInt32, _ size: ConsoleSize) -> ConsoleMessage {
+        ConsoleMessage(
+            port: port, event: ConsoleEvent.resize, value: 0,
+            rest: bytes(size.rows) + bytes(size.columns))
+    }
+
+    static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+        (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
+    }
+}
+
+/// A terminal's size in characters.
+struct ConsoleSize: Equatable {
+    var columns: UInt16
+    var rows: UInt16
+}
+
+/// The queues' numbers: two for the first port, two for control, two for each further port (VIRTIO
+/// 1.3, section 5.3.2).
+enum ConsoleQueue: Equatable {
+    /// To the guest.
+    case input(port: Int)
+    /// From the guest.
+    case output(port: Int)
+    case controlInput
+    case controlOutput
+
+    init(_ index: Int) {
+        let isInput = index % 2 == 0
+        switch index / 2 {
+        case 0: self = isInput ? .input(port: 0) : .output(port: 0)
+        case 1: self = isInput ? .controlInput : .controlOutput
+        case let pair: self = isInput ? .input(port: pair - 1) : .output(port: pair - 1)
+        }
+    }
+
+    static func count(ports: Int) -> Int { 2 + 2 * ports }
+}
+
+/// The configuration space (VIRTIO 1.3, section 5.3.4).
+enum ConsoleConfig {
+    static let size = 12
+    /// Where a driver writes a character before it has a queue.
+    static let emergencyOffset = 8
+
+    static func bytes(_ size: ConsoleSize?, ports: Int) -> [UInt8] {
+        ConsoleMessage.bytes(size?.columns ?? 0) + ConsoleMessage.bytes(size?.rows ?? 0)
+            + ConsoleMessage.bytes(UInt32(ports)) + [0, 0, 0, 0]
+    }
+}

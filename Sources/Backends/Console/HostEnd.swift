@@ -1,0 +1,37 @@
+internal import Core
+
+/// The host's side of a port. It never waits; it belongs to the control thread.
+protocol HostEnd: AnyObject {
+    /// Somebody is there to read and write.
+    var isConnected: Bool { get }
+    /// The size of the terminal behind it, if it is one.
+    var size: ConsoleSize? { get }
+    /// Whether input is asked for. What was not asked for stays where it comes from.
+    var wantsInput: Bool { get set }
+    var events: (any HostEvents)? { get set }
+
+    /// Takes output.
+    /// - Returns: how many bytes were taken; when it is fewer than there are, `canWrite` follows.
+    func write(_ bytes: ArraySlice<UInt8>) -> Int
+    /// Ends all connections: there is a new guest.
+    func reset()
+}
+
+/// Who hears of a host end.
+protocol HostEvents: AnyObject {
+    /// There is input, at least one byte.
+    func received(_ bytes: [UInt8])
+    func canWrite()
+    func connectionChanged()
+}
+
+/// Nothing is behind the port.
+final class NullEnd: HostEnd {
+    let isConnected = true
+    let size: ConsoleSize? = nil
+    var wantsInput = false
+    weak var events: (any HostEvents)?
+
+    func write(_ bytes: ArraySlice<UInt8>) -> Int { bytes.count }
+    func reset() {}
+}

@@ -1,0 +1,174 @@
+import Core
+import Glibc
+import TestSupport
+import Testing
+
+@testable import ConsoleBackend
+
+@Suite("Console") struct ConsoleDeviceTests {
+    private static let agent = "org.qemu.guest_agent.0"
+
+    @Test("ports are introduced as the guest asks, and say who is there")
+    func conversation() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig(
+            "null,ports=[\"listen=\(folder["agent"]),name=\(Self.agent)\"]")
+        try rig.control(0, ConsoleEvent.deviceReady, 1)
+        #expect(try rig.message() == ConsoleMessage(port: 0, event: ConsoleEvent.deviceAdd))
+        #expect(try rig.message() == ConsoleMessage(port: 1, event: ConsoleEvent.deviceAdd))
+        try rig.control(0, ConsoleEvent.portReady, 1)
+        #expect(try rig.message() == ConsoleMessage(port: 0, event: ConsoleEvent.consolePort))
+        #expect(try rig.message() == ConsoleMessage(port: 0, event: ConsoleEvent.portOpen))
+        try rig.control(1, ConsoleEvent.portReady, 1)
+        #expect(
+            try rig.message()
+                == ConsoleMessage(
+                    port: 1, event: ConsoleEvent.portName, rest: Array(Self.agent.utf8)))
+        var client: UnixSocket? = try UnixSocket(connectingTo: folder["agent"])
+        #expect(try rig.message() == ConsoleMessage(port: 1, event: ConsoleEvent.portOpen))
+        _ = client
+        client = nil
+        #expect(
+            try rig.message() == ConsoleMessage(port: 1, event: ConsoleEvent.portOpen, value: 0))
+    }
+
+    @Test("a terminal's readers all get the output, late ones what there was")
+    func readers() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"])")
+        let first = try UnixSocket(connectingTo: folder["c"])
+        #expect(try rig.send(1, Array("hello ".utf8)))
+        #expect(try rig.read(first, count: 6) == Array("hello ".utf8))
+        let second = try UnixSocket(connectingTo: folder["c"])
+        #expect(try rig.read(second, count: 6) == Array("hello ".utf8))
+        #expect(try rig.send(1, Array("world".utf8)))
+        #expect(try rig.read(first, count: 5) == Array("world".utf8))
+        #expect(try rig.read(second, count: 5) == Array("world".utf8))
+        try first.send(Array("a".utf8))
+        #expect(try rig.input(0, count: 1) == Array("a".utf8))
+        try second.send(Array("b".utf8))
+        #expect(try rig.input(0, count: 1) == Array("b".utf8))
+    }
+
+    @Test("a terminal's guest does not wait for a reader that sleeps")
+    func sleepyReader() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),replay=1K")
+        let reader = try UnixSocket(connectingTo: folder["c"])
+        for _ in 0..<200 { #expect(try rig.send(1, [UInt8](repeating: 1, count: 10_000))) }
+        #expect(try rig.send(1, [2, 3, 4]))
+        var all: [UInt8] = []
+        while all.suffix(3) != [2, 3, 4] {
+            let more = try rig.read(reader, count: 1)
+            if more.isEmpty { break }
+            all += more
+            if let rest = try reader.receive(upTo: 1 << 20) { all += rest.bytes }
+        }
+        #expect(all.suffix(3) == [2, 3, 4])
+        #expect(all.count < 2_000_003)
+    }
+
+    @Test("a channel loses nothing, and its guest waits for the reader")
+    func channel() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),console=off")
+        try rig.control(0, ConsoleEvent.portOpen, 1)
+        let reader = try UnixSocket(connectingTo: folder["c"])
+        let piece = (0..<30_000).map { UInt8(truncatingIfNeeded: $0 / 7) }
+        var sent = 0
+        while try rig.send(1, piece, milliseconds: 200) { sent += 1 }
+        #expect(sent > 1 && sent < 40)
+        #expect(
+            try rig.read(reader, count: piece.count * (sent + 1))
+                == [[UInt8]](repeating: piece, count: sent + 1).flatMap { $0 })
+        #expect(try rig.awaitSent(1))
+        // What is written while the guest has no room arrives later.
+        let long = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 / 3) }
+        var written = 0
+        var got: [UInt8] = []
+        while got.count < long.count {
+            let room = long[written...].prefix(8192)
+            if !room.isEmpty {
+                try reader.send(Array(room))
+                written += room.count
+            }
+            got += try rig.input(0, count: room.count)
+        }
+        #expect(got == long)
+    }
+
+    @Test("input for a channel that is closed in the guest waits")
+    func closedChannel() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),console=off")
+        try rig.control(0, ConsoleEvent.portReady, 1)
+        let client = try UnixSocket(connectingTo: folder["c"])
+        try client.send([7])
+        #expect(try rig.receive(0, milliseconds: 100) == nil)
+        try rig.control(0, ConsoleEvent.portOpen, 1)
+        #expect(try rig.receive(0) == [7])
+    }
+
+    @Test("output is appended to a file, and so is an emergency's")
+    func file() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("file=\(folder["log"])")
+        #expect(try rig.send(1, Array("one\n".utf8)))
+        rig.device.writeConfig(offset: 8, Array("!".utf8))
+        #expect(try rig.send(1, Array("two\n".utf8)))
+        #expect(try readFile(folder["log"]) == Array("one\n!two\n".utf8))
+    }
+
+    @Test("a pseudo terminal works both ways, and its size is the guest's")
+    func terminal() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("pty,link=\(folder["tty"])")
+        let fd = unsafe open(folder["tty"], O_RDWR | O_NOCTTY)
+        let terminal = OwnedFD(owning: fd)
+        #expect(try rig.send(1, Array("login: ".utf8)))
+        var bytes = [UInt8](repeating: 0, count: 7)
+        #expect(unsafe read(terminal.rawValue, &bytes, 7) == 7)
+        #expect(bytes == Array("login: ".utf8))
+        try rig.control(0, ConsoleEvent.portReady, 1)
+        for event in [ConsoleEvent.consolePort, ConsoleEvent.portOpen] {
+            #expect(try rig.message() == ConsoleMessage(port: 0, event: event))
+        }
+        var size = winsize(ws_row: 50, ws_col: 132, ws_xpixel: 0, ws_ypixel: 0)
+        #expect(unsafe ioctl(terminal.rawValue, UInt(TIOCSWINSZ), &size) == 0)
+        #expect(unsafe write(terminal.rawValue, "root", 4) == 4)
+        #expect(try rig.input(0, count: 4) == Array("root".utf8))
+        #expect(rig.configChanges == 1)
+        #expect(rig.device.readConfig(offset: 0, count: 4) == [132, 0, 50, 0])
+        #expect(
+            try rig.message()
+                == ConsoleMessage(
+                    port: 0, event: ConsoleEvent.resize, value: 0, rest: [50, 0, 132, 0]))
+    }
+
+    @Test("a guest that asks without end costs no memory")
+    func flood() throws {
+        let rig = try ConsoleRig("null,ports=[null,null]")
+        for _ in 0..<2000 { try rig.control(0, ConsoleEvent.deviceReady, 1) }
+        for port in UInt32(0)..<3 {
+            #expect(try rig.message() == ConsoleMessage(port: port, event: ConsoleEvent.deviceAdd))
+        }
+        try rig.control(77, ConsoleEvent.portReady, 1)
+        try rig.control(0, 99, 1)
+        #expect(try rig.send(3, [1, 2, 3]))
+    }
+
+    @Test(
+        "what makes no sense is refused",
+        arguments: [
+            ("", "one of stdio, pty, null, listen=PATH and file=PATH is needed"),
+            ("null,file=x", "one of stdio, pty, null, listen=PATH and file=PATH is needed"),
+            ("null,link=x", "link belongs to pty"),
+            ("stdio,ports=[stdio]", "only one port can have standard input and output"),
+            ("null,ports=[\"listen=\"]", "ports: listen: a path must not be empty"),
+        ])
+    func refusals(text: String, message: String) {
+        #expect(throws: OptionError(message)) {
+            try ConsoleOptions(ConsoleOptions.schema.parse(text))
+        }
+    }
+}
