@@ -90,6 +90,17 @@ import VhostUser
                     """))
     }
 
+    @Test("help says how the program is started, by its own name as well")
+    func help() {
+        guard case .shown(let text) = outcome("help") else {
+            Issue.record("no help is shown")
+            return
+        }
+        #expect(text.contains("\nUsage: apus block [OPTION...]\n"))
+        #expect(text.contains("\n  --disk [path=]PATH[,KEY=VALUE...]\n"))
+        #expect(text.contains("\n  A link to apus with the name apus-block "))
+    }
+
     @Test("what makes no sense is refused with a sentence")
     func refusals() {
         #expect(outcome("--blk-file=d") == .refused("one of --socket-path and --fd is needed"))
@@ -99,7 +110,18 @@ import VhostUser
         #expect(outcome("--fd=3") == .refused("one of --disk and --blk-file is needed"))
         #expect(
             outcome("--fd=3", "--blk-file=d", "--disk", "path=d")
-                == .refused("--disk: key 'path' is given twice"))
+                == .refused("--blk-file and path in --disk exclude each other"))
+        #expect(
+            outcome("--fd=3", "--read-only", "--disk", "path=d,readonly=off")
+                == .refused("--read-only and readonly in --disk exclude each other"))
+        #expect(
+            outcome("--fd=3", "--blk-file=") == .refused("--blk-file: a path must not be empty"))
+        #expect(
+            outcome("--fd=3", "--read-only")
+                == .refused("one of --disk and --blk-file is needed"))
+        #expect(
+            outcome("--fd=3", "--disk", "readonly=on")
+                == .refused("--disk: key 'path' is missing"))
         #expect(
             outcome("--fd=3", "--disk", "path=d,redonly=on")
                 == .refused("--disk: unknown key 'redonly'; did you mean 'readonly'?"))

@@ -21,7 +21,8 @@ package struct RandomOptions: Equatable, Sendable {
     }
 
     package static let schema = OptionSchema(
-        "rng", leadingKey: "source", keys: [Keys.path.any, Keys.bytes.any, Keys.period.any])
+        "rng", leadingKey: "source", mayBeEmpty: true,
+        keys: [Keys.path.any, Keys.bytes.any, Keys.period.any])
 
     /// Takes what `schema` has parsed.
     package init(_ values: OptionValues) throws(OptionError) {

@@ -52,7 +52,7 @@ public struct Flag<Value: Sendable>: Sendable {
     public static func one(
         _ name: String, _ schema: OptionSchema, help: String
     ) -> Flag where Value == OptionValues? {
-        Flag(AnyFlag(name, schema.type, makeHelp: { help }, makeKeys: { schema.help })) { given in
+        Flag(AnyFlag(name, schema, makeHelp: { help }, isRepeatable: false)) { given in
             given.first.map { unbox($0, name) }
         }
     }
@@ -70,11 +70,7 @@ public struct Flag<Value: Sendable>: Sendable {
     public static func many(
         _ name: String, _ schema: OptionSchema, help: String
     ) -> Flag where Value == [OptionValues] {
-        Flag(
-            AnyFlag(
-                name, schema.type, makeHelp: { help }, makeKeys: { schema.help },
-                isRepeatable: true)
-        ) { given in
+        Flag(AnyFlag(name, schema, makeHelp: { help }, isRepeatable: true)) { given in
             given.map { unbox($0, name) }
         }
     }
@@ -97,13 +93,15 @@ public struct AnyFlag: Sendable {
     let makeHelp: @Sendable () -> String
     let makeKeys: @Sendable () -> [(term: String, text: String)]
     let isRepeatable: Bool
+    /// The flag may stand alone; its value is then empty.
+    let isValueOptional: Bool
     let parse: @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
 
     init(
         name: String, makePlaceholder: (@Sendable () -> String)?,
         makeHelp: @escaping @Sendable () -> String,
         makeKeys: @escaping @Sendable () -> [(term: String, text: String)] = { [] },
-        isRepeatable: Bool,
+        isRepeatable: Bool, isValueOptional: Bool = false,
         parse: @escaping @Sendable (String) throws(OptionError) -> any AnyObject & Sendable
     ) {
         self.name = name
@@ -111,18 +109,29 @@ public struct AnyFlag: Sendable {
         self.makeHelp = makeHelp
         self.makeKeys = makeKeys
         self.isRepeatable = isRepeatable
+        self.isValueOptional = isValueOptional
         self.parse = parse
     }
 
     init<Item: Sendable>(
         _ name: String, _ type: OptionType<Item>, makeHelp: @escaping @Sendable () -> String,
-        makeKeys: @escaping @Sendable () -> [(term: String, text: String)] = { [] },
         isRepeatable: Bool = false
     ) {
         self.init(
             name: name, makePlaceholder: type.makePlaceholder, makeHelp: makeHelp,
-            makeKeys: makeKeys, isRepeatable: isRepeatable
+            isRepeatable: isRepeatable
         ) { text throws(OptionError) in Box(try type.parse(text)) }
+    }
+
+    init(
+        _ name: String, _ schema: OptionSchema, makeHelp: @escaping @Sendable () -> String,
+        isRepeatable: Bool
+    ) {
+        self.init(
+            name: name, makePlaceholder: { schema.placeholder }, makeHelp: makeHelp,
+            makeKeys: { schema.help }, isRepeatable: isRepeatable,
+            isValueOptional: schema.mayBeEmpty
+        ) { text throws(OptionError) in Box(try schema.parse(text)) }
     }
 }
 
@@ -162,7 +171,8 @@ public struct CommandSchema: Sendable {
         let flags = flags
         var given: [String: [any AnyObject & Sendable]] = [:]
         var rest = arguments[...]
-        while let argument = rest.popFirst() {
+        while let word = rest.popFirst() {
+            let argument = Self.helpWords.contains(word) ? "--help" : word
             guard argument.hasPrefix("-") else {
                 throw OptionError("unexpected argument '\(argument)': options start with --")
             }
@@ -186,6 +196,9 @@ public struct CommandSchema: Sendable {
         return CommandValues(given: given)
     }
 
+    /// What people type besides `--help`.
+    private static let helpWords = ["-h", "help"]
+
     private func value(
         of flag: AnyFlag, attached: String?, rest: inout ArraySlice<String>
     ) throws(OptionError) -> String {
@@ -194,10 +207,14 @@ public struct CommandSchema: Sendable {
             return ""
         }
         if let attached { return attached }
-        guard let next = rest.popFirst() else {
-            throw OptionError("--\(flag.name) needs a value (\(makePlaceholder()))")
+        if let next = rest.first, !next.hasPrefix("--"), next != "-h" {
+            rest.removeFirst()
+            return next
         }
-        return next
+        if flag.isValueOptional { return "" }
+        let hint =
+            rest.isEmpty ? "" : "; one that looks like an option is written --\(flag.name)=VALUE"
+        throw OptionError("--\(flag.name) needs a value (\(makePlaceholder()))\(hint)")
     }
 
     /// What `--help` prints.
@@ -208,7 +225,7 @@ public struct CommandSchema: Sendable {
             for flag in group.flags {
                 let term = "--\(flag.name)" + (flag.makePlaceholder.map { " " + $0() } ?? "")
                 let text = flag.makeHelp() + (flag.isRepeatable ? " (may be repeated)" : "")
-                lines += HelpText.entry(term, text, indent: 2, column: 30)
+                lines += HelpText.entry(term, text)
                 for key in flag.makeKeys() {
                     lines += HelpText.entry(key.term, key.text, indent: 6, column: 34)
                 }
@@ -226,34 +243,4 @@ public struct CommandValues: Sendable {
 
     /// The value of a flag of the command that made these values.
     public subscript<Value>(_ flag: Flag<Value>) -> Value { flag.combine(given[flag.name] ?? []) }
-}
-
-/// Lays out help in two columns.
-enum HelpText {
-    static let width = 100
-
-    /// A term and its text, which starts at `column` and is broken between words.
-    static func entry(_ term: String, _ text: String, indent: Int, column: Int) -> [String] {
-        let margin = String(repeating: " ", count: column)
-        var lines: [String] = []
-        var line = String(repeating: " ", count: indent) + term
-        if line.count + 2 > column {
-            lines.append(line)
-            line = margin
-        } else {
-            line += String(repeating: " ", count: column - line.count)
-        }
-        var isStart = true
-        for word in text.split(separator: " ") {
-            if !isStart, line.count + 1 + word.count > width {
-                lines.append(line)
-                line = margin
-                isStart = true
-            }
-            line += (isStart ? "" : " ") + word
-            isStart = false
-        }
-        lines.append(line)
-        return lines
-    }
 }

@@ -10,7 +10,7 @@ package enum Nearest {
             let distance = editDistance(word, candidate)
             if distance < best?.distance ?? Int.max { best = (candidate, distance) }
         }
-        guard let best, best.distance <= max(2, length / 2) else { return nil }
+        guard let best, best.distance <= max(1, length / 3) else { return nil }
         return best.word
     }
 

@@ -78,16 +78,23 @@ public struct OptionSchema: Sendable {
     public let keys: [AnyOptionKey]
     /// The key that a first item without `=` is the value of.
     let leadingKey: String?
+    /// Nothing need be said: the set's flag can stand alone.
+    let mayBeEmpty: Bool
 
-    public init(_ name: String, leadingKey: String? = nil, keys: [AnyOptionKey]) {
+    public init(
+        _ name: String, leadingKey: String? = nil, mayBeEmpty: Bool = false, keys: [AnyOptionKey]
+    ) {
         self.name = name
         self.keys = keys
         self.leadingKey = leadingKey
+        self.mayBeEmpty = mayBeEmpty
     }
 
     /// This set with more keys, where none must be given: for who adds another way to say it.
     public func extended(with more: [AnyOptionKey]) -> OptionSchema {
-        OptionSchema(name, leadingKey: leadingKey, keys: keys.map { $0.optional } + more)
+        OptionSchema(
+            name, leadingKey: leadingKey, mayBeEmpty: mayBeEmpty,
+            keys: keys.map { $0.optional } + more)
     }
 
     /// Reads `key=value,key=value`. Keys left out have their defaults.
@@ -145,25 +152,27 @@ public struct OptionSchema: Sendable {
             var text = key.help
             if key.isRequired { text += " (required)" }
             if let value = key.makeDefaultText?(), !value.isEmpty { text += " (default \(value))" }
-            let isLeading = key.name == leadingKey
-            return (isLeading ? key.placeholder : "\(key.name)=\(key.placeholder)", text)
+            return ("\(key.name)=\(key.placeholder)", text)
         }
     }
 
-    /// The schema as the type of a flag's value.
-    public var type: OptionType<OptionValues> {
-        OptionType(placeholder: placeholder, format: { _ in "" }) {
-            text throws(OptionError) in try parse(text)
+    /// Checks a value that is given for a key in another way.
+    package func check(_ text: String, for key: String) throws(OptionError) {
+        guard let key = keys.first(where: { $0.name == key }) else {
+            preconditionFailure("option set \(name) has no key '\(key)'")
         }
+        _ = try key.parse(text)
     }
 
-    private var placeholder: String {
-        if let leading = keys.first(where: { $0.name == leadingKey }) {
-            leading.placeholder + (keys.count > 1 ? "[,KEY=VALUE...]" : "")
-        } else if let required = keys.first(where: { $0.isRequired }) ?? keys.first {
-            "\(required.name)=\(required.placeholder)" + (keys.count > 1 ? ",..." : "")
+    /// What stands for the set in help: names in brackets may be left out.
+    var placeholder: String {
+        if mayBeEmpty {
+            "[KEY=VALUE,...]"
+        } else if let leading = keys.first(where: { $0.name == leadingKey }) {
+            "[\(leading.name)=]\(leading.placeholder)" + (keys.count > 1 ? "[,KEY=VALUE...]" : "")
         } else {
-            ""
+            keys.filter(\.isRequired).map { "\($0.name)=\($0.placeholder)" }.joined(separator: ",")
+                + (keys.allSatisfy(\.isRequired) ? "" : ",...")
         }
     }
 }

@@ -23,7 +23,7 @@ struct BackendCommandSchema {
         }
         let described = [device.any] + texts.map(\.flag.any) + switches.map(\.flag.any)
         command = CommandSchema(
-            kind.program, summary: kind.summary,
+            "apus \(kind.name)", summary: kind.summary,
             groups: [
                 .init("Front end (one of these)", [Flags.socketPath.any, Flags.fd.any]),
                 .init("Device", described + [Flags.openFDs.any]),
@@ -38,30 +38,56 @@ struct BackendCommandSchema {
             chapters: [
                 (
                     "Example",
-                    "  \(kind.program) --socket-path=\(kind.name).sock --\(kind.schema.name) "
+                    "  apus \(kind.name) --socket-path=\(kind.name).sock --\(kind.schema.name) "
                         + kind.example
                 ),
+                ("Name", "  A link to apus with the name \(kind.program) is this program, too."),
                 ("Ending", Self.ending),
             ])
     }
 
     /// What the command line says of the device.
     func deviceValues(_ values: CommandValues) throws(OptionError) -> OptionValues {
-        var items = values[device].map { [$0.text] } ?? []
+        let described = values[device]
+        var items = described.map { [$0.text] } ?? []
         for (flag, alias) in texts {
             guard let text = values[flag] else { continue }
-            items.append("\(alias.key)=\(OptionSyntax.quote(text))")
+            do {
+                try kind.schema.check(text, for: alias.key)
+            } catch {
+                throw error.inside("--\(alias.name)")
+            }
+            items.append(try assignment(alias, OptionSyntax.quote(text), described))
         }
         for (flag, alias) in switches where values[flag] {
-            items.append("\(alias.key)=\(alias.value ?? "")")
+            items.append(try assignment(alias, alias.value ?? "", described))
         }
-        guard !items.isEmpty || required.isEmpty else { throw needed }
+        return try parse(items.filter { !$0.isEmpty }.joined(separator: ","), described)
+    }
+
+    private func assignment(
+        _ alias: OptionAlias, _ text: String, _ described: OptionValues?
+    ) throws(OptionError) -> String {
+        if described?.text(of: alias.key) != nil {
+            throw OptionError(
+                "--\(alias.name) and \(alias.key) in --\(kind.schema.name) exclude each other")
+        }
+        return "\(alias.key)=\(text)"
+    }
+
+    /// - Parameter described: what the user gave as an option set, if anything.
+    private func parse(
+        _ text: String, _ described: OptionValues?
+    ) throws(OptionError) -> OptionValues {
         do throws(OptionError) {
-            let values = try kind.schema.parse(items.joined(separator: ","))
+            let values = try kind.schema.extended(with: []).parse(text)
+            if let missing = kind.schema.firstMissing(values) {
+                throw described == nil ? needed : OptionError("key '\(missing)' is missing")
+            }
             try kind.check(values)
             return values
         } catch {
-            throw error.inside("--\(kind.schema.name)")
+            throw described == nil ? error : error.inside("--\(kind.schema.name)")
         }
     }
 

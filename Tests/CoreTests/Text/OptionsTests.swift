@@ -23,6 +23,12 @@ private enum Serial {
     static let schema = OptionSchema("serial", leadingKey: "mode", keys: [mode.any, file.any])
 }
 
+private enum Random {
+    static let source = OptionKey<String?>("source", .path, help: "Where from")
+    static let schema = OptionSchema(
+        "rng", leadingKey: "source", mayBeEmpty: true, keys: [source.any])
+}
+
 @Suite("Options")
 struct OptionsTests {
     @Test("every type is read, and keys left out have their defaults")
@@ -76,6 +82,10 @@ struct OptionsTests {
                 "path=a,zzzzzzzzz=1",
                 "unknown key 'zzzzzzzzz'; known are path, readonly, size, queues, engine, tags"
             ),
+            (
+                "path=a,engine=uring2",
+                "engine: 'uring2' is not one of auto, io_uring, threads"
+            ),
             ("path=a,size=12Q", "size: '12Q' is not a size such as 512M or 2G"),
             ("path=a,size=99999999T", "size: '99999999T' is not a size such as 512M or 2G"),
             ("path=a,size=-1", "size: '-1' is not a size such as 512M or 2G"),
@@ -122,6 +132,15 @@ struct OptionsTests {
         #expect(lines.contains("readonly=on|off: Refuse writes (default off)"))
         #expect(lines.contains("engine=auto|io_uring|threads: How to do I/O (default auto)"))
         #expect(lines.contains("tags=[TEXT,...]: Words (default [])"))
+        #expect(Serial.schema.help.map(\.term) == ["mode=tty|off", "file=PATH"])
+    }
+
+    @Test("a value can be checked on its own")
+    func check() {
+        #expect(throws: Never.self) { try Disk.schema.check("a,b", for: "path") }
+        #expect(throws: OptionError("a path must not be empty")) {
+            try Disk.schema.check("", for: "path")
+        }
     }
 }
 
@@ -130,12 +149,14 @@ private enum Program {
     static let level = Flag.one("level", .integer(), default: 3, help: "A level")
     static let disk = Flag.many("disk", Disk.schema, help: "A disk")
     static let serial = Flag.one("serial", Serial.schema, help: "The serial port")
+    static let random = Flag.many("rng", Random.schema, help: "Random numbers")
     static let version = Flag.present("version", help: "Print the version")
+    static let help = Flag.present("help", help: "Print this help")
     static let schema = CommandSchema(
         "prog", summary: "A program.",
         groups: [
-            .init("Things", [kernel.any, level.any, disk.any, serial.any]),
-            .init("Other", [version.any]),
+            .init("Things", [kernel.any, level.any, disk.any, serial.any, random.any]),
+            .init("Other", [version.any, help.any]),
         ], chapters: [("Exit codes", "  0  fine")])
 }
 
@@ -160,6 +181,12 @@ struct CommandTests {
             (["--qqqqqqqqqqqqqq"], "unknown option '--qqqqqqqqqqqqqq'; --help lists all"),
             (["x"], "unexpected argument 'x': options start with --"),
             (["--kernel"], "--kernel needs a value (PATH)"),
+            (
+                ["--kernel", "--version"],
+                "--kernel needs a value (PATH); one that looks like an option is written"
+                    + " --kernel=VALUE"
+            ),
+            (["--serial"], "--serial needs a value ([mode=]tty|off[,KEY=VALUE...])"),
             (["--version=1"], "--version takes no value"),
             (["--kernel=a", "--kernel=b"], "--kernel is given twice"),
             (["--disk", "pth=a"], "--disk: unknown key 'pth'; did you mean 'path'?"),
@@ -167,6 +194,27 @@ struct CommandTests {
         ])
     func errors(arguments: [String], message: String) {
         #expect(throws: OptionError(message)) { try Program.schema.parse(arguments) }
+    }
+
+    @Test("a value that looks like an option follows an equals sign")
+    func optionLikeValue() throws {
+        #expect(try Program.schema.parse(["--kernel=--version"])[Program.kernel] == "--version")
+    }
+
+    @Test("a flag whose options can all be left out stands alone or has a value")
+    func bareFlag() throws {
+        let values = try Program.schema.parse([
+            "--rng", "--version", "--rng", "a", "--rng", "source=b", "--rng", "", "--rng",
+        ])
+        #expect(values[Program.random].map { $0[Random.source] } == [nil, "a", "b", nil, nil])
+        #expect(values[Program.version])
+    }
+
+    @Test(
+        "help is asked for in several ways",
+        arguments: [["--help"], ["-h"], ["help"], ["--rng", "-h"]])
+    func helpWords(arguments: [String]) throws {
+        #expect(try Program.schema.parse(arguments)[Program.help])
     }
 
     @Test("help shows the groups, flags, keys and chapters")
@@ -177,7 +225,9 @@ struct CommandTests {
         #expect(help.contains("  --level N                   A level (default 3)\n"))
         #expect(help.contains("  --disk path=PATH,...        A disk (may be repeated)\n"))
         #expect(help.contains("      readonly=on|off             Refuse writes (default off)\n"))
-        #expect(help.contains("  --serial tty|off[,KEY=VALUE...]\n"))
+        #expect(help.contains("  --serial [mode=]tty|off[,KEY=VALUE...]\n"))
+        #expect(help.contains("      mode=tty|off                Where to\n"))
+        #expect(help.contains("  --rng [KEY=VALUE,...]       Random numbers (may be repeated)\n"))
         #expect(help.hasSuffix("\nExit codes:\n  0  fine\n"))
     }
 }

@@ -132,6 +132,20 @@ struct VMMCommandTests {
                 "--accel: provider: 'hvm' is not one of kvm, tcg, kvm:tcg; did you mean 'kvm'?"
             ),
             (
+                "--kernel k --accel hvf",
+                "--accel: provider: 'hvf' is not one of kvm, tcg, kvm:tcg"
+            ),
+            (
+                "--kernel k --vhost-user type=nett,socket=s",
+                "--vhost-user: type: 'nett' is neither a type of device nor a number from 1 to 63;"
+                    + " did you mean 'net'?"
+            ),
+            (
+                "--kernel k --vhost-user type=toaster,socket=s",
+                "--vhost-user: type: 'toaster' is neither a type of device nor a number from 1 to"
+                    + " 63; --help lists the types"
+            ),
+            (
                 "--kernel k --accel kvm,clock=host",
                 "--accel: clock belongs to tcg alone; write tcg,clock=..."
             ),
@@ -157,6 +171,26 @@ struct VMMCommandTests {
         ])
     func errors(text: String, message: String) {
         #expect(throws: OptionError(message)) { try options(text) }
+    }
+
+    @Test("a random number generator needs no options")
+    func random() throws {
+        let options = try options("--kernel k --rng --cpus 2")
+        #expect(
+            options.devices == [
+                try DeviceOptions(.random, RandomOptions.schema.parse(""), mustBeInOrder: false)
+            ])
+        #expect(options.cpuCount == 2)
+    }
+
+    @Test("help lists every type of device, and programs in columns")
+    func lists() {
+        let help = command.schema.help
+        #expect(help.contains("  --vhost-user type=NAME|N,socket=PATH\n"))
+        #expect(help.contains("\n  net, block, console, rng, balloon,"))
+        #expect(help.contains("  apus block [OPTION...]      Serves a disk image"))
+        #expect(help.contains("  apus rng [OPTION...]        Gives a virtual machine"))
+        #expect(help.split(separator: "\n").allSatisfy { $0.count <= 100 })
     }
 
     @Test("help lists every exit code")

@@ -15,6 +15,13 @@ struct DeviceType: Equatable, Sendable {
         ("scmi", 32), ("gpio", 41), ("can", 36), ("spi", 45), ("media", 48),
     ]
 
+    /// For the help.
+    static var list: String {
+        HelpText.paragraph(
+            names.map(\.name).joined(separator: ", ")
+                + "; or the number that VIRTIO gives it, from 1 to 63.")
+    }
+
     static let optionType = OptionType<DeviceType>(placeholder: "NAME|N", format: { $0.noun }) {
         text throws(OptionError) in
         if let match = names.first(where: { $0.name == text }) {
@@ -25,7 +32,9 @@ struct DeviceType: Equatable, Sendable {
             return DeviceType(id: VirtioDeviceID(number), noun: "device of type \(number)")
         }
         let known = names.map(\.name)
-        let hint = Nearest.match(text, among: known).map { "; did you mean '\($0)'?" } ?? ""
-        throw OptionError("'\(text)' is neither a type of device nor a number from 1 to 63\(hint)")
+        let hint = Nearest.match(text, among: known).map { "; did you mean '\($0)'?" }
+        throw OptionError(
+            "'\(text)' is neither a type of device nor a number from 1 to 63"
+                + (hint ?? "; --help lists the types"))
     }
 }

@@ -8,7 +8,7 @@ extension VMMCommand {
 
     enum Foreign {
         static let type = OptionKey.required(
-            "type", DeviceType.optionType, help: "What it is: a name of VIRTIO, or a number")
+            "type", DeviceType.optionType, help: "What it is; see below for its names")
         static let socket = OptionKey.required(
             "socket", .path, help: "Where its backend listens")
         static let schema = OptionSchema("vhost-user", keys: [type.any, socket.any])
@@ -18,8 +18,13 @@ extension VMMCommand {
     )
 
     static func others(_ backends: [BackendKind]) -> String {
-        backends.map { "  apus \($0.name) ARGUMENT...   \($0.summary)" }.joined(separator: "\n")
-            + "\n  Each has a --help of its own."
+        let entries = backends.flatMap {
+            HelpText.entry("apus \($0.name) [OPTION...]", $0.summary)
+        }
+        let note = HelpText.paragraph(
+            "Each has a --help of its own, and a name of its own, such as "
+                + "\(backends.first?.program ?? ""), by which a link to apus starts it.")
+        return (entries + [note]).joined(separator: "\n")
     }
 
     func deviceOptions(

@@ -143,15 +143,17 @@ package struct VMMCommand: Sendable {
                     [Self.bootTiming.any, Self.logLevel.any, Self.version.any, Self.help.any]),
             ],
             chapters: [
-                ("Values", Self.grammar), ("Example", Self.example),
+                ("Values", Self.grammar), ("Types of --vhost-user", DeviceType.list),
+                ("Example", Self.example),
                 ("Keys", Self.keys), ("Exit codes", Self.exitCodes),
                 ("Other programs", Self.others(backends)),
             ])
     }
 
     private static let grammar = """
-          SIZE takes K, M, G or T (powers of 1024). Lists are [a,b]. A value with commas or brackets
-          is quoted: path="a,b"; a quote inside quotes is doubled.
+          A key's name in brackets, [path=], may be left out. SIZE takes K, M, G or T (powers of
+          1024). Lists are [a,b]. A value with commas or brackets is quoted: path="a,b"; a quote
+          inside quotes is doubled.
         """
     private static let example = """
           apus --kernel vmlinuz --initramfs initrd.img --cmdline "root=/dev/vda ro" \\

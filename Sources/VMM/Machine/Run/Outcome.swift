@@ -27,7 +27,7 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .panic: "the guest reported a panic"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
         case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP"
-        case .forbiddenCall: "the VMM tried a system call that it does not need (--seccomp)"
+        case .forbiddenCall: "apus tried a system call that it does not need (--seccomp)"
         }
     }
 }
