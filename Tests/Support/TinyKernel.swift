@@ -14,10 +14,12 @@ package enum TinyKernel {
     package static let halts = elf(halt)
 
     /// Writes "hello" to the serial port and powers off by ACPI.
-    package static let printsAndPowersOff = elf(
-        print("hello\r\n")
-            // mov dx, 0x600; mov al, 0x34; out dx, al; hlt
-            + [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4])
+    package static let printsAndPowersOff = elf(print("hello\r\n") + powerOff)
+
+    /// Counts bits a thousand times, which KVM cannot where it is emulated, and powers off.
+    package static let countsBits = elf(
+        // mov ecx, 1000; popcnt eax, ecx; loop to the popcnt
+        [0xb9] + littleEndian(1000 as UInt32) + [0xf3, 0x0f, 0xb8, 0xc1, 0xe2, 0xfa] + powerOff)
 
     /// Writes `x` to the serial port again and again.
     package static let printsForEver = elf(print("x") + [0xeb, 0xfd])  // jmp to the out
@@ -27,6 +29,9 @@ package enum TinyKernel {
 
     /// cli; hlt; jmp to the hlt
     private static let halt: [UInt8] = [0xfa, 0xf4, 0xeb, 0xfd]
+
+    /// mov dx, 0x600; mov al, 0x34; out dx, al; hlt
+    private static let powerOff: [UInt8] = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4]
 
     /// lidt from the zeroes at the address + 0x100; ud2
     private static let fault: [UInt8] =

@@ -1,5 +1,7 @@
+import CLinux
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @Suite("The executable", .enabled(if: Setting.hasBinary))
@@ -19,6 +21,29 @@ struct ProgramTests {
             full.errorText
                 == "apus: error: standard output cannot be written: write: No space left on "
                 + "device\n")
+    }
+
+    static let hasEmulatedKVM =
+        FileManager.default.isWritableFile(atPath: "/dev/kvm") && clinux_has_virtualisation() == 0
+
+    @Test(
+        "instructions that KVM cannot execute are mentioned, and then summed up",
+        .enabled(if: hasEmulatedKVM, "the host has no KVM, or one that executes everything"))
+    func fallbacks() throws {
+        let folder = try TestFolder()
+        let kernel = try folder.file("kernel", TinyKernel.countsBits)
+        let apus = try RunningProgram.apus(["--kernel", kernel, "--accel", "kvm"])
+        #expect(try apus.wait(seconds: 60) == 0)
+        let lines = apus.errorText.split(separator: "\n").map(String.init)
+        let told = lines.filter {
+            $0.contains("KVM cannot execute f3 0f b8 c1 ") && $0.contains(" at RIP 0x1000005, so ")
+        }
+        #expect(told.count == 3)
+        for count in [10, 100, 1000] {
+            #expect(lines.contains { $0.contains("KVM cannot execute instructions, \(count) so") })
+        }
+        // And the warning that this KVM is emulated.
+        #expect(lines.count == 7, "\(apus.errorText)")
     }
 
     @Test("it is made of the sources beside these tests")

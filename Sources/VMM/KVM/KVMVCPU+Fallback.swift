@@ -40,11 +40,11 @@ extension KVMVCPU {
                     return emulationFailure(", and neither can Apus's own CPU")
                 }
                 // A process must not end the machine: it gets what KVM would have given it.
-                log(transfer, "the process gets #UD")
+                log(machine.refused.next(), transfer, "the process gets #UD")
                 try raiseInvalidOpcode(transfer)
                 return nil
             }
-            log(transfer, "Apus's own CPU does (\(counters.fallbacks) instructions so far)")
+            log(machine.executed.next(), transfer, "Apus's own CPU does")
             try write(transfer, state)
         } catch {
             return failure("the CPU's state cannot be handed to Apus's own CPU: \(error)")
@@ -57,10 +57,22 @@ extension KVMVCPU {
         }
     }
 
-    private func log(_ transfer: Transfer, _ consequence: @autoclosure () -> String) {
-        KVMVirtualMachine.log.guest(
-            "CPU \(index): KVM cannot execute \(failedBytes) at RIP"
-                + " \(hexadecimal(transfer.registers.rip)), so \(consequence())")
+    /// A kernel under an emulated KVM may bring thousands of them.
+    private func log(
+        _ report: RepetitionCounter.Report, _ transfer: Transfer, _ consequence: StaticString
+    ) {
+        switch report {
+        case .none: break
+        case .one:
+            KVMVirtualMachine.log(
+                .warning,
+                "CPU \(index): KVM cannot execute \(failedBytes) at RIP"
+                    + " \(hexadecimal(transfer.registers.rip)), so \(consequence)")
+        case .sum(let count):
+            KVMVirtualMachine.log(
+                .warning,
+                "KVM cannot execute instructions, \(count) so far, so \(consequence)")
+        }
     }
 
     /// The instruction's bytes, or what KVM shows of them.

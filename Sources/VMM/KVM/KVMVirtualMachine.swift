@@ -19,6 +19,9 @@ public final class KVMVirtualMachine: VirtualMachine {
     let fallback: (any InstructionFallback)?
     let tscKilohertz: UInt32
     private let interrupts: KVMInterrupts
+    /// Instructions on which KVM gave up: those that the fallback executes, and the others.
+    let executed = RepetitionCounter()
+    let refused = RepetitionCounter()
 
     public init(
         _ host: KVMHost, memory: GuestMemory, surface: any ExitSurface, cpuCount: Int,

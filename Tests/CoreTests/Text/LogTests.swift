@@ -45,6 +45,22 @@ struct LogTests {
         #expect(built == 1)
     }
 
+    @Test("what repeats is told three times, and then summed up at growing distances")
+    func repetition() {
+        let counter = RepetitionCounter()
+        var told: [UInt64] = []
+        for count in 1...2000 as ClosedRange<UInt64> {
+            switch counter.next() {
+            case .none: break
+            case .one: told.append(count)
+            case .sum(let sum):
+                #expect(sum == count)
+                told.append(count)
+            }
+        }
+        #expect(told == [1, 2, 3, 10, 100, 1000])
+    }
+
     @Test("a guest's mistakes are limited, and what was dropped is counted")
     func limited() {
         let recorder = Recorder()
