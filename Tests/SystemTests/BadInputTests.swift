@@ -11,12 +11,16 @@ struct BadInputTests {
     init() throws { folder = try TestFolder() }
 
     /// Runs the executable and checks that it says one sentence and ends with a code.
-    func check(_ arguments: [String], code: Int32, _ sentence: String) throws {
+    /// - Parameter warning: what it says before.
+    func check(
+        _ arguments: [String], code: Int32, _ sentence: String, after warning: String? = nil
+    ) throws {
         let apus = try RunningProgram.apus(arguments)
         #expect(try apus.wait(seconds: 10) == code)
         let lines = apus.errorText.split(separator: "\n")
-        #expect(lines.count == 1, "\(apus.errorText)")
-        #expect(apus.errorText.contains(sentence), "\(apus.errorText)")
+        #expect(lines.count == (warning == nil ? 1 : 2), "\(apus.errorText)")
+        #expect(lines.last?.contains(sentence) == true, "\(apus.errorText)")
+        if let warning { #expect(lines.first?.contains(warning) == true, "\(apus.errorText)") }
         #expect(apus.text.isEmpty)
     }
 
@@ -82,11 +86,10 @@ struct BadInputTests {
 
     // MARK: Disks
 
-    func checkDisk(
-        _ disk: String, _ sentence: String, sourceLocation: SourceLocation = #_sourceLocation
-    ) throws {
+    func checkDisk(_ disk: String, _ sentence: String, after warning: String? = nil) throws {
         try check(
-            ["--kernel", "\(Setting.guest ?? "")/vmlinuz", "--disk", disk], code: 1, sentence)
+            ["--kernel", "\(Setting.guest ?? "")/vmlinuz", "--disk", disk], code: 1, sentence,
+            after: warning)
     }
 
     @Test("an image that is missing, empty or busy", .enabled(if: Setting.hasGuest))
@@ -110,7 +113,14 @@ struct BadInputTests {
 
     @Test("a backend that is absent or speaks nonsense", .enabled(if: Setting.hasGuest))
     func backends() throws {
-        try checkDisk("socket=\(folder.path)/nowhere", "no back end answers at")
+        let nowhere = "\(folder.path)/nowhere"
+        let sentence = "no back end answers at \(nowhere): No such file or directory"
+        try checkDisk("socket=\(nowhere)", sentence, after: "\(sentence); it is waited for")
+        let busy = "\(folder.path)/busy.sock"
+        let silent = try UnixListener(path: busy)
+        let question = "does not answer; does it serve another machine?"
+        try checkDisk("socket=\(busy)", question, after: question)
+        withExtendedLifetime(silent) {}
         let path = "\(folder.path)/nonsense.sock"
         let listener = try UnixListener(path: path)
         let thread = try Core.Thread(name: "nonsense") {

@@ -7,7 +7,10 @@ extension Frontend {
     /// are known.
     /// - Throws: why there is none, in words for the user.
     package func connect(timeoutMilliseconds: UInt64 = 5000) throws(FrontendError) {
-        let deadline = Clock.monotonic() &+ timeoutMilliseconds &* 1_000_000
+        let start = Clock.monotonic()
+        let deadline = start &+ timeoutMilliseconds &* 1_000_000
+        waitWarning = start &+ Self.quietNanoseconds
+        defer { waitWarning = nil }
         while true {
             let failure: String
             switch options.role {
@@ -33,8 +36,22 @@ extension Frontend {
             case .supervised: throw FrontendError("there is no back end yet")
             }
             guard Clock.monotonic() < deadline else { throw FrontendError(failure) }
+            warnOfWait("\(failure); it is waited for")
             Clock.sleep(milliseconds: 10)
         }
+    }
+
+    /// Says once why the first back end keeps us waiting.
+    private func warnOfWait(_ reason: @autoclosure () -> String) {
+        guard let time = waitWarning, Clock.monotonic() >= time else { return }
+        waitWarning = nil
+        Self.log(.warning, reason())
+    }
+
+    /// A back end may take a connection while it is busy with another one.
+    private static func silence(_ path: String) -> String {
+        "the back end at \(path) takes the connection, but does not answer; does it serve another"
+            + " machine?"
     }
 
     /// Goes on with the back end at the other end of `socket`, also if there is still another one.
@@ -44,12 +61,22 @@ extension Frontend {
         stopWaiting()
         if link != nil { drop("another back end takes over") }
         let link = FrontendLink(socket, on: loop, options: options)
+        if let waitWarning, case .connect(let path) = options.role {
+            link.onSlowReply = (
+                waitWarning, { [unowned self] in warnOfWait(Self.silence(path)) }
+            )
+        }
         do {
             try hold(socket)
             try establish(link)
         } catch {
             disconnect()
             if let error = error as? FrontendError { throw error }
+            if case .broken(.timedOut) = error as? LinkError, link.offered == 0,
+                case .connect(let path) = options.role
+            {
+                throw FrontendError(Self.silence(path))
+            }
             throw FrontendError("the back end cannot be used: \(error)")
         }
         self.link = link

@@ -44,6 +44,8 @@ package final class Frontend: VirtioDevice {
     static let log = Log("vhost-user")
     static let shortestRetry: UInt32 = 10
     static let longestRetry: UInt32 = 1000
+    /// How long the first back end may take before it is mentioned.
+    static let quietNanoseconds: UInt64 = 500_000_000
     /// Regions' and rings' user addresses are guest addresses plus this, which is no address of
     /// ours.
     static let userAddressBase: UInt64 = 1 << 52
@@ -54,6 +56,8 @@ package final class Frontend: VirtioDevice {
     var retryTimer: EventRegistration?
     var retryDelay = Frontend.shortestRetry
     var acceptWatch: EventRegistration?
+    /// When to mention that the first back end is waited for.
+    var waitWarning: UInt64?
     var configTimer: EventRegistration?
     /// The connection that another thread may cut.
     let lifeline = Mutex(Lifeline())

@@ -38,6 +38,8 @@ final class FrontendLink {
     /// Called when the back end says that the configuration space has changed, possibly in the
     /// midst of a request.
     var onConfigChange: (() -> Void)?
+    /// What to call once if a reply has not come by some time.
+    var onSlowReply: (time: UInt64, call: () -> Void)?
 
     // What was agreed on and sent.
     var offered: UInt64 = 0
@@ -62,6 +64,7 @@ final class FrontendLink {
     /// The handshake is over: from now on the connection is watched for its end.
     func becomeIdle() {
         handshakeDeadline = nil
+        onSlowReply = nil
         watch = loop.watch(connection.socket.fd.rawValue, for: .readable) { [unowned self] _ in
             checkIdle()
         }
@@ -148,7 +151,12 @@ final class FrontendLink {
                 if let message = try connection.receive() { return message }
                 let now = Clock.monotonic()
                 guard now < deadline else { throw ConnectionError.timedOut(request.rule.name) }
-                let left = UInt32(clamping: (deadline - now) / 1_000_000 + 1)
+                if let slow = onSlowReply, now >= slow.time {
+                    onSlowReply = nil
+                    slow.call()
+                }
+                let next = min(deadline, onSlowReply?.time ?? deadline)
+                let left = UInt32(clamping: (next - now) / 1_000_000 + 1)
                 let isChannelReady = connection.socket.waitReadable(
                     orElse: channel?.socket, timeoutMilliseconds: left)
                 if isChannelReady { try serveChannel() }
