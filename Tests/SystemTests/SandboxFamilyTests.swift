@@ -133,6 +133,24 @@ struct SandboxFamilyTests {
         for id in children { waitForEnd(of: id) }
     }
 
+    @Test(
+        "a signal to the whole process group ends the machine alone, and no back end is missed",
+        .enabled(if: Setting.hasGuest))
+    func groupSignal() throws {
+        let disks = try (0..<3).map { try folder.sparse("disk\($0)", size: 1 << 20) }
+        let kernel = try folder.file("kernel", TinyKernel.printsAndHalts)
+        // It makes a group of its own, and sends it the signal that it gets.
+        let timeout = try RunningProgram(
+            "/usr/bin/env",
+            ["timeout", "300", try #require(Setting.binary), "--kernel", kernel]
+                + disks.flatMap { ["--disk", "path=\($0)"] })
+        try timeout.waitFor("!")
+        timeout.kill(SIGTERM)
+        // The machine's code.
+        #expect(try timeout.wait(seconds: 30) == 6)
+        #expect(timeout.errorText == "")
+    }
+
     // MARK: Sockets
 
     @Test("a socket in the root folder is refused in a sandbox", .enabled(if: Setting.hasBinary))

@@ -109,6 +109,9 @@ package final class Launcher: Sendable {
         _ rules: SystemCallRules, _ socket: UnixSocket, standardStreams nothing: SharedFD
     ) -> Never {
         _ = clinux_set_parent_death_signal(SIGKILL)
+        // A signal to the whole process group, from a terminal for example, is for the VMM, which
+        // ends the machine while the programs still work.
+        _ = setsid()
         // SAFETY: the names are copied.
         _ = unsafe clinux_set_thread_name("apus-launcher")
         unsafe clinux_set_command_line("apus-launcher")
