@@ -144,7 +144,8 @@ struct FallbackTarget: FuzzTarget {
         // KVM would refuse all of these.
         try require(new.xcr0 & ~components == 0 && new.xcr0 & 1 != 0, "XCR0 is \(new.xcr0)")
         try require(
-            new.fxImage[3] & 0xFFFF_FFFF & ~UInt64(FXImage.supportedMXCSR) == 0,
+            new.fxImage[3] & 0xFFFF_FFFF & ~UInt64(FXImage.supportedMXCSR)
+                & ~(old.fxImage[3] >> 32 & UInt64(FXImage.misalignedSSE)) == 0,
             "MXCSR is \(new.fxImage[3])")
         try require(new.cr4 & ~CR4.borrowable == 0, "CR4 is \(new.cr4)")
         try require(new.rflags & ~RFLAGS.defined & ~2 == 0, "undefined flags are set")

@@ -73,4 +73,18 @@ struct StopTests {
         "what its last access asks for is not lost under KVM",
         .enabled(if: Provider.hasKVM, "no usable /dev/kvm"))
     func effectKVM() throws { try effect(.kvm) }
+
+    /// Eight bytes, of which devices see two halves: in one access of KVM's, and across two pages.
+    @Test(
+        "what its first access asks for counts under KVM",
+        .enabled(if: Provider.hasKVM, "no usable /dev/kvm"),
+        arguments: [0xD000_0024, 0xD000_0FFC] as [UInt64])
+    func firstEffect(target: UInt64) throws {
+        let guest = try makeGuest(.kvm, to: target, [0x48, 0x89, 0x07])  // mov [rdi], rax
+        guest.surface.effects.withLock { $0 = [target: .reset, target + 4: .powerOff] }
+        guard case .effect(.reset) = guest.cpus[0].run() else {
+            Issue.record("another effect, or none")
+            return
+        }
+    }
 }

@@ -36,6 +36,8 @@ final class TestSurface: ExitSurface {
     /// Devices of the product, at the addresses that they claim.
     let bus = Bus()
     static let busWindow = PCIWindow(start: 0xD010_0000, size: 0x10_0000)
+    /// Registers, writes to which ask for something.
+    let effects = Mutex<[UInt64: MachineEffect]>([:])
     /// Registers that notify somebody, where the provider does not bind them.
     let notifies = Mutex<[UInt64: EventFD]>([:])
 
@@ -73,6 +75,7 @@ final class TestSurface: ExitSurface {
     func writeMMIO(_ address: GuestAddress, size: Int, _ value: UInt64) -> MachineEffect {
         if isOnBus(address) { return bus.write(address.rawValue, size: size, value) }
         if address.rawValue == Self.endRegister { return .powerOff }
+        if let effect = effects.withLock({ $0[address.rawValue] }) { return effect }
         if let event = notifies.withLock({ $0[address.rawValue] }) {
             event.signal()
         } else {

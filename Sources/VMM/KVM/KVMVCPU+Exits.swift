@@ -46,6 +46,8 @@ extension KVMVCPU {
         }
     }
 
+    // What several accesses of one instruction ask for: the first that asks for something counts.
+
     // MARK: Ports
 
     /// IN and OUT, and INS and OUTS with several elements at once.
@@ -64,7 +66,7 @@ extension KVMVCPU {
                     default: unsafe data.loadUnaligned(as: UInt32.self)
                     }
                 let next = surface.writePort(io.port, size: size, value)
-                if next != .none { effect = next }
+                if effect == .none { effect = next }
             } else {
                 let value = surface.readPort(io.port, size: size)
                 switch size {
@@ -99,7 +101,7 @@ extension KVMVCPU {
             if isWrite {
                 let next = surface.writeMMIO(
                     GuestAddress(place), size: size, (written >> shift) & mask)
-                if next != .none { effect = next }
+                if effect == .none { effect = next }
             } else {
                 read |= (surface.readMMIO(GuestAddress(place), size: size) & mask) << shift
             }

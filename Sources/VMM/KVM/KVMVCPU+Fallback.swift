@@ -16,6 +16,8 @@ extension KVMVCPU {
         var modelSpecific: [KVMVCPUState.ModelSpecific] = []
     }
 
+    private static let invalidOpcode: UInt8 = 6
+
     /// In the order of `CPUState`; a host without RDTSCP does not give the last one.
     private static let modelSpecific: [UInt32] = [
         0x10, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x174, 0x175, 0x176,
@@ -30,6 +32,10 @@ extension KVMVCPU {
         let result: FallbackResult
         do {
             try read(&transfer, &state)
+            if Self.hasOtherEvent(transfer.events) {
+                try forgetInvalidOpcode(transfer.events)
+                return nil
+            }
             // Lent, not copied.
             swap(&state.extendedImage, &xsaveImage)
             result = fallback.execute(cpu: index, &state)
@@ -175,11 +181,27 @@ extension KVMVCPU {
         if KVMValue(value: new.events) != KVMValue(value: old.events) { try setEvents(new.events) }
     }
 
+    /// Whether KVM is about to deliver an event, other than the #UD that it may have queued because
+    /// of the instruction. That comes first: its handler may well return to the instruction.
+    static func hasOtherEvent(_ events: kvm_vcpu_events) -> Bool {
+        let hasException = events.exception.pending != 0 || events.exception.injected != 0
+        return hasException && events.exception.nr != invalidOpcode
+            || events.interrupt.injected != 0 || events.nmi.injected != 0
+    }
+
+    private func forgetInvalidOpcode(_ old: kvm_vcpu_events) throws(SystemError) {
+        guard old.exception.nr == Self.invalidOpcode else { return }
+        var events = old
+        events.exception.pending = 0
+        events.exception.injected = 0
+        try setEvents(events)
+    }
+
     private func raiseInvalidOpcode(_ old: Transfer) throws(SystemError) {
         var events = old.events
         events.exception.pending = 0
         events.exception.injected = 1
-        events.exception.nr = 6
+        events.exception.nr = Self.invalidOpcode
         events.exception.has_error_code = 0
         events.interrupt.shadow = 0
         try setEvents(events)

@@ -126,8 +126,8 @@ internal import Synchronization
             setImmediateExit(true)
             let result = clinux_kvm_run(fd.rawValue)
             hasOpenAccess = false
-            // What an access asks for counts more than a kick.
-            if result == 0, let next = handleExit() { exit = next }
+            // What the first access asks for counts, and more than a kick.
+            if result == 0, let next = handleExit(), case .kicked = exit { exit = next }
         }
         setImmediateExit(false)
         // A kick may just have come.

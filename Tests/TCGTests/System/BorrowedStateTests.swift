@@ -141,4 +141,25 @@ struct BorrowedStateTests {
         #expect(state.xcr0 == (isTaken ? value : 1))
         #expect(state.rip == (isTaken ? 0x5003 : 0x60D0))
     }
+
+    @Test(
+        "MXCSR can hold what the provider's processor can",
+        arguments: [
+            [0x0F, 0xAE, 0x17],  // ldmxcsr [rdi]
+            [0x0F, 0xAE, 0x4F, 0xE8],  // fxrstor [rdi - 24]
+        ] as [[UInt8]], [0xFFFF, 0x2_FFFF] as [UInt64])
+    func misalignedSSE(code: [UInt8], mask: UInt64) throws {
+        let (result, state, _) = try execute(code) { state, machine in
+            state.registers[7] = 0x20_0000 + (code.count == 4 ? 24 : 0)
+            machine.put(state.registers[7], UInt32(0x2_1F80))
+            // That of the image in memory says nothing.
+            machine.put(state.registers[7] + 4, UInt32(0x2_FFFF))
+            state.cr4 |= CR4.osfxsr
+            state.fxImage[3] = 0x1F80 | mask << 32
+        }
+        #expect(result == .done)
+        let isAccepted = mask == 0x2_FFFF
+        #expect(state.rip == (isAccepted ? 0x5000 + UInt64(code.count) : 0x6000 + 16 * 13))
+        #expect(state.fxImage[3] == (isAccepted ? 0x2_1F80 : 0x1F80) | mask << 32)
+    }
 }

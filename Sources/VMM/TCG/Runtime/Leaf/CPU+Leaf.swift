@@ -19,8 +19,12 @@ enum FXImage {
     static let mxcsrMask = 28
     static let st0 = 32
     static let xmm0 = 160
-    /// Without AMD's bit 17, which goes with CPUID's bit for misaligned SSE, which is not shown.
+    /// What MXCSR can hold: without AMD's bit 17, which goes with CPUID's bit for misaligned SSE,
+    /// which is not shown.
     static let supportedMXCSR: UInt32 = 0xFFFF
+    /// That bit. Another provider's guest may have it, and its mask of MXCSR says so. It is kept
+    /// here, but misaligned operands are refused all the same.
+    static let misalignedSSE: UInt32 = 1 << 17
 }
 
 /// Bits of the x87 status word (SDM volume 1, section 8.1.3). The exception flags are bits 0-5, and

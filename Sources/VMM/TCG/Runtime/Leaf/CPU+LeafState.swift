@@ -12,7 +12,7 @@ extension CPU {
         case .fxrstor: try fxrstor(address, isWide: descriptor.operandSize == 8)
         case .ldmxcsr:
             let value = try load(address, as: UInt32.self)
-            if value & ~FXImage.supportedMXCSR != 0 { throw .generalProtection(0) }
+            if value & ~fields.supportedMXCSR != 0 { throw .generalProtection(0) }
             mxcsr = value
         case .stmxcsr: try store(address, mxcsr)
         case .fninit: initialiseX87()
@@ -116,7 +116,7 @@ extension CPU {
             copy[1] &= 0xFFFF_FFFF
             copy[2] &= 0xFFFF_FFFF
         }
-        copy[3] = UInt64(mxcsr) | UInt64(FXImage.supportedMXCSR) << 32
+        copy[3] = UInt64(mxcsr) | UInt64(fields.supportedMXCSR) << 32
         try unsafe withUnsafePointer(to: &copy) { copy throws(Fault) in
             try unsafe writeBytes(address, fxLength, from: UnsafeRawPointer(copy))
         }
@@ -129,11 +129,13 @@ extension CPU {
             try unsafe readBytes(address, fxLength, into: UnsafeMutableRawPointer(copy))
         }
         let newMXCSR = UInt32(truncatingIfNeeded: copy[3])
-        if newMXCSR & ~FXImage.supportedMXCSR != 0 { throw .generalProtection(0) }
+        if newMXCSR & ~fields.supportedMXCSR != 0 { throw .generalProtection(0) }
         if !isWide {
             copy[1] &= 0xFFFF_FFFF
             copy[2] &= 0xFFFF_FFFF
         }
+        // Its mask is the processor's.
+        copy[3] = UInt64(newMXCSR) | fxWords[3] & ~0xFFFF_FFFF
         for index in fxLength / 8..<64 { copy[index] = fxWords[index] }
         adopt(copy)
     }

@@ -105,6 +105,8 @@ extension CPU {
             unsafe fxImage.storeBytes(
                 of: state.fxImage[word], toByteOffset: 8 * word, as: UInt64.self)
         }
+        let maskOfMXCSR = UInt32(truncatingIfNeeded: state.fxImage[FXImage.mxcsr / 8] >> 32)
+        fields.supportedMXCSR = FXImage.supportedMXCSR | maskOfMXCSR & FXImage.misalignedSSE
         fields.cpl = UInt8((state.segments[Int(SegmentRegister.ss)].attributes >> 5) & 3)
         setArithmeticFlags(state.rflags)
         fields.systemFlags = (state.rflags & ~RFLAGS.arithmetic) | 2

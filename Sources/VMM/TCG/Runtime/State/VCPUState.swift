@@ -124,6 +124,8 @@ struct TableRegister: BitwiseCopyable {
     /// Protection keys' rights (PKRU); 0, which forbids nothing, unless borrowed code has them.
     var protectionKeyRights: UInt32 = 0
     var hasExtendedChange = false
+    /// What MXCSR can hold.
+    var supportedMXCSR = FXImage.supportedMXCSR
     var pat: UInt64 = 0x0007_0406_0007_0406
     var miscEnable: UInt64 = 1
 

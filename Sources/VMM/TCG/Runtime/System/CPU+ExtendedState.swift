@@ -117,7 +117,7 @@ extension CPU {
             image[1] &= 0xFFFF_FFFF
             image[2] &= 0xFFFF_FFFF
         }
-        image[3] = UInt64(mxcsr) | UInt64(FXImage.supportedMXCSR) << 32
+        image[3] = UInt64(mxcsr) | UInt64(fields.supportedMXCSR) << 32
         let hasMXCSR =
             kind == .compacted
             ? written & Layout.sse != 0 : requested & (Layout.sse | Layout.avx) != 0
@@ -200,7 +200,7 @@ extension CPU {
             image[3] = image[3] & ~0xFFFF_FFFF | UInt64(LeafFrame.defaultMXCSR)
         } else if requested & (isCompacted ? Layout.sse : Layout.sse | Layout.avx) != 0 {
             let new = try load(place &+ UInt64(FXImage.mxcsr), as: UInt32.self)
-            if new & ~FXImage.supportedMXCSR != 0 { throw .generalProtection(0) }
+            if new & ~fields.supportedMXCSR != 0 { throw .generalProtection(0) }
             image[3] = image[3] & ~0xFFFF_FFFF | UInt64(new)
         }
         return image
