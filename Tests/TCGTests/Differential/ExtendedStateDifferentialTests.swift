@@ -229,7 +229,12 @@ extension HostTests {
                 $0.load(fromByteOffset: 96, as: UInt64.self)
             )
         }
-        if low != machine.cpu[0] || high != machine.cpu[2] {
+        let different = low ^ machine.cpu[0]
+        if form == .xgetbv, different != 0,
+            isInitial(UInt8(truncatingIfNeeded: different), Place.state)
+        {
+            ambiguousCount += 1
+        } else if different != 0 || high != machine.cpu[2] {
             note("\(String(machine.cpu[0], radix: 16)) instead of \(String(low, radix: 16))")
         }
         compareBytes("image", Place.image, Place.guest)
@@ -243,7 +248,8 @@ extension HostTests {
     }
 
     /// Whether components are in their initial state in the image at `place`, or were before an
-    /// image was written.
+    /// image was written. The host may take them for used all the same, for example after an
+    /// interrupt between two instructions.
     private func isInitial(_ components: UInt8, _ place: Int) -> Bool {
         let image = unsafe native + (place == Place.image ? Place.state : place)
         func isZero(_ offset: Int, _ size: Int) -> Bool {
@@ -264,8 +270,6 @@ extension HostTests {
         let expected = unsafe UnsafeRawBufferPointer(start: native + place, count: Place.size)
         guard let own = try? machine.memory.readBytes(GuestAddress(guest), count: Place.size)
         else { return note("no memory") }
-        // The host may take a component for used whose state is the initial one, for example after
-        // an interrupt between two instructions.
         let different = unsafe own[512] ^ expected[512]
         if different != 0, isInitial(different, place) {
             ambiguousCount += 1
