@@ -17,14 +17,19 @@ internal import Glibc
     /// Whether files are named by their place in the ring's own table, which is cheaper.
     private let hasFileTable: Bool
     private var done: CompletionFIFO
+    /// Taken from the ring ahead of time, see `makeRoom`.
+    private var hasKick = false
+    private var hasStop = false
+    /// The poll of the kick eventfd has ended.
+    private var mustArmKick = false
 
     /// IOSQE_FIXED_FILE, which is a macro of an enum.
     private static let fixedFileFlag: UInt8 = 1 << 0
     /// Operations that are handed over at once: each turn uses other entries of the ring, so all of
     /// its memory stays in use.
     private static let maximumEntries = 64
-    /// How often a full ring is handed over before giving up, with a millisecond between.
-    private static let patience = 5000
+    /// How often a full ring is handed over, with a millisecond between, before it is worth a word.
+    private static let patience = 1000
     private static let kickTag = UInt64.max
     private static let stopTag = UInt64.max - 1
 
@@ -67,7 +72,7 @@ internal import Glibc
 
     func begin() {
         let code = unsafe clinux_io_uring_enable(ring.pointee.ring_fd)
-        precondition(code == 0, "io_uring cannot be enabled: errno \(-code)")
+        if code != 0 { end("io_uring_register", -code) }
         _ = unsafe io_uring_register_ring_fd(ring)  // only makes calls cheaper
         armKick()
         let sqe = unsafe nextEntry()
@@ -97,6 +102,7 @@ internal import Glibc
 
     private func armKick() {
         let sqe = unsafe nextEntry()
+        mustArmKick = false
         unsafe io_uring_prep_poll_multishot(sqe, setup.kick.rawValue, UInt32(POLLIN))
         unsafe io_uring_sqe_set_data64(sqe, Self.kickTag)
     }
@@ -111,12 +117,30 @@ internal import Glibc
     /// Hands over what is in the ring, which is full, and returns an empty entry.
     @inline(never)
     private func makeRoom() -> UnsafeMutablePointer<io_uring_sqe> {
-        // The kernel takes none while it is short of memory.
-        for _ in 0..<Self.patience {
+        var attempts = 0
+        while true {
             enter(completions: 0)
             if let entry = unsafe io_uring_get_sqe(ring) { return unsafe entry }
+            // The kernel takes none while it is short of memory, or has no room for completions.
+            while let event = takeEvent() { keep(event) }
+            usleep(1000)
+            attempts &+= 1
+            if attempts == Self.patience {
+                blockLog(
+                    .warning,
+                    "the host's kernel has taken no requests for a second: it may be short"
+                        + " of memory; the guest's requests wait")
+            }
         }
-        preconditionFailure("the io_uring takes no more operations")
+    }
+
+    /// Keeps an event for `nextEvent`.
+    private func keep(_ event: IOEvent) {
+        switch event {
+        case .kick: hasKick = true
+        case .stop: hasStop = true
+        case .completion(let slot, let result): done.append(slot: slot, result: result)
+        }
     }
 
     @inline(__always)
@@ -167,13 +191,36 @@ internal import Glibc
         case ...0, EINTR, EBUSY: break
         // The kernel is short of memory for a moment: other requests must complete first.
         case EAGAIN, ENOMEM: usleep(1000)
-        default: preconditionFailure("io_uring_enter failed with errno \(-code)")
+        default: end("io_uring_enter", -code)
         }
+    }
+
+    /// The ring is of no use any more, and what is in flight is not known. Another process does it
+    /// again.
+    private func end(_ call: StaticString, _ code: Int32) -> Never {
+        blockLog(.error, "io_uring does not work any more: \(SystemError(call, errno: code))")
+        // Others run, so nothing of theirs may be torn down.
+        _exit(1)
     }
 
     @inline(__always)
     func nextEvent() -> IOEvent? {
         if let event = done.next() { return event }
+        if hasStop {
+            hasStop = false
+            return .stop
+        }
+        guard let event = hasKick ? .kick : takeEvent() else { return nil }
+        if case .kick = event {
+            hasKick = false
+            if mustArmKick { armKick() }
+        }
+        return event
+    }
+
+    /// Takes the next completion from the ring.
+    @inline(__always)
+    private func takeEvent() -> IOEvent? {
         var entry: UnsafeMutablePointer<io_uring_cqe>?
         // SAFETY: a completion entry is valid until it is marked as seen.
         guard unsafe io_uring_peek_cqe(ring, &entry) == 0, let entry = unsafe entry else {
@@ -184,7 +231,7 @@ internal import Glibc
         let flags = unsafe entry.pointee.flags
         unsafe io_uring_cqe_seen(ring, entry)
         if tag == Self.kickTag {
-            if flags & UInt32(IORING_CQE_F_MORE) == 0 { armKick() }
+            if flags & UInt32(IORING_CQE_F_MORE) == 0 { mustArmKick = true }
             return .kick
         }
         if tag == Self.stopTag { return .stop }
