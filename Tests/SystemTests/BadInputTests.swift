@@ -121,6 +121,7 @@ struct BadInputTests {
         let question = "does not answer; does it serve another machine?"
         try checkDisk("socket=\(busy)", question, after: question)
         withExtendedLifetime(silent) {}
+        try checkDisk("socket=\(folder.path)/", "a path that ends in / names a folder")
         let path = "\(folder.path)/nonsense.sock"
         let listener = try UnixListener(path: path)
         let thread = try Core.Thread(name: "nonsense") {

@@ -24,9 +24,13 @@ struct Given {
         var sockets: [String: String] = [:]
         var folders: [String] = []
         for device in options.devices {
-            guard case .socket(let path) = device.source, let folder = Self.folder(of: path) else {
-                continue
+            guard case .socket(let path) = device.source else { continue }
+            guard path.last != "/" else {
+                throw BootError(
+                    "the \(device.title) cannot be used: a path that ends in / names a folder; give"
+                        + " the path of the socket in it")
             }
+            guard let folder = Self.folder(of: path) else { continue }
             guard folder != "/" else {
                 if options.sandbox.isolation == .off { continue }
                 throw BootError(
