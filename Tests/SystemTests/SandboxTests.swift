@@ -126,23 +126,17 @@ struct SandboxTests {
         .enabled(if: Setting.hasBinary), arguments: Errors.allCases)
     func standardError(errors: Errors) throws {
         let (near, far) = try errors.open(in: folder)
-        let apus = try ChildProcess(
-            path: "/bin/sh",
-            arguments: [
-                "sh", "-c", "exec \"$@\" 2>&5 5>&-", "sh", try #require(Setting.binary),
+        let apus = try start(
+            [
                 "--kernel", try folder.file("kernel", TinyKernel.halts), "--serial", "off",
                 "--disk", "path=\(try folder.sparse("image", size: 1 << 20))",
                 "--log-level", "info",
-            ], environment: ["PATH=/bin"], descriptors: [(far, 5)])
+            ], errors: far)
         defer { apus.kill() }
-        _ = fcntl(near.rawValue, F_SETFL, O_NONBLOCK)
         var text = ""
-        var piece = [UInt8](repeating: 0, count: 4096)
         let deadline = Date() + 20
         while !text.contains("apus-block: info: "), Date() < deadline {
-            // SAFETY: the array has as many bytes.
-            let count = unsafe read(near.rawValue, &piece, piece.count)
-            text += String(decoding: piece.prefix(max(count, 0)), as: UTF8.self)
+            text += readNow(near)
             usleep(5000)
         }
         #expect(text.contains("apus-block: info: "), "\(text)")
@@ -154,6 +148,42 @@ struct SandboxTests {
             let mode = flags.flatMap { Int32($0.dropFirst(7), radix: 8) }.map { $0 & O_ACCMODE }
             #expect(mode == O_WRONLY, "\(arguments.first ?? ""): \(info)")
         }
+    }
+
+    @Test(
+        "what a backend says before it ends at once comes out",
+        .enabled(if: Setting.hasBinary), arguments: Errors.allCases)
+    func lastWords(errors: Errors) throws {
+        let image = try folder.sparse("image", size: 1 << 20)
+        let kernel = try folder.file("kernel", TinyKernel.halts)
+        // It is a race, so it is tried more than once.
+        for _ in 0..<5 {
+            let (near, far) = try errors.open(in: folder)
+            let apus = try start(
+                ["--kernel", kernel, "--serial", "off", "--disk", "path=\(image),engine=aio"],
+                errors: far)
+            #expect(apus.wait(milliseconds: 20_000) == .exited(1))
+            let text = readNow(near)
+            #expect(text.contains("apus-block: error: engine=aio needs direct=on"), "\(text)")
+        }
+    }
+
+    /// Starts the executable under test with a standard error of its own.
+    private func start(_ arguments: [String], errors: SharedFD) throws -> ChildProcess {
+        try ChildProcess(
+            path: "/bin/sh",
+            arguments: ["sh", "-c", "exec \"$@\" 2>&5 5>&-", "sh", try #require(Setting.binary)]
+                + arguments,
+            environment: ["PATH=/bin"], descriptors: [(errors, 5)])
+    }
+
+    /// What can be read without waiting.
+    private func readNow(_ fd: SharedFD) -> String {
+        _ = fcntl(fd.rawValue, F_SETFL, O_NONBLOCK)
+        var piece = [UInt8](repeating: 0, count: 4096)
+        // SAFETY: the array has as many bytes.
+        let count = unsafe read(fd.rawValue, &piece, piece.count)
+        return String(decoding: piece.prefix(max(count, 0)), as: UTF8.self)
     }
 
     static let memory: Set = [

@@ -4,12 +4,8 @@ internal import Glibc
 /// Where processes that must not read from standard error write their messages to. It may well be
 /// a terminal, open for both, and whoever takes over a process could read the user's keys there.
 struct ErrorOutput {
-    /// What the processes' messages come out of, and where they go; `nil` if they go there by
-    /// themselves.
-    private let relay: (source: SharedFD, target: SharedFD)?
-
-    /// The most bytes that are passed on at once.
-    private static let pieceSize = 4096
+    /// `nil` if the messages go where they should by themselves.
+    private let relay: ErrorRelay?
 
     /// Makes this process's descriptor 2, which others inherit, one for writing only.
     init() throws(SystemError) {
@@ -17,9 +13,7 @@ struct ErrorOutput {
         relay = flags & O_ACCMODE == O_WRONLY ? nil : try Self.replace(flags)
     }
 
-    private static func replace(
-        _ flags: Int32
-    ) throws(SystemError) -> (source: SharedFD, target: SharedFD)? {
+    private static func replace(_ flags: Int32) throws(SystemError) -> ErrorRelay? {
         // A file opened anew would have a position of its own, and sockets cannot be opened at all.
         if Self.isDevice(STDERR_FILENO) {
             // SAFETY: the path lives for the call.
@@ -33,7 +27,7 @@ struct ErrorOutput {
             owning: try checking("fcntl", clinux_fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)))
         let (source, sink) = try pipe()
         try replaceStandardError(by: sink)
-        return (source, target)
+        return ErrorRelay(source: source, target: target)
     }
 
     private static func isDevice(_ fd: Int32) -> Bool {
@@ -67,21 +61,11 @@ struct ErrorOutput {
         while true {
             let ready = clinux_poll_two(
                 socket.fd.rawValue, Int16(POLLIN), relay.source.rawValue, Int16(POLLIN), -1)
-            if ready < 0 || ready & 2 != 0 { passOn() }
+            if ready < 0 || ready & 2 != 0 { relay.passOn() }
             if ready < 0 || ready & 1 != 0 { return }
         }
     }
 
-    /// Passes on what has come.
-    func passOn() {
-        guard let relay else { return }
-        var bytes = [UInt8](repeating: 0, count: Self.pieceSize)
-        // SAFETY: the array has as many bytes and lives for both calls.
-        let count = unsafe read(relay.source.rawValue, &bytes, bytes.count)
-        // A terminal that has been stopped, or a peer that does not read, must hold up nobody.
-        guard count > 0, clinux_poll_two(relay.target.rawValue, Int16(POLLOUT), -1, 0, 0) == 1
-        else { return }
-        // SAFETY: as above.
-        _ = unsafe write(relay.target.rawValue, bytes, count)
-    }
+    /// Passes on all that has come.
+    func passOnAll() { relay?.passOnAll() }
 }

@@ -10,6 +10,7 @@ internal import Synchronization
 /// empty root, and are subject to its filter, too. This process may enter the namespaces as well.
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
+    private static let farewellMilliseconds: Int32 = 500
     private static let largestErrno: Int32 = 4095
 
     /// `nil` once the launcher is lost.
@@ -72,6 +73,18 @@ package final class Launcher: Sendable {
         // It has ended, or is about to; somebody has to take its status.
         _ = child.wait(milliseconds: Self.patienceMilliseconds)
         throw .system(SystemError("exec", errno: code))
+    }
+
+    /// Lets the launcher end, which would otherwise be killed with this process: messages of the
+    /// programs may still have to be passed on. Nothing can be launched any more.
+    package func end() {
+        let socket = socket.withLock { socket in
+            defer { socket = nil }
+            return socket
+        }
+        guard let socket else { return }
+        socket.finishSending()
+        _ = socket.waitReadable(timeoutMilliseconds: Self.farewellMilliseconds)
     }
 
     /// A launcher that does not answer is not asked again: a late answer would be taken for that to
@@ -138,9 +151,10 @@ package final class Launcher: Sendable {
             }
         } catch {
             Sandbox.log(.error, "devices cannot be started any more: \(error)")
-            errors?.passOn()
+            errors?.passOnAll()
             _exit(1)
         }
+        errors?.passOnAll()
         _exit(0)
     }
 

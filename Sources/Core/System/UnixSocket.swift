@@ -79,6 +79,9 @@ package final class UnixSocket: Sendable {
     /// Ends the connection for both sides, whoever else holds the descriptor.
     package func shutDown() { _ = shutdown(fd.rawValue, Int32(SHUT_RDWR)) }
 
+    /// Tells the peer, who can still send, that nothing more will come.
+    package func finishSending() { _ = shutdown(fd.rawValue, Int32(SHUT_WR)) }
+
     /// Receives up to `count` bytes (at least one) and what is attached to them, without waiting.
     /// - Returns: no bytes at the end of the stream; `nil` if there is nothing yet.
     package func receive(upTo count: Int) throws(SystemError) -> ReceivedBytes? {

@@ -53,7 +53,10 @@ package enum VMMProgram {
         try given.sandbox.enter(
             VMMSystemCalls.control, visible: given.socketFolders,
             shared: given.launcher?.takeNamespaces(), signals: .anybody)
-        defer { machine.stopDevices() }
+        defer {
+            machine.stopDevices()
+            given.launcher?.end()
+        }
         try machine.addDevices()
         timeline.mark(.devicesReady)
         let state = try machine.load()
