@@ -24,6 +24,17 @@ struct QueueRig {
     }
 
     func run(_ input: inout FuzzInput, isPacked: Bool) throws -> Bool {
+        let (ring, setup) = try prepare(&input, isPacked: isPacked)
+        let isRace = input.rarely(32)
+        guard let queue = try? Virtqueue(setup) else { return false }
+        if isRace { return try race(queue, ring, input) }
+        return try serve(queue, ring, &input)
+    }
+
+    /// Fills the memory, and says where a ring is in it.
+    func prepare(
+        _ input: inout FuzzInput, isPacked: Bool
+    ) throws -> (ring: Ring, setup: QueueSetup) {
         let zeroes = [UInt8](repeating: 0, count: 0x8000)
         try scratch.memory.write(GuestAddress(Self.start), zeroes)
         try scratch.memory.write(GuestAddress(Self.border), zeroes)
@@ -45,10 +56,7 @@ struct QueueRig {
         if input.rarely(8) {
             setup.state = QueueState(nextAvailable: input.number(), nextUsed: input.number())
         }
-        let isRace = input.rarely(32)
-        guard let queue = try? Virtqueue(setup) else { return false }
-        if isRace { return try race(queue, ring, input) }
-        return try serve(queue, ring, &input)
+        return (ring, setup)
     }
 
     private func serve(_ queue: Virtqueue, _ ring: Ring, _ input: inout FuzzInput) throws -> Bool {

@@ -24,6 +24,8 @@ struct SandboxProbeTests {
         ("queue", 47, "recvmsg", "queue 0"), ("queue", 425, "io_uring_setup", "queue 0"),
         ("queue", 62, "kill", "queue 0"), ("queue", 257, "openat", "queue 0"),
         ("cpu", 59, "execve", "vcpu0"),
+        ("rng", 41, "socket", "sandbox-probe"), ("rng", 425, "io_uring_setup", "sandbox-probe"),
+        ("rng", 59, "execve", "sandbox-probe"),
     ]
 
     @Test(
@@ -50,6 +52,7 @@ struct SandboxProbeTests {
         ("device", CLINUX_KVM_SET_REGS, false), ("device", CLINUX_KVM_IRQFD, true),
         ("device", CLINUX_KVM_SET_GSI_ROUTING, true), ("device", CLINUX_KVM_SIGNAL_MSI, true),
         ("device", CLINUX_KVM_IOEVENTFD, false), ("block", CLINUX_KVM_IRQFD, false),
+        ("rng", CLINUX_KVM_IRQFD, false),
     ]
 
     @Test(
@@ -88,7 +91,7 @@ struct SandboxProbeTests {
 
     @Test(
         "files are out of reach even without a filter", .enabled(if: Probe.path != nil),
-        arguments: ["vmm", "cpu", "launcher", "block", "queue"])
+        arguments: ["vmm", "cpu", "launcher", "block", "queue", "rng"])
     func files(role: String) throws {
         let given = try folder.file("given", Data([2]))
         for (what, path) in try Self.ways(folder) {

@@ -178,7 +178,13 @@ extension MessageSpec {
 
 extension DeviceKind {
     /// Bytes of the configuration space that are read.
-    var configSize: UInt32 { self == .block ? 60 : 40 }
+    var configSize: UInt32 {
+        switch self {
+        case .block: 60
+        case .fs: 40
+        case .random: 0
+        }
+    }
     var emptyConfig: [UInt8] { [UInt8](repeating: 0, count: Int(configSize)) }
 }
 

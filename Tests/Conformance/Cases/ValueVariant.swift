@@ -38,7 +38,7 @@ extension DeviceKind {
         case .enableRing: ValueVariant.rings { [$0, 1] } + ValueVariant.enables
         case .setRingAddresses: ValueVariant.addresses
         case .setKick, .setCall, .setError: ValueVariant.events
-        case .getConfig: ValueVariant.readConfig
+        case .getConfig: ValueVariant.readConfig(self)
         case .setConfig: ValueVariant.writeConfig(self)
         case .getInflight: ValueVariant.getInflight
         case .setInflight: ValueVariant.setInflight

@@ -41,14 +41,22 @@ extension DeviceDriver {
 enum DeviceKind: String, CaseIterable, Sendable {
     case block
     case fs
+    case random = "rng"
 
     /// The number of the queue that requests go to.
-    var requestQueue: Int { self == .block ? BlockDriver.requestQueue : FSDriver.requestQueue }
+    var requestQueue: Int {
+        switch self {
+        case .block: BlockDriver.requestQueue
+        case .fs: FSDriver.requestQueue
+        case .random: RandomDriver.requestQueue
+        }
+    }
 
     func makeDriver(_ scratch: ScratchMemory, features: UInt64) -> any DeviceDriver {
         switch self {
         case .block: BlockDriver(scratch, features: features)
         case .fs: FSDriver(scratch)
+        case .random: RandomDriver(scratch)
         }
     }
 }

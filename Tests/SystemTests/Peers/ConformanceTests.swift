@@ -32,6 +32,18 @@ struct ConformanceTests {
     }
 
     @Test(
+        "apus-rng does as the specification says", .enabled(if: Means.apus != nil),
+        .timeLimit(.minutes(3)))
+    func random() throws {
+        try ConformanceRun.check(
+            ["--device", "rng", "--every", "8"],
+            [
+                try #require(Means.apus), "rng", "--socket-path={socket}", "--log-level", "error",
+            ],
+            atLeast: 200, countsDescriptors: geteuid() == 0)
+    }
+
+    @Test(
         "qemu-storage-daemon fails what it is known to fail",
         .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(3)))
     func storageDaemon() throws {
