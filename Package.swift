@@ -83,6 +83,7 @@ let package = Package(
             uses: ["VhostUser", "Core", "CLinux", "CAIO", "CURing"]),
         target("ConsoleBackend", "Backends/Console", uses: ["VhostUser", "Core", "CLinux"]),
         target("RandomBackend", "Backends/Random", uses: ["VhostUser", "Core", "CLinux"]),
+        target("FileSystemBackend", "Backends/FileSystem", uses: ["VhostUser", "Core", "CLinux"]),
 
         target("Accelerator", "VMM/Accelerator", uses: ["Core"]),
         target("TCGDecoder", "VMM/TCG/Decoder", uses: [], settings: productSettings + optimised),
@@ -100,7 +101,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Core",
+                "VMM", "BlockBackend", "ConsoleBackend", "FileSystemBackend", "RandomBackend",
+                "VhostUser", "Core",
                 "CLinux",
             ],
             path: "Sources/VMM/Main",
@@ -137,6 +139,9 @@ let package = Package(
         tests(
             "BlockBackend", uses: ["BlockBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("ConsoleBackend", uses: ["ConsoleBackend", "VhostUser", "Core", "TestSupport"]),
+        tests(
+            "FileSystemBackend",
+            uses: ["FileSystemBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("RandomBackend", uses: ["RandomBackend", "VhostUser", "Core", "TestSupport"]),
         // They compare millions of instructions.
         tests(

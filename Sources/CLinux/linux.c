@@ -462,7 +462,8 @@ int clinux_spawn(const struct clinux_program *program, enum clinux_relation rela
     int status[2];
     if (pipe2(status, O_CLOEXEC) < 0)
         return -errno;
-    pid_t child = relation == CLINUX_SIBLING ? fork_sibling(pidfd) : fork_process(0, pidfd);
+    pid_t child = relation == CLINUX_SIBLING ? fork_sibling(pidfd)
+                  : fork_process(relation == CLINUX_EQUAL ? CLONE_PARENT : 0, pidfd);
     if (child < 0) {
         int error = errno;
         close(status[0]);

@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 // MARK: Seccomp
@@ -202,6 +203,76 @@ static int map_identity(const char *path, unsigned id)
     return write_file(path, line);
 }
 
+// What is mapped in this namespace, mapped to the same numbers: what to write to the file of a
+// process in a new one. Returns the length, or -errno.
+static ssize_t same_map(const char *path, char *text, size_t size)
+{
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return -errno;
+    size_t length = 0;
+    unsigned first, outside, count;
+    while (fscanf(file, "%u %u %u", &first, &outside, &count) == 3 && size - length > 40)
+        length += (size_t)snprintf(text + length, size - length, "%u %u %u\n", first, first, count);
+    fclose(file);
+    return (ssize_t)length;
+}
+
+// Waits until the parent is in its new namespace, and maps all users and groups there.
+static int map_parent(pid_t parent, int ready)
+{
+    static const char *const names[] = {"uid_map", "gid_map"};
+    char texts[2][2048];
+    for (int i = 0; i < 2; i++) {
+        char path[40];
+        snprintf(path, sizeof path, "/proc/self/%s", names[i]);
+        if (same_map(path, texts[i], sizeof texts[i]) <= 0)
+            return -1;
+    }
+    char byte;
+    if (read(ready, &byte, 1) != 1)
+        return -1;
+    for (int i = 0; i < 2; i++) {
+        char path[40];
+        snprintf(path, sizeof path, "/proc/%d/%s", (int)parent, names[i]);
+        if (write_file(path, texts[i]) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int clinux_enter_user_namespace_of_all(void)
+{
+    int ready[2], status = 0;
+    pid_t parent = getpid();
+    if (pipe2(ready, O_CLOEXEC) < 0)
+        return -errno;
+    // The maps have to be written by somebody outside.
+    pid_t child = fork();
+    if (child == 0) {
+        close(ready[1]);
+        _exit(map_parent(parent, ready[0]) == 0 ? 0 : 1);
+    }
+    close(ready[0]);
+    int error = child < 0 ? -errno : unshare(CLONE_NEWUSER) < 0 ? -errno : 0;
+    if (error == 0 && write(ready[1], "", 1) != 1)
+        error = -errno;
+    close(ready[1]);
+    if (child > 0)
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+            ;
+    return error != 0 ? error : status != 0 ? -EPERM : 0;
+}
+
+uint64_t clinux_permitted_capabilities(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    if (syscall(SYS_capget, &header, data) < 0)
+        return 0;
+    return data[0].permitted | (uint64_t)data[1].permitted << 32;
+}
+
 int clinux_enter_user_namespace(void)
 {
     unsigned user = geteuid(), group = getegid();
@@ -370,7 +441,8 @@ static size_t landlock_everything(int version, enum clinux_landlock_signals sign
     return version >= 6 ? 24 : version >= 4 ? 16 : 8;
 }
 
-int clinux_landlock(int executable, enum clinux_landlock_signals signals)
+int clinux_landlock(int executable, const int *folders, size_t count,
+                    enum clinux_landlock_signals signals)
 {
     int version =
         (int)syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, LANDLOCK_VERSION);
@@ -378,6 +450,9 @@ int clinux_landlock(int executable, enum clinux_landlock_signals signals)
         return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
     struct landlock_ruleset rules;
     size_t size = landlock_everything(version, signals, &rules);
+    // The first version lets nobody move files from one folder to another.
+    if (count > 0 && version < 2)
+        return -EOPNOTSUPP;
     int set = (int)syscall(SYS_landlock_create_ruleset, &rules, size, 0);
     if (set < 0)
         return -errno;
@@ -386,6 +461,11 @@ int clinux_landlock(int executable, enum clinux_landlock_signals signals)
     if (executable >= 0 &&
         syscall(SYS_landlock_add_rule, set, LANDLOCK_PATH_BENEATH, &path, 0) < 0)
         error = -errno;
+    for (size_t i = 0; i < count && error == 0; i++) {
+        struct landlock_path folder = {rules.files, folders[i]};
+        if (syscall(SYS_landlock_add_rule, set, LANDLOCK_PATH_BENEATH, &folder, 0) < 0)
+            error = -errno;
+    }
     if (error == 0 && syscall(SYS_landlock_restrict_self, set, 0) < 0)
         error = -errno;
     close(set);

@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 
 #include "CLinuxBlock.h"
+#include "CLinuxFiles.h"
 #include "CLinuxGuard.h"
 #include "CLinuxKVM.h"
 #include "CLinuxSandbox.h"
@@ -107,7 +108,8 @@ struct clinux_program {
 
 enum clinux_relation {
     CLINUX_CHILD,
-    CLINUX_SIBLING, // a child of this process's parent
+    CLINUX_SIBLING, // a child of this process's parent, with less rights
+    CLINUX_EQUAL,   // the same, but in this process's namespaces and with its capabilities
 };
 
 // Starts a program; descriptors in `keep` (count `keep_count`) arrive in the new process under the

@@ -43,6 +43,13 @@ int clinux_limit(int resource, uint64_t value);
 // process must have one thread.
 int clinux_enter_user_namespace(void);
 
+// The same, with all users and groups of the old one, which keep their numbers. Needs CAP_SETUID and
+// CAP_SETGID, and /proc.
+int clinux_enter_user_namespace_of_all(void);
+
+// The capabilities that the thread may use, as a mask.
+uint64_t clinux_permitted_capabilities(void);
+
 // Enters new mount, network and IPC namespaces. Needs CAP_SYS_ADMIN.
 int clinux_enter_other_namespaces(void);
 
@@ -68,8 +75,10 @@ enum clinux_landlock_signals {
 };
 
 // Takes away every right to files, TCP and abstract sockets that Landlock knows of, except to run
-// `executable` (-1: nothing). Returns the version of Landlock, 0 if the kernel has none.
-int clinux_landlock(int executable, enum clinux_landlock_signals signals);
+// `executable` (-1: nothing), and those to what lies in `folders`. Returns the version of Landlock, 0
+// if the kernel has none.
+int clinux_landlock(int executable, const int *folders, size_t count,
+                    enum clinux_landlock_signals signals);
 
 // fork(2), for a process with one thread.
 int clinux_fork(void);

@@ -140,7 +140,9 @@ package final class Launcher: Sendable {
             closeAll(
                 but: programs.flatMap { $0.descriptors.map(\.fd) } + output.descriptors
                     + [executable, socket.fd])
-            try sandbox.enter(launching(rules), executable: executable) { namespaces in
+            try sandbox.enter(
+                launching(rules), executable: executable, folders: programs.compactMap(\.folder)
+            ) { namespaces in
                 // Whoever cannot be told has gone, which the next read shows.
                 try? socket.send([0], fds: namespaces?.fds ?? [])
             }
@@ -185,7 +187,8 @@ package final class Launcher: Sendable {
         {
             var program = programs[index]
             program.descriptors.append((fd, 3))
-            result = program.spawn(as: CLINUX_SIBLING)
+            // Who works with files has to know their users.
+            result = program.spawn(as: program.folder == nil ? CLINUX_SIBLING : CLINUX_EQUAL)
         }
         let pidfd = result.pidfd >= 0 ? [SharedFD(owning: result.pidfd)] : []
         let bytes = (0..<4).map { UInt8(truncatingIfNeeded: result.process >> (24 - 8 * $0)) }

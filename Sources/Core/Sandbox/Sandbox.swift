@@ -35,10 +35,12 @@ package struct Sandbox {
     ///   - shared: the namespaces of another process of the machine, to enter instead of own ones.
     ///     They cost a good part of a millisecond to make, and show no folders.
     ///   - executable: a program that the process goes on to start, as a child of its own kind.
+    ///   - folders: open folders below which the process goes on to do as it likes. For that, root
+    ///     keeps `fileCapabilities`.
     ///   - share: is given the process's own namespaces, if it is in all of them.
     package func enter(
         _ rules: SystemCallRules, visible: [String] = [], shared: Namespaces? = nil,
-        executable: SharedFD? = nil, signals: Signals = .ownKind,
+        executable: SharedFD? = nil, folders: [SharedFD] = [], signals: Signals = .ownKind,
         share: ((Namespaces?) -> Void)? = nil
     ) throws(SandboxError) {
         // Made first: that takes files which are out of sight later.
@@ -47,20 +49,40 @@ package struct Sandbox {
         clinux_limit_arenas()
         var own: Namespaces?
         if options.isolation == .on, !visible.isEmpty || shared?.join() != true {
-            own = leaveHost(visible, opensNamespaces: share != nil)
+            own = leaveHost(
+                visible, opensNamespaces: share != nil, keepsUsers: !folders.isEmpty)
         }
         share?(own)
+        if !folders.isEmpty, geteuid() == 0 { Self.keepFileCapabilities() }
         try dropPrivileges()
-        if options.isolation != .off { restrictFiles(executable, signals) }
+        if options.isolation != .off { restrictFiles(executable, folders, signals) }
         guard let filter else { return }
         // SAFETY: the string is copied.
         _ = unsafe clinux_report_forbidden_calls(program)
         try filter.load()
     }
 
+    /// What root needs to work with files of all users: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID,
+    /// SETUID, MKNOD and SETFCAP.
+    private static let fileCapabilities: [UInt32] = [0, 1, 3, 4, 6, 7, 27, 31]
+
+    private static func keepFileCapabilities() {
+        let permitted = clinux_permitted_capabilities()
+        let sets = capng_type_t(
+            CAPNG_EFFECTIVE.rawValue | CAPNG_PERMITTED.rawValue | CAPNG_BOUNDING_SET.rawValue)
+        for capability in fileCapabilities where permitted & 1 << UInt64(capability) != 0 {
+            _ = capng_update(CAPNG_ADD, sets, capability)
+        }
+    }
+
+    /// - Parameter keepsUsers: files of all users are worked with.
     /// - Returns: the new namespaces, if the host gave all of them and `opensNamespaces` is set.
-    private func leaveHost(_ visible: [String], opensNamespaces: Bool) -> Namespaces? {
-        let userCode = clinux_enter_user_namespace()
+    private func leaveHost(
+        _ visible: [String], opensNamespaces: Bool, keepsUsers: Bool
+    ) -> Namespaces? {
+        let userCode =
+            keepsUsers && geteuid() == 0
+            ? clinux_enter_user_namespace_of_all() : clinux_enter_user_namespace()
         if userCode != 0 { Self.note("a user namespace", "unshare", userCode) }
         var code = clinux_enter_other_namespaces()
         guard code == 0 else {
@@ -112,9 +134,12 @@ package struct Sandbox {
         _ = clinux_limit(Int32(bitPattern: RLIMIT_NOFILE.rawValue), descriptorLimit)
     }
 
-    private func restrictFiles(_ executable: SharedFD?, _ signals: Signals) {
-        let version = clinux_landlock(
-            executable?.rawValue ?? -1,
+    private func restrictFiles(
+        _ executable: SharedFD?, _ folders: [SharedFD], _ signals: Signals
+    ) {
+        // SAFETY: the array lives for the call.
+        let version = unsafe clinux_landlock(
+            executable?.rawValue ?? -1, folders.map(\.rawValue), folders.count,
             signals == .anybody ? CLINUX_LANDLOCK_SIGNALS_FREE : CLINUX_LANDLOCK_SIGNALS_KEPT)
         if version == 0 {
             Self.log(.info, "the host's kernel has no Landlock")

@@ -32,11 +32,14 @@ package struct Program: Sendable {
     /// What the program gets, and under which number (3 or more); it gets no others apart from 0
     /// to 2.
     package var descriptors: [(fd: SharedFD, number: Int32)]
+    /// A folder below which it goes on to work with files, if it is one that a launcher starts.
+    package let folder: SharedFD?
 
     package init(
         _ executable: Executable, arguments: [String], environment: [String] = [],
-        descriptors: [(fd: SharedFD, number: Int32)] = []
+        descriptors: [(fd: SharedFD, number: Int32)] = [], folder: SharedFD? = nil
     ) {
+        self.folder = folder
         self.executable = executable
         self.arguments = arguments
         self.environment = environment

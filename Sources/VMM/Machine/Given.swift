@@ -43,16 +43,14 @@ struct Given {
         }
         self.sockets = sockets
         socketFolders = folders
-        launcher = try Self.launcher(options, sandbox)
+        launcher = try Self.launcher(options)
     }
 
     /// What 64 devices of 64 queues use.
     private static let descriptorLimit: UInt64 = 16384
     private static let firstFileFD: Int32 = 4
 
-    private static func launcher(
-        _ options: MachineOptions, _ sandbox: Sandbox
-    ) throws -> Launcher? {
+    private static func launcher(_ options: MachineOptions) throws -> Launcher? {
         // SAFETY: the path lives for the call.
         let raw = try checking("open", unsafe clinux_open("/proc/self/exe", O_RDONLY, 0))
         let executable = SharedFD(owning: raw)
@@ -67,7 +65,11 @@ struct Given {
             rules.add(child.kind.systemCalls())
         }
         if programs.isEmpty { return nil }
-        return try Launcher(programs, executable: executable, sandbox: sandbox, rules: rules)
+        let limit = kinds.map(\.descriptorLimit).reduce(Self.descriptorLimit, max)
+        return try Launcher(
+            programs, executable: executable,
+            sandbox: Sandbox(options.sandbox, program: "apus", descriptorLimit: limit),
+            rules: rules)
     }
 
     private static func program(
@@ -91,7 +93,7 @@ struct Given {
                 "SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no",
                 "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
             ],
-            descriptors: files)
+            descriptors: files, folder: kind.servesFolder ? files.first?.0 : nil)
     }
 
     /// The folder that holds `path`, from the root and without links; `nil` if it does not exist.

@@ -1,6 +1,7 @@
 internal import BlockBackend
 internal import CLinux
 internal import ConsoleBackend
+internal import FileSystemBackend
 internal import Glibc
 internal import RandomBackend
 internal import VMM
@@ -37,7 +38,7 @@ enum Main {
     }
 
     /// All back ends of ours.
-    private static let backends: [BackendKind] = [.block, .console, .random]
+    private static let backends: [BackendKind] = [.block, .console, .fileSystem, .random]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

@@ -18,6 +18,11 @@ package struct BackendKind: Sendable {
     package let aliases: [OptionAlias]
     /// What `--print-capabilities` lists (vhost-user specification, "Backend program conventions").
     package let capabilities: [String]
+    /// The first that `open` opens is a folder, below which the device goes on to work with files.
+    package let servesFolder: Bool
+    /// Keys that the configuration space is made of, but which other front ends have options of their
+    /// own for. Without one of them there is no configuration space, which a front end of ours needs.
+    package let configKeys: [String]
     /// What the program's threads may ask of the kernel.
     package let systemCalls: @Sendable () -> SystemCallRules
 
@@ -39,7 +44,7 @@ package struct BackendKind: Sendable {
     package init(
         _ name: String, _ deviceID: VirtioDeviceID, noun: String, summary: String,
         example: String, schema: OptionSchema, aliases: [OptionAlias] = [],
-        capabilities: [String] = [],
+        capabilities: [String] = [], servesFolder: Bool = false, configKeys: [String] = [],
         systemCalls: @escaping @Sendable () -> SystemCallRules,
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
         usesTerminal: @escaping @Sendable (OptionValues) -> Bool = { _ in false },
@@ -55,6 +60,8 @@ package struct BackendKind: Sendable {
         self.schema = schema
         self.aliases = aliases
         self.capabilities = capabilities
+        self.servesFolder = servesFolder
+        self.configKeys = configKeys
         self.systemCalls = systemCalls
         self.inOrder = inOrder
         self.usesTerminal = usesTerminal
@@ -65,6 +72,15 @@ package struct BackendKind: Sendable {
 
     /// The program's name.
     package var program: String { "apus-\(name)" }
+
+    /// The first of `configKeys` that is not given.
+    package func missingConfigKey(_ values: OptionValues) -> String? {
+        configKeys.first { values.text(of: $0) == nil }
+    }
+
+    /// The most descriptors that a program needs: eight for each of 64 queues, and those of memory
+    /// regions; one for each file that a driver knows of a shared folder.
+    package var descriptorLimit: UInt64 { servesFolder ? 1 << 20 : 2048 }
 }
 
 /// What a device of a back-end program is made from.

@@ -49,8 +49,9 @@ package struct BackendProgram {
         let files = try adopted ?? kind.open(values)
         let role = try role(endpoint)
         let sandbox = Sandbox(
-            sandboxOptions, program: kind.program, descriptorLimit: Self.descriptorLimit)
-        try sandbox.enter(kind.systemCalls())
+            sandboxOptions, program: kind.program, descriptorLimit: kind.descriptorLimit)
+        try sandbox.enter(
+            kind.systemCalls(), folders: kind.servesFolder ? Array(files.prefix(1)) : [])
         var server: BackendServer?
         let device = try kind.makeDevice(
             BackendSurroundings(
@@ -58,7 +59,10 @@ package struct BackendProgram {
                 configChanged: { server?.configurationChanged() }))
         // Filters have been made.
         StartupMemory.trimHeap()
-        let new = BackendServer(device, on: loop, as: role)
+        var options = BackendServer.Options()
+        // Some QEMU versions crash where a file system has a configuration space, and need none.
+        if kind.missingConfigKey(values) != nil { options.hidden.insert(.config) }
+        let new = BackendServer(device, on: loop, as: role, options: options)
         server = new
         new.onFinished = { loop.quit() }
         var release: EventRegistration?
@@ -69,9 +73,6 @@ package struct BackendProgram {
         new.stop()
         server = nil
     }
-
-    /// Eight for each of 64 queues, and those of memory regions.
-    private static let descriptorLimit: UInt64 = 2048
 
     /// Takes what the parent process has opened; it stays with this process.
     private static func adopt(_ number: Int32) throws(BackendError) -> SharedFD {

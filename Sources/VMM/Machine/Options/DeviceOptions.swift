@@ -63,6 +63,9 @@ package struct DeviceOptions: Equatable, Sendable {
             }
         }
         try kind.check(child.values)
+        if let missing = kind.missingConfigKey(child.values) {
+            throw OptionError("key '\(missing)' is missing")
+        }
         id = kind.deviceID
         title = kind.schema.leadingText(values).map { "\(kind.noun) '\($0)'" } ?? kind.noun
         source = .child(child)

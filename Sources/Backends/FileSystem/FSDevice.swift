@@ -1,0 +1,71 @@
+package import Core
+internal import VhostUser
+
+/// A virtio file system device (VIRTIO 1.3, section 5.11) that shares a folder. Each started queue
+/// has a thread of its own; the verbs are the control thread's.
+package final class FSDevice: VirtioDevice {
+    private let fileSystem: FileSystem
+    private let config: [UInt8]
+    private var queues: [FSQueue?]
+
+    package let deviceID = VirtioDeviceID.fs
+    package let features =
+        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
+        | VirtioFeature.packedRing
+
+    init(_ fileSystem: FileSystem) {
+        self.fileSystem = fileSystem
+        let options = fileSystem.options
+        let tag = Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize))
+        let count = UInt32(options.queueCount)
+        config =
+            tag + [UInt8](repeating: 0, count: FSOptions.tagSize - tag.count)
+            + (0..<4).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }
+        // The first one is for requests that must not wait.
+        queues = Array(repeating: nil, count: 1 + options.queueCount)
+    }
+
+    deinit { reset() }
+
+    package var queueCount: Int { queues.count }
+
+    package func maximumQueueSize(_ queue: Int) -> UInt16 { fileSystem.options.maximumQueueSize }
+
+    package func readConfig(offset: Int, count: Int) -> [UInt8] {
+        guard offset >= 0, count > 0, offset < config.count else { return [] }
+        return Array(config[offset..<min(config.count, offset &+ count)])
+    }
+
+    package func writeConfig(offset: Int, _ bytes: [UInt8]) {}
+
+    package func setFeatures(_ features: UInt64) throws(VirtioDeviceError) {
+        guard features & ~self.features == 0 else {
+            throw VirtioDeviceError(
+                "features 0x\(String(features & ~self.features, radix: 16)) are not on offer")
+        }
+    }
+
+    package func startQueue(_ index: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
+        guard queues.indices.contains(index), queues[index] == nil else {
+            throw VirtioDeviceError("queue \(index) cannot be started")
+        }
+        do {
+            queues[index] = try FSQueue(try Virtqueue(setup), index: index, fileSystem)
+        } catch {
+            throw VirtioDeviceError("queue \(index): \(error)")
+        }
+    }
+
+    package func stopQueue(_ index: Int) -> QueueState {
+        guard queues.indices.contains(index), let running = queues[index] else {
+            return .freshSplit
+        }
+        queues[index] = nil
+        return running.stop()
+    }
+
+    /// What the driver knows stays valid: a driver that begins anew says so itself.
+    package func reset() {
+        for index in queues.indices where queues[index] != nil { _ = stopQueue(index) }
+    }
+}

@@ -1,0 +1,73 @@
+package import Core
+
+/// How a folder is to be shared. The names are virtiofsd's where it has them.
+package struct FSOptions: Equatable, Sendable {
+    /// What a driver may keep in memory.
+    package enum Cache: String, CaseIterable, Sendable {
+        /// Nothing; every access comes here.
+        case never
+        /// Names and attributes for a day, but no data.
+        case metadata
+        /// Names and attributes for a second, data until the file is opened again.
+        case auto
+        /// Everything: nobody else changes the folder.
+        case always
+    }
+
+    package var path: String
+    /// What a guest mounts; `nil`: the front end says.
+    package var tag: String?
+    package var isReadOnly = false
+    package var cache = Cache.auto
+    package var queueCount = 4
+    package var maximumQueueSize: UInt16 = 1024
+    package var hasExtendedAttributes = false
+
+    /// The tag has this many bytes on the wire (VIRTIO 1.3, section 5.11.4).
+    package static let tagSize = 36
+
+    package init(path: String) { self.path = path }
+
+    private enum Keys {
+        static let path = OptionKey.required("path", .path, help: "the folder to share")
+        static let tag = OptionKey<String?>(
+            "tag", .text("TEXT"),
+            help: "the name by which guests mount it, at most \(tagSize) bytes; other front ends "
+                + "than apus may have an option of their own for it")
+        static let readOnly = OptionKey("readonly", .bool, default: false, help: "refuse changes")
+        static let cache = OptionKey(
+            "cache", .choice(Cache.self), default: .auto,
+            help: "what a guest keeps in its memory: never: nothing; metadata: names and "
+                + "attributes; auto: those for a second, and data until a file is opened; "
+                + "always: everything, nobody else changes the folder")
+        static let queueCount = OptionKey(
+            "num-queues", .integer(1...64), default: 4,
+            help: "most queues for requests that a driver may use, each with a thread")
+        static let queueSize = OptionKey(
+            "queue-size", .integer(2...1024), default: 1024, help: "most entries in a queue")
+        static let xattr = OptionKey(
+            "xattr", .bool, default: false, help: "serve extended attributes")
+    }
+
+    package static let schema = OptionSchema(
+        "fs", leadingKey: "path",
+        keys: [
+            Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
+            Keys.queueSize.any, Keys.xattr.any,
+        ])
+
+    /// Takes what `schema` has parsed.
+    package init(_ values: OptionValues) throws(OptionError) {
+        self.init(path: values[Keys.path])
+        tag = values[Keys.tag]
+        isReadOnly = values[Keys.readOnly]
+        cache = values[Keys.cache]
+        queueCount = Int(clamping: values[Keys.queueCount])
+        maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+        hasExtendedAttributes = values[Keys.xattr]
+        guard let tag else { return }
+        guard !tag.isEmpty, !tag.utf8.contains(0), tag.utf8.count <= Self.tagSize else {
+            throw OptionError("tag: '\(tag)' does not have 1 to \(Self.tagSize) bytes")
+        }
+    }
+}

@@ -1,0 +1,39 @@
+internal import CLinux
+internal import Core
+internal import VhostUser
+
+/// A queue that has been started: its thread, and how to end it.
+final class FSQueue {
+    private let queue: Virtqueue
+    private let stopSignal: EventFD
+    private var thread: Thread?
+
+    init(_ queue: Virtqueue, index: Int, _ fileSystem: FileSystem) throws {
+        guard let kick = queue.setup.kick else {
+            throw BackendError("there is no kick descriptor, and the queue is not polled")
+        }
+        self.queue = queue
+        let stop = try EventFD()
+        stopSignal = stop
+        thread = try Thread(name: "queue \(index)") {
+            let code = clinux_enter_descriptors(fileSystem.proc.rawValue)
+            guard code == 0 else {
+                let reason = SystemError("", errno: -code).reason
+                fsLog(.error, "queue \(index) cannot be served: no way to descriptors: \(reason)")
+                return
+            }
+            fileSystem.queueFilter?.loadOrEnd()
+            FSWorker(queue, fileSystem).run(kick: kick, stop: stop)
+        }
+    }
+
+    /// Ends the thread once all that was taken from the ring is done.
+    func stop() -> QueueState {
+        stopSignal.signal()
+        thread?.join()
+        thread = nil
+        return queue.state
+    }
+}
+
+let fsLog = Log("fs")

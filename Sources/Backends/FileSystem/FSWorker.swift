@@ -1,0 +1,107 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+/// Serves one queue on its thread: takes requests from the ring, does them one after the other, and
+/// gives them back. When nothing is to be done, the thread sleeps.
+final class FSWorker {
+    let fileSystem: FileSystem
+    let request = FUSERequest()
+    let reply = FUSEReply()
+    let chain = DescriptorChain(capacity: 8)
+    let listing = FolderListing()
+    private let queue: Virtqueue
+
+    /// What is to become of a request that has been done.
+    enum Outcome {
+        /// `reply` holds what follows the header.
+        case reply
+        /// So many bytes of data are in the chain already, behind the place of the header.
+        case data(UInt32)
+        /// The driver waits for nothing.
+        case nothing
+    }
+
+    /// How many requests are done before the stop signal is looked at.
+    private static let batch = 64
+
+    init(_ queue: Virtqueue, _ fileSystem: FileSystem) {
+        self.queue = queue
+        self.fileSystem = fileSystem
+    }
+
+    func run(kick: EventFD, stop: EventFD) {
+        // Requests may have come before anybody listened.
+        var mustLook = true
+        while true {
+            let ready = clinux_poll_two(
+                kick.rawValue, Int16(POLLIN), stop.rawValue, Int16(POLLIN), mustLook ? 0 : -1)
+            if ready & 2 != 0 { return }
+            if ready & 1 != 0 { kick.drain() }
+            queue.disableNotifications()
+            mustLook = serveBatch() || queue.enableNotifications()
+        }
+    }
+
+    /// - Returns: whether there may be more.
+    private func serveBatch() -> Bool {
+        for _ in 0..<Self.batch {
+            do throws(QueueError) {
+                guard try queue.pop(into: chain) else { return false }
+            } catch {
+                fsLog.guest("queue stopped: \(error)")
+                return false
+            }
+            queue.push(chain, written: serve())
+            // The driver waits for most requests, and the next may take long.
+            if queue.publish() { queue.setup.call?.signal() }
+        }
+        return true
+    }
+
+    /// Does the request in `chain`.
+    /// - Returns: how many bytes were written.
+    private func serve() -> UInt32 {
+        reply.clear()
+        guard request.take(chain) else { return reply.write(to: chain, request, error: EINVAL) }
+        do throws(FUSEError) {
+            guard let opcode = FUSEOpcode(rawValue: request.rawOpcode) else {
+                throw .unknownRequest
+            }
+            if opcode.isChange, fileSystem.options.isReadOnly { throw .readOnly }
+            switch try perform(opcode) {
+            case .reply: return reply.write(to: chain, request, error: 0)
+            case .data(let count): return reply.writeHeader(to: chain, request, length: count)
+            case .nothing: return 0
+            }
+        } catch {
+            return reply.write(to: chain, request, error: error.code)
+        }
+    }
+
+    /// The file that the request is about.
+    func node() throws(FUSEError) -> Node { try fileSystem.nodes.node(request.nodeID) }
+
+    /// The folder that the request is about.
+    func folder() throws(FUSEError) -> Node { try folder(request.nodeID) }
+
+    func folder(_ id: UInt64) throws(FUSEError) -> Node {
+        let node = try fileSystem.nodes.node(id)
+        guard node.isFolder else { throw FUSEError(ENOTDIR) }
+        return node
+    }
+
+    /// Makes sure that the driver has room for a reply that it has to remember.
+    func needRoom(_ size: Int) throws(FUSEError) {
+        guard chain.writableLength >= UInt64(FUSELimit.replyHeader + size) else { throw .invalid }
+    }
+
+    /// Does something as the user who made the request.
+    @discardableResult
+    func asUser<R>(_ body: () throws(FUSEError) -> R) throws(FUSEError) -> R {
+        guard fileSystem.setsUsers, request.user | request.group != 0 else { return try body() }
+        try fuseChecking(clinux_set_file_user(request.user, request.group))
+        defer { _ = clinux_set_file_user(0, 0) }
+        return try body()
+    }
+}

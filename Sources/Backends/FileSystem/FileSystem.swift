@@ -1,0 +1,63 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+internal import Synchronization
+internal import VhostUser
+
+/// A shared folder with all that drivers know of it: what the queues of a device have in common.
+/// It outlives connections and resets, so a driver that goes on finds its files again; one that
+/// begins anew (INIT) finds none.
+final class FileSystem: Sendable {
+    let options: FSOptions
+    let nodes: NodeTable
+    let handles = HandleTable()
+    /// /proc, where threads find the process's own descriptors.
+    let proc: SharedFD
+    /// Whether what users create is given to them; otherwise all is our own user's.
+    let setsUsers: Bool
+    /// What the queues' threads restrict themselves with.
+    let queueFilter: SeccompFilter?
+    /// What was agreed on in INIT.
+    private let abilities = Atomic<UInt64>(0)
+
+    /// - Parameter files: what `SharedFolder.open` has opened.
+    init(
+        _ files: SharedFolder, _ options: FSOptions, queueFilter: SeccompFilter? = nil
+    ) throws(BackendError) {
+        self.options = options
+        self.queueFilter = queueFilter
+        proc = files.proc
+        setsUsers = clinux_may_set_users() != 0
+        do {
+            let status = try FileStatus.of(files.folder.rawValue)
+            nodes = NodeTable(root: Node(try files.folder.duplicate(), status))
+        } catch {
+            throw BackendError("the folder \(options.path) cannot be shared: \(error)")
+        }
+    }
+
+    /// Begins a session: what earlier ones knew is forgotten.
+    func begin(_ agreed: FUSEAbilities) {
+        end()
+        abilities.store(agreed.rawValue, ordering: .relaxed)
+    }
+
+    /// Ends a session.
+    func end() {
+        handles.removeAll()
+        nodes.removeAll()
+    }
+
+    func has(_ ability: FUSEAbilities) -> Bool {
+        abilities.load(ordering: .relaxed) & ability.rawValue != 0
+    }
+
+    /// How long a driver may believe names and attributes.
+    var validity: FUSEValidity {
+        switch options.cache {
+        case .never: .none
+        case .auto: FUSEValidity(seconds: 1)
+        case .metadata, .always: FUSEValidity(seconds: 86400)
+        }
+    }
+}

@@ -1,0 +1,101 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+// The content of files. Data goes straight between files and the driver's buffers.
+extension FSWorker {
+    func read() throws(FUSEError) -> Outcome {
+        let file = try file()
+        let offset = try self.offset()
+        let size = UInt64(try request.next(UInt32.self))
+        let header = UInt64(FUSELimit.replyHeader)
+        guard chain.writableLength >= header else { throw .invalid }
+        let room = chain.writableLength - header
+        chain.trimWritable(first: header)
+        if room > size { chain.trimWritable(last: room - size) }
+        let parts = unsafe chain.writable
+        guard let first = parts.baseAddress, !parts.isEmpty else { return .data(0) }
+        // SAFETY: the parts are memory of the guest, whose mappings the chain's queue holds.
+        let count = try fuseChecking(
+            unsafe clinux_preadv(
+                file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0))
+        return .data(UInt32(clamping: count))
+    }
+
+    func write() throws(FUSEError) {
+        let file = try file()
+        let offset = try self.offset()
+        let size = UInt64(try request.next(UInt32.self))
+        let header = UInt64(FUSELimit.requestHeader + FUSELimit.writeArguments)
+        guard chain.readableLength >= header, chain.readableLength - header == size else {
+            throw .invalid
+        }
+        chain.trimReadable(first: header)
+        let parts = unsafe chain.readable
+        var count = 0
+        if let first = parts.baseAddress, !parts.isEmpty {
+            // SAFETY: as in `read`.
+            count = Int(
+                try fuseChecking(
+                    unsafe clinux_pwritev(
+                        file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset,
+                        0)))
+        }
+        reply.put(UInt32(clamping: count))
+        reply.put(0 as UInt32)
+    }
+
+    /// The next number, an offset in a file.
+    private func offset() throws(FUSEError) -> Int64 {
+        guard let offset = Int64(exactly: try request.next(UInt64.self)) else { throw .invalid }
+        return offset
+    }
+
+    func sync() throws(FUSEError) {
+        let file = try file()
+        try fuseChecking(clinux_sync(file.fd, Int32(try request.next(UInt32.self) & 1)))
+    }
+
+    func allocate() throws(FUSEError) {
+        let file = try file()
+        let offset = try self.offset()
+        let length = try self.offset()
+        let mode = try request.next(UInt32.self)
+        guard let mode = Int32(exactly: mode) else { throw FUSEError(EOPNOTSUPP) }
+        try fuseChecking(clinux_fallocate(file.fd, mode, offset, length))
+    }
+
+    /// LSEEK: where data or a hole begins.
+    func seek() throws(FUSEError) {
+        let file = try file()
+        let offset = try self.offset()
+        let whence = try request.next(UInt32.self)
+        // SEEK_DATA and SEEK_HOLE; the rest is the driver's own business.
+        guard whence == 3 || whence == 4 else { throw .invalid }
+        reply.put(UInt64(try fuseChecking(clinux_seek(file.fd, offset, Int32(whence)))))
+    }
+
+    func copyRange() throws(FUSEError) {
+        let source = try file()
+        let sourceOffset = try self.offset()
+        let targetNode = try request.next(UInt64.self)
+        let target = try fileSystem.handles.file(
+            try request.next(UInt64.self), of: targetNode)
+        let targetOffset = try self.offset()
+        let length = try request.next(UInt64.self)
+        guard try request.next(UInt64.self) == 0 else { throw .invalid }
+        // The reply has 32 bits, and nobody may keep the thread for long.
+        let size = Int(min(length, 1 << 30))
+        let count = try fuseChecking(
+            clinux_copy_range(source.fd, sourceOffset, target.fd, targetOffset, size))
+        reply.put(UInt32(clamping: count))
+        reply.put(0 as UInt32)
+    }
+
+    func syncFileSystem() throws(FUSEError) {
+        let node = try node()
+        guard node.isFolder || node.isRegular else { throw .invalid }
+        let fd = OwnedFD(owning: try fuseChecking(clinux_reopen(node.fd, O_RDONLY)))
+        try fuseChecking(clinux_sync_file_system(fd.rawValue))
+    }
+}

@@ -1,0 +1,68 @@
+internal import CLinux
+internal import Glibc
+
+extension FSWorker {
+    private static let nameLimit = 255
+
+    /// Drivers do not ask again after they were told that a request is not known.
+    private func needExtendedAttributes() throws(FUSEError) {
+        guard fileSystem.options.hasExtendedAttributes else { throw .unknownRequest }
+    }
+
+    func setExtendedAttribute() throws(FUSEError) {
+        try needExtendedAttributes()
+        let node = try node()
+        let size = Int(try request.next(UInt32.self))
+        let flags = try request.next(UInt32.self)
+        if fileSystem.has(.largeSetAttribute) { try request.skip(8) }
+        guard size <= FUSELimit.attributeValue else { throw FUSEError(E2BIG) }
+        // XATTR_CREATE, XATTR_REPLACE
+        guard flags & ~3 == 0 else { throw .invalid }
+        let name = try request.freeText(Self.nameLimit)
+        let value = try unsafe request.data(size)
+        try fuseChecking(
+            unsafe clinux_set_attribute(node.fd, name.pointer, value, size, Int32(flags)))
+    }
+
+    func getExtendedAttribute() throws(FUSEError) {
+        try needExtendedAttributes()
+        let node = try node()
+        let size = Int(try request.next(UInt32.self))
+        try request.skip(4)
+        let name = try request.freeText(Self.nameLimit)
+        try unsafe putSizeOrBytes(size) { room, size in
+            unsafe clinux_get_attribute(node.fd, name.pointer, room, size)
+        }
+    }
+
+    func listExtendedAttributes() throws(FUSEError) {
+        try needExtendedAttributes()
+        let node = try node()
+        let size = Int(try request.next(UInt32.self))
+        try unsafe putSizeOrBytes(size) { room, size in
+            unsafe clinux_list_attributes(node.fd, room, size)
+        }
+    }
+
+    /// Answers with what `body` fills in, or with how much that would be (`fuse_getxattr_out`).
+    private func putSizeOrBytes(
+        _ size: Int, _ body: (UnsafeMutableRawPointer?, Int) -> Int
+    ) throws(FUSEError) {
+        if size == 0 {
+            reply.put(UInt32(clamping: try fuseChecking(body(nil, 0))))
+            reply.put(0 as UInt32)
+            return
+        }
+        let limit = min(size, FUSEReply.limit)
+        try unsafe reply.fill(limit) { room throws(FUSEError) in
+            try fuseChecking(unsafe body(room, limit))
+        }
+    }
+
+    func removeExtendedAttribute() throws(FUSEError) {
+        try needExtendedAttributes()
+        let node = try node()
+        try fuseChecking(
+            unsafe clinux_remove_attribute(node.fd, request.freeText(Self.nameLimit).pointer))
+    }
+}

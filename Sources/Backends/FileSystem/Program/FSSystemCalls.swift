@@ -1,0 +1,37 @@
+package import Core
+internal import VhostUser
+
+/// What the threads of a shared folder's process may ask of the kernel.
+package enum FSSystemCalls {
+    /// Those that serve queues. Names lead only to what lies in the shared folder: that is a
+    /// mount of its own, or Landlock knows of nothing else.
+    package static var queue: SystemCallRules {
+        var rules = SystemCallRules.base
+        rules.add(.dataMemory)
+        rules.add(files)
+        return rules
+    }
+
+    private static var files: SystemCallRules {
+        var rules = SystemCallRules()
+        rules.allow(
+            "openat", "openat2", "statx", "fstatfs", "readlinkat", "getdents64", "mknodat",
+            "mkdirat", "symlinkat", "linkat", "unlinkat", "renameat2", "fchmodat", "fchownat",
+            "utimensat", "truncate", "ftruncate", "fsync", "fdatasync", "syncfs", "preadv",
+            "preadv2", "pwritev", "pwritev2", "fallocate", "copy_file_range", "setxattr",
+            "getxattr", "listxattr", "removexattr")
+        // Whose the new files are.
+        rules.allow("setfsuid", "setfsgid", "capget", "capset")
+        return rules
+    }
+
+    /// The control thread, which makes the others and talks to the front end.
+    package static var control: SystemCallRules {
+        var rules = SystemCallRules.backendControl
+        rules.add(files)
+        // What a queue's thread does first.
+        rules.allow("umask", "fchdir", "setgroups", "geteuid")
+        rules.allow("unshare", argument: 0, oneOf: [0x200])  // CLONE_FS
+        return rules
+    }
+}

@@ -1,0 +1,62 @@
+/// Abilities that driver and device agree on in INIT (<linux/fuse.h>, "INIT request/reply flags").
+struct FUSEAbilities: OptionSet {
+    let rawValue: UInt64
+
+    static let asyncRead = FUSEAbilities(rawValue: 1 << 0)
+    static let truncateOnOpen = FUSEAbilities(rawValue: 1 << 3)  // ATOMIC_O_TRUNC
+    static let bigWrites = FUSEAbilities(rawValue: 1 << 5)
+    static let invalidatesData = FUSEAbilities(rawValue: 1 << 12)  // AUTO_INVAL_DATA
+    static let readFolderPlus = FUSEAbilities(rawValue: 1 << 13)  // DO_READDIRPLUS
+    static let readFolderPlusAuto = FUSEAbilities(rawValue: 1 << 14)  // READDIRPLUS_AUTO
+    static let asyncDirectIO = FUSEAbilities(rawValue: 1 << 15)  // ASYNC_DIO
+    static let parallelFolders = FUSEAbilities(rawValue: 1 << 18)  // PARALLEL_DIROPS
+    static let maximumPages = FUSEAbilities(rawValue: 1 << 22)  // MAX_PAGES
+    static let cacheSymlinks = FUSEAbilities(rawValue: 1 << 23)
+    static let largeSetAttribute = FUSEAbilities(rawValue: 1 << 29)  // SETXATTR_EXT
+    /// There are more than 32 bits.
+    static let extended = FUSEAbilities(rawValue: 1 << 30)  // INIT_EXT
+    static let mapsDirectIO = FUSEAbilities(rawValue: 1 << 36)  // DIRECT_IO_ALLOW_MMAP
+}
+
+/// What a SETATTR changes (`FATTR_...`).
+struct FUSEChanges: OptionSet {
+    let rawValue: UInt32
+
+    static let mode = FUSEChanges(rawValue: 1 << 0)
+    static let user = FUSEChanges(rawValue: 1 << 1)
+    static let group = FUSEChanges(rawValue: 1 << 2)
+    static let size = FUSEChanges(rawValue: 1 << 3)
+    static let accessTime = FUSEChanges(rawValue: 1 << 4)
+    static let modificationTime = FUSEChanges(rawValue: 1 << 5)
+    static let handle = FUSEChanges(rawValue: 1 << 6)
+    static let accessTimeNow = FUSEChanges(rawValue: 1 << 7)
+    static let modificationTimeNow = FUSEChanges(rawValue: 1 << 8)
+}
+
+/// What the driver may do with an open file (`FOPEN_...`).
+enum FUSEOpenFlag {
+    static let directIO: UInt32 = 1 << 0
+    static let keepCache: UInt32 = 1 << 1
+    static let cacheFolder: UInt32 = 1 << 3  // CACHE_DIR
+    static let noFlush: UInt32 = 1 << 5
+}
+
+/// Sizes and limits of the protocol.
+enum FUSELimit {
+    static let majorVersion: UInt32 = 7
+    /// The newest that is known here. Below the oldest, structures are shorter.
+    static let minorVersion: UInt32 = 39
+    static let oldestMinorVersion: UInt32 = 27
+    static let requestHeader = 40
+    static let replyHeader = 16
+    static let writeArguments = 40
+    static let entry = 128
+    /// The most that a READ or a WRITE moves, in pages of 4 KiB.
+    static let transferPages: UInt16 = 256
+    static let transfer = UInt32(transferPages) << 12
+    /// The most of a name and of what a link leads to, without the NUL (NAME_MAX, PATH_MAX).
+    static let name = 255
+    static let path = 4095
+    /// The most of the value of an extended attribute (XATTR_SIZE_MAX).
+    static let attributeValue = 65536
+}

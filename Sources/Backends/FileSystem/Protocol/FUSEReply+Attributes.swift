@@ -1,0 +1,92 @@
+internal import CLinux
+internal import Glibc
+
+/// How long the driver may believe what it was told.
+struct FUSEValidity {
+    let seconds: UInt64
+
+    static let none = FUSEValidity(seconds: 0)
+}
+
+extension FUSEReply {
+    /// A file's attributes (`fuse_attr`, 88 bytes).
+    func put(_ status: clinux_file_status) {
+        put(status.inode)
+        put(status.size)
+        put(status.blocks)
+        put(status.atime)
+        put(status.mtime)
+        put(status.ctime)
+        put(status.atime_ns)
+        put(status.mtime_ns)
+        put(status.ctime_ns)
+        put(status.mode)
+        put(status.links)
+        put(status.user)
+        put(status.group)
+        put(Self.deviceNumber(status.node_major, status.node_minor))
+        put(status.block_size)
+        put(0 as UInt32)  // flags
+    }
+
+    /// Linux's own form of a device's number: twelve bits of the one, twenty of the other.
+    private static func deviceNumber(_ major: UInt32, _ minor: UInt32) -> UInt32 {
+        (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+    }
+
+    /// The same the other way round.
+    static func majorAndMinor(_ number: UInt32) -> (major: UInt32, minor: UInt32) {
+        (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00)
+    }
+
+    /// What a name stands for (`fuse_entry_out`).
+    func putEntry(_ nodeID: UInt64, _ status: clinux_file_status, _ validity: FUSEValidity) {
+        put(nodeID)
+        put(0 as UInt64)  // generation: a node's number is never used again
+        put(validity.seconds)
+        put(validity.seconds)
+        put(0 as UInt64)  // nanoseconds of both
+        put(status)
+    }
+
+    /// `fuse_attr_out`
+    func putAttributes(_ status: clinux_file_status, _ validity: FUSEValidity) {
+        put(validity.seconds)
+        put(0 as UInt64)  // nanoseconds, padding
+        put(status)
+    }
+
+    /// `fuse_statx_out`
+    func putExtended(_ status: clinux_file_status, _ validity: FUSEValidity) {
+        put(validity.seconds)
+        put(0 as UInt64)  // nanoseconds, flags
+        putZeroes(16)
+        put(status.mask & UInt32(0xfff))  // what both ends know: STATX_BASIC_STATS, STATX_BTIME
+        put(status.block_size)
+        put(status.attributes)
+        put(status.links)
+        put(status.user)
+        put(status.group)
+        put(UInt16(truncatingIfNeeded: status.mode))
+        putZeroes(2)
+        put(status.inode)
+        put(status.size)
+        put(status.blocks)
+        put(status.attributes_mask)
+        putTime(status.atime, status.atime_ns)
+        putTime(status.btime, status.btime_ns)
+        putTime(status.ctime, status.ctime_ns)
+        putTime(status.mtime, status.mtime_ns)
+        put(status.node_major)
+        put(status.node_minor)
+        put(status.major)
+        put(status.minor)
+        putZeroes(14 * 8)
+    }
+
+    private func putTime(_ seconds: Int64, _ nanoseconds: UInt32) {
+        put(seconds)
+        put(nanoseconds)
+        putZeroes(4)
+    }
+}

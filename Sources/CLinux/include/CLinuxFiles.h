@@ -1,0 +1,101 @@
+// What a shared folder needs of Linux: files that are named by a descriptor of their folder and a
+// name, or by a descriptor of their own (O_PATH) alone. Wrappers retry on EINTR where that is safe,
+// and return -errno on failure.
+#ifndef CLINUX_FILES_H
+#define CLINUX_FILES_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#pragma clang assume_nonnull begin
+
+static const int CLINUX_O_PATH = 010000000;
+static const int CLINUX_O_TMPFILE = 020200000;
+static const int CLINUX_O_NOATIME = 01000000;
+
+// Opens a folder to be shared. With the right to do so (CAP_SYS_ADMIN) it becomes the root of a
+// mount of its own, above which there is nothing, and on which devices cannot be opened and
+// programs not be run. Otherwise it is a descriptor like any other.
+int clinux_open_share(const char *path, int is_read_only);
+
+// Opens /proc for `clinux_enter_descriptors`; read-only, if the process has the right to say so.
+int clinux_open_proc(void);
+
+// Gives the calling thread a working folder and a umask of its own: the folder is that of the
+// process's own descriptors below `proc`, and the mask is empty. The functions below that say so
+// work in such threads only. A process that may set its users also gives up all groups.
+int clinux_enter_descriptors(int proc);
+
+// MARK: By folder and name, which is no path. Links are not followed.
+
+int clinux_open_beneath(int folder, const char *name, int flags, unsigned mode);
+int clinux_make_node(int folder, const char *name, unsigned mode, unsigned major, unsigned minor);
+int clinux_make_folder(int folder, const char *name, unsigned mode);
+int clinux_make_symlink(const char *target, int folder, const char *name);
+int clinux_remove(int folder, const char *name, int is_folder);
+int clinux_rename(int folder, const char *name, int new_folder, const char *new_name,
+                  unsigned flags);
+// Gives the file behind `fd` another name. In threads that have entered their descriptors.
+int clinux_link(int fd, int folder, const char *name);
+
+struct clinux_file_status {
+    uint64_t inode, size, blocks, mount, attributes, attributes_mask;
+    int64_t atime, mtime, ctime, btime; // seconds
+    uint32_t atime_ns, mtime_ns, ctime_ns, btime_ns;
+    uint32_t mask, mode, links, user, group, block_size;
+    uint32_t major, minor;         // the file system's device
+    uint32_t node_major, node_minor; // what a device's node stands for
+};
+
+// An empty name means the folder itself, which may be any file then.
+int clinux_file_status(int folder, const char *name, struct clinux_file_status *status);
+
+// MARK: By descriptor, in threads that have entered their descriptors
+
+// Opens a file again.
+int clinux_reopen(int fd, int flags);
+int clinux_change_mode(int fd, unsigned mode);
+int clinux_truncate_path(int fd, int64_t size);
+int clinux_set_attribute(int fd, const char *name, const void *value, size_t size, int flags);
+// A size of 0 asks for the size that is needed.
+ssize_t clinux_get_attribute(int fd, const char *name, void *_Nullable value, size_t size);
+ssize_t clinux_list_attributes(int fd, void *_Nullable names, size_t size);
+int clinux_remove_attribute(int fd, const char *name);
+
+// MARK: By descriptor
+
+int clinux_change_owner(int fd, unsigned user, unsigned group);
+// Nanoseconds may be CLINUX_UTIME_NOW or CLINUX_UTIME_OMIT.
+static const int64_t CLINUX_UTIME_NOW = (1l << 30) - 1l;
+static const int64_t CLINUX_UTIME_OMIT = (1l << 30) - 2l;
+int clinux_change_times(int fd, int64_t access, int64_t access_ns, int64_t modification,
+                        int64_t modification_ns);
+ssize_t clinux_read_link(int fd, void *target, size_t size);
+int clinux_truncate(int fd, int64_t size);
+int clinux_sync(int fd, int is_data_only);
+int clinux_sync_file_system(int fd);
+// What close(2) says of a file, without closing it.
+int clinux_flush(int fd);
+int64_t clinux_seek(int fd, int64_t offset, int whence);
+ssize_t clinux_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t size);
+// getdents64(2)
+ssize_t clinux_read_folder(int fd, void *buffer, size_t size);
+
+struct clinux_space {
+    uint64_t blocks, free_blocks, available_blocks, files, free_files;
+    uint32_t block_size, fragment_size, name_length;
+};
+
+int clinux_space(int fd, struct clinux_space *space);
+
+// MARK: Users
+
+// Whether this process may give files to others.
+int clinux_may_set_users(void);
+// What the calling thread creates from now on belongs to this user and group, as if they did it,
+// but permissions were checked already. 0 and 0 go back to what was before.
+int clinux_set_file_user(unsigned user, unsigned group);
+
+#pragma clang assume_nonnull end
+
+#endif
