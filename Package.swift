@@ -82,6 +82,7 @@ let package = Package(
             "BlockBackend", "Backends/Block",
             uses: ["VhostUser", "Core", "CLinux", "CAIO", "CURing"]),
         target("ConsoleBackend", "Backends/Console", uses: ["VhostUser", "Core", "CLinux"]),
+        target("NetworkBackend", "Backends/Network", uses: ["VhostUser", "Core", "CLinux"]),
         target("RandomBackend", "Backends/Random", uses: ["VhostUser", "Core", "CLinux"]),
         target("FileSystemBackend", "Backends/FileSystem", uses: ["VhostUser", "Core", "CLinux"]),
 
@@ -101,7 +102,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "VMM", "BlockBackend", "ConsoleBackend", "FileSystemBackend", "RandomBackend",
+                "VMM", "BlockBackend", "ConsoleBackend", "FileSystemBackend", "NetworkBackend",
+                "RandomBackend",
                 "VhostUser", "Core",
                 "CLinux",
             ],
@@ -142,6 +144,9 @@ let package = Package(
         tests(
             "FileSystemBackend",
             uses: ["FileSystemBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
+        tests(
+            "NetworkBackend",
+            uses: ["NetworkBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("RandomBackend", uses: ["RandomBackend", "VhostUser", "Core", "TestSupport"]),
         // They compare millions of instructions.
         tests(
@@ -163,7 +168,8 @@ let package = Package(
         tests(
             "VMM",
             uses: [
-                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Devices",
+                "VMM", "BlockBackend", "ConsoleBackend", "NetworkBackend", "RandomBackend",
+                "VhostUser", "Devices",
                 "TCG",
                 "Accelerator", "Core", "TestSupport",
             ]),
@@ -183,7 +189,8 @@ let package = Package(
 
 /// What the fuzz targets use.
 let fuzzed: [Target.Dependency] = [
-    "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "Devices", "TCG", "TCGDecoder",
+    "VMM", "BlockBackend", "ConsoleBackend", "NetworkBackend", "RandomBackend", "Devices", "TCG",
+    "TCGDecoder",
     "Accelerator",
     "VhostUser", "Core",
     "CLinux", "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",

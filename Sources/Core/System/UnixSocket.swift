@@ -119,18 +119,22 @@ package final class UnixListener: Sendable {
     /// - Parameter isPassedOn: the descriptor goes to others, so the socket file stays.
     /// - Throws: `EADDRINUSE` if somebody answers, or if there is something other than a socket.
     package init(path: String, isPassedOn: Bool = false) throws(SystemError) {
-        let raw = try checking("socket", clinux_unix_socket())
-        let fd = SharedFD(owning: raw)
-        var result = unsafe clinux_unix_bind(raw, path)
-        if result == -EADDRINUSE, Self.isStale(path) {
-            // SAFETY: the string is only read during the call.
-            _ = unsafe unlink(path)
-            result = unsafe clinux_unix_bind(raw, path)
-        }
-        _ = try checking("bind", result)
+        let fd = SharedFD(owning: try checking("socket", clinux_unix_socket()))
+        try Self.bind(fd, at: path)
         self.fd = fd
         self.path = isPassedOn ? nil : path
-        _ = try checking("listen", clinux_listen(raw, 8))
+        _ = try checking("listen", clinux_listen(fd.rawValue, 8))
+    }
+
+    /// Gives a socket of any type a path. A socket file that nobody answers on is replaced.
+    package static func bind(_ socket: SharedFD, at path: String) throws(SystemError) {
+        var result = unsafe clinux_unix_bind(socket.rawValue, path)
+        if result == -EADDRINUSE, isStale(path, like: socket) {
+            // SAFETY: the string is only read during the call.
+            _ = unsafe unlink(path)
+            result = unsafe clinux_unix_bind(socket.rawValue, path)
+        }
+        _ = try checking("bind", result)
     }
 
     deinit {
@@ -145,19 +149,15 @@ package final class UnixListener: Sendable {
         return try UnixSocket(adopting: SharedFD(owning: try checking("accept", raw)))
     }
 
-    /// Whether `path` is a socket on which nobody listens.
-    private static func isStale(_ path: String) -> Bool {
+    /// Whether `path` is a socket of the same type on which nobody listens.
+    private static func isStale(_ path: String, like socket: SharedFD) -> Bool {
         var status = stat()
         // SAFETY: both arguments live for the call.
         guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
             return false
         }
-        do {
-            _ = try UnixSocket(connectingTo: path)
-            return false
-        } catch {
-            return error.code == ECONNREFUSED
-        }
+        // One of another type is refused with EPROTOTYPE.
+        return unsafe clinux_unix_connect(socket.rawValue, path) == -ECONNREFUSED
     }
 }
 

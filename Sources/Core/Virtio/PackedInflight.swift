@@ -182,6 +182,25 @@ final class PackedInflight {
     /// The next pending request is taken over; it is noted already.
     func removeFirstPending() -> Pending? { pending.popLast() }
 
+    /// All requests that have been taken, or are still to be taken over, in that order.
+    func outstanding(size: UInt16) -> [Pending] {
+        pending = []
+        pendingDescriptors = 0
+        // The memory is shared: what cannot be read any more is lost.
+        try? findPending(size: size)
+        defer { pending = [] }
+        return pending.reversed()
+    }
+
+    /// Nothing is in flight any more.
+    func forget() {
+        pending = []
+        pendingDescriptors = 0
+        freeHead = 0
+        next = (0..<region.entries).map { $0 + 1 }
+        initialise()
+    }
+
     /// How many requests are still to be taken over.
     var pendingCount: Int { pending.count }
 

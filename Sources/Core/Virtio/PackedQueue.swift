@@ -310,6 +310,30 @@ struct PackedQueue: ~Copyable {
         }
     }
 
+    /// What was taken lies in the ring as the driver has put it there, but for what a process that
+    /// was killed has overwritten; of that there are copies.
+    mutating func rewind(log: QueueLog?) {
+        if let inflight {
+            var place = used
+            for request in inflight.outstanding(size: size) {
+                for descriptor in request.descriptors {
+                    restore(descriptor, at: place.index, log)
+                    place.advance(1, size: size)
+                }
+            }
+            inflight.forget()
+        }
+        available = used
+        outstanding = 0
+    }
+
+    private func restore(_ descriptor: Descriptor, at index: UInt16, _ log: QueueLog?) {
+        let offset = Int(index) * Descriptor.size
+        guard ring.loadRelaxed64(offset + 8) != descriptor.word else { return }
+        ring.storeReleasing64(offset + 8, descriptor.word)
+        if let log { log.markUsed(offset: offset + 8, count: 8) }
+    }
+
     // MARK: Notifications
 
     mutating func disableNotifications(log: QueueLog?) {

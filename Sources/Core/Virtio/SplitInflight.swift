@@ -73,6 +73,12 @@ final class SplitInflight {
     /// The next pending request is taken over; it is noted already.
     func removeFirstPending() -> UInt16? { pendingHeads.popLast() }
 
+    /// Nothing is in flight any more.
+    func forget(usedIndex: UInt16) {
+        pendingHeads = []
+        initialise(usedIndex: usedIndex)
+    }
+
     /// How many requests are still to be taken over.
     var pendingCount: Int { pendingHeads.count }
 

@@ -200,6 +200,12 @@ struct SplitQueue: ~Copyable {
         return available.loadRelaxed16(0) & 1 == 0  // VIRTQ_AVAIL_F_NO_INTERRUPT
     }
 
+    /// The available ring still has what was taken, from where the used index is.
+    mutating func rewind() {
+        nextAvailable = nextUsed
+        inflight?.forget(usedIndex: nextUsed)
+    }
+
     // MARK: Notifications
 
     mutating func disableNotifications(log: QueueLog?) {

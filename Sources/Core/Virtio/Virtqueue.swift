@@ -118,6 +118,16 @@ public final class Virtqueue: @unchecked Sendable {
         }
     }
 
+    /// Makes what was popped and not pushed available again: the next pop yields it once more. For
+    /// devices that push in the order in which they pop. All that was pushed has been published.
+    public func rewind() {
+        defer { log?.announce() }
+        switch ring {
+        case .split(let queue): unsafe queue.pointee.rewind()
+        case .packed(let queue): unsafe queue.pointee.rewind(log: log)
+        }
+    }
+
     /// Makes what was pushed visible to the driver.
     /// - Returns: whether the driver wants to be told; the caller then signals `setup.call`.
     public func publish() -> Bool {

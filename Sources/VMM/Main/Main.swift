@@ -3,6 +3,7 @@ internal import CLinux
 internal import ConsoleBackend
 internal import FileSystemBackend
 internal import Glibc
+internal import NetworkBackend
 internal import RandomBackend
 internal import VMM
 internal import VhostUser
@@ -38,7 +39,7 @@ enum Main {
     }
 
     /// All back ends of ours.
-    private static let backends: [BackendKind] = [.block, .console, .fileSystem, .random]
+    private static let backends: [BackendKind] = [.block, .console, .fileSystem, .network, .random]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

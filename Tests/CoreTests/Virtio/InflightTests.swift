@@ -214,6 +214,38 @@ struct InflightTests {
     }
 
     @Test(
+        "yields again what it is told to have never taken, also once it has died",
+        arguments: RingKind.allCases)
+    func rewinds(kind: RingKind) throws {
+        let device = try MortalDevice(kind)
+        let styles: [DescriptorStyle] = [.direct, .indirect, .direct]
+        for token in 1...3 { #expect(device.send(UInt8(token), style: styles[token - 1])) }
+        #expect(try device.takeAll() == [1, 2, 3])
+        device.push(0)
+        _ = device.queue.publish()
+        // It dies in the midst of a batch, which leaves used entries behind.
+        device.push(0)
+        device.push(0)
+        try device.crash()
+        #expect(try device.take() == 2)
+        device.queue.rewind()
+        let state = device.queue.state
+        #expect(state.nextAvailable == state.nextUsed)
+        device.taken = []
+        try device.crash()
+        #expect(device.queue.state == state)
+        #expect(try device.takeAll() == [2, 3])
+        device.queue.rewind()
+        device.taken = []
+        #expect(device.send(4, buffers: 1))
+        #expect(try device.takeAll() == [2, 3, 4])
+        for _ in 0..<3 { device.push(0) }
+        _ = device.queue.publish()
+        #expect(try device.collect() == [1, 2, 3, 4])
+        #expect(device.driver.freeCount == 8)
+    }
+
+    @Test(
         "loses nothing and completes nothing twice, whenever it dies",
         arguments: RingKind.allCases, [1, 2, 3] as [UInt64])
     func model(kind: RingKind, seed: UInt64) throws {

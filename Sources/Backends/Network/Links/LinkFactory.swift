@@ -1,0 +1,40 @@
+internal import Core
+internal import VhostUser
+
+/// Makes the up-link that the options name, and the queues' side of it.
+struct LinkFactory {
+    private let options: NetworkOptions
+    private let files: [SharedFD]
+    private let filter: SeccompFilter?
+
+    init(_ options: NetworkOptions, _ files: LinkFiles, filter: SeccompFilter?) {
+        self.options = options
+        self.files = files.all
+        self.filter = filter
+    }
+
+    func makePair(
+        onLinkChange: @escaping @Sendable (Bool) -> Void
+    ) throws -> any QueuePair {
+        func pair<Link: UpLink>(_ link: Link, folder: SharedFD? = nil) throws -> any QueuePair {
+            try LinkedPair(
+                link, index: 0, folder: folder, filter: filter, onLinkChange: onLinkChange)
+        }
+        switch options.link {
+        case .none: return try pair(NoLink())
+        case .stream(let path, .client):
+            return try pair(
+                StreamLink(.connect(name: LinkFiles.name(of: path))), folder: files[0])
+        case .stream(_, .server): return try pair(StreamLink(.accept(files[0])))
+        case .datagram(_, let remote):
+            let link = DatagramLink(
+                files[0], to: .name(LinkFiles.name(of: remote)), mtu: mtu)
+            return try pair(link, folder: files[1])
+        case .inherited where try LinkFiles.isDatagram(files[0]):
+            return try pair(DatagramLink(files[0], to: .peer, mtu: mtu))
+        case .inherited: return try pair(StreamLink(.none, connected: files[0]))
+        }
+    }
+
+    private var mtu: UInt64 { options.mtu.map { UInt64($0) } ?? FrameLimit.usualMTU }
+}

@@ -1,0 +1,103 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+internal import VhostUser
+
+/// What an up-link needs of the host's files, opened before the process locks itself in.
+struct LinkFiles {
+    /// In the order in which they are handed over to another process.
+    let all: [SharedFD]
+
+    /// Takes what another process has opened for the same options.
+    init(adopting files: [SharedFD], _ options: NetworkOptions) throws(BackendError) {
+        guard files.count == Self.count(options.link) else {
+            throw BackendError("\(files.count) files are open, which is not what the link needs")
+        }
+        all = files
+    }
+
+    private static func count(_ link: NetworkOptions.Link) -> Int {
+        switch link {
+        case .none: 0
+        case .stream, .inherited: 1
+        case .datagram: 2
+        }
+    }
+
+    /// Opens what the options name.
+    init(_ options: NetworkOptions) throws(BackendError) {
+        switch options.link {
+        case .none: all = []
+        case .stream(let path, .client): all = [try Self.folder(of: path)]
+        case .stream(let path, .server): all = [try Self.listener(path)]
+        case .datagram(let local, let remote):
+            all = [try Self.bound(local), try Self.folder(of: remote)]
+        case .inherited(let number): all = [try Self.inherited(number)]
+        }
+    }
+
+    private static func listener(_ path: String) throws(BackendError) -> SharedFD {
+        do {
+            return try UnixListener(path: path, isPassedOn: true).fd
+        } catch {
+            throw cannotListen(path, error)
+        }
+    }
+
+    private static func bound(_ path: String) throws(BackendError) -> SharedFD {
+        do {
+            let fd = SharedFD(
+                owning: try checking("socket", clinux_unix_datagram_socket()))
+            try UnixListener.bind(fd, at: path)
+            return fd
+        } catch {
+            throw cannotListen(path, error)
+        }
+    }
+
+    private static func cannotListen(_ path: String, _ error: SystemError) -> BackendError {
+        let reason =
+            error.code == EADDRINUSE
+            ? "another program uses it, or it is no socket" : error.reason
+        return BackendError("cannot take frames at \(path): \(reason)")
+    }
+
+    /// The folder that holds `path`.
+    private static func folder(of path: String) throws(BackendError) -> SharedFD {
+        let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
+        let folder = parts.isEmpty ? "." : parts.joined(separator: "/")
+        do {
+            return SharedFD(
+                owning: try checking(
+                    "open", unsafe clinux_open_folder(folder.isEmpty ? "/" : folder)))
+        } catch {
+            throw BackendError("cannot use the folder of \(path): \(error.reason)")
+        }
+    }
+
+    private static func inherited(_ number: Int32) throws(BackendError) -> SharedFD {
+        do {
+            let fd = try checking("fcntl", clinux_fcntl(number, F_DUPFD_CLOEXEC, 3))
+            return SharedFD(owning: fd)
+        } catch {
+            throw BackendError("descriptor \(number) cannot be used: \(error.reason)")
+        }
+    }
+
+    /// Whether the socket is one for datagrams.
+    static func isDatagram(_ fd: SharedFD) throws(BackendError) -> Bool {
+        var type: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        // SAFETY: both results live for the call, and `size` is the value's.
+        let code = unsafe getsockopt(fd.rawValue, SOL_SOCKET, SO_TYPE, &type, &size)
+        guard code == 0 else {
+            throw BackendError("the descriptor of type=connected is no socket")
+        }
+        return type != Int32(SOCK_STREAM.rawValue)
+    }
+
+    /// The last part of a path.
+    static func name(of path: String) -> String {
+        String(path.split(separator: "/", omittingEmptySubsequences: false).last ?? "")
+    }
+}

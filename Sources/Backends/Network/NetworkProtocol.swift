@@ -1,0 +1,46 @@
+internal import Core
+
+/// Feature bits of a network device (VIRTIO 1.3, section 5.1.3), as masks.
+enum NetworkFeature {
+    static let mtu: UInt64 = 1 << 3
+    static let mac: UInt64 = 1 << 5
+    static let mergeableBuffers: UInt64 = 1 << 15
+    static let status: UInt64 = 1 << 16
+}
+
+/// What precedes each frame in the driver's buffers (VIRTIO 1.3, section 5.1.6).
+enum FrameHeader {
+    /// The number of buffers is the last field, which drivers of before VIRTIO 1 know only with
+    /// mergeable buffers.
+    static func size(features: UInt64) -> UInt64 {
+        features & (VirtioFeature.version1 | NetworkFeature.mergeableBuffers) != 0 ? 12 : 10
+    }
+
+    static let bufferCountOffset: UInt64 = 10
+}
+
+/// Sizes of frames, without header.
+enum FrameLimit {
+    /// What QEMU takes on a stream, and so what we take there and from drivers.
+    static let maximum: UInt64 = 4096 + 65536
+    /// What Ethernet adds to the MTU, with one VLAN tag.
+    static let overhead: UInt64 = 18
+    static let usualMTU: UInt64 = 1500
+    /// Pieces of memory that a frame may consist of. One call takes some more.
+    static let parts = 1000
+}
+
+/// The configuration space (VIRTIO 1.3, section 5.1.4).
+struct NetworkConfig {
+    var mac: MACAddress?
+    var isUp = true
+    var pairCount: UInt16 = 1
+    var mtu: UInt16 = 0
+
+    var bytes: [UInt8] {
+        func half(_ value: UInt16) -> [UInt8] { [UInt8(value & 0xff), UInt8(value >> 8)] }
+        // VIRTIO_NET_S_LINK_UP is bit 0.
+        return (mac?.bytes ?? [UInt8](repeating: 0, count: 6)) + half(isUp ? 1 : 0)
+            + half(pairCount) + half(mtu)
+    }
+}

@@ -1,0 +1,33 @@
+package import Core
+internal import Glibc
+internal import VhostUser
+
+/// What the threads of a network interface's process may ask of the kernel.
+package enum NetworkSystemCalls {
+    /// Those that serve pairs of queues.
+    package static var pair: SystemCallRules {
+        var rules = SystemCallRules.base
+        rules.add(.dataMemory)
+        rules.add(sockets)
+        return rules
+    }
+
+    private static var sockets: SystemCallRules {
+        var rules = SystemCallRules()
+        rules.allow("sendmsg", "recvmsg", "accept4", "connect")
+        rules.allow("socket", argument: 0, oneOf: [Int(AF_UNIX)])
+        return rules
+    }
+
+    /// The control thread: sets up and ends the pairs, and talks to the front end.
+    package static var control: SystemCallRules {
+        var rules = SystemCallRules.backendControl
+        rules.add(sockets)
+        // A thread goes where the peers' sockets are before it gives up the rest.
+        rules.allow("unshare", argument: 0, oneOf: [cloneFS])
+        rules.allow("fchdir")
+        return rules
+    }
+
+    private static let cloneFS = 0x200  // CLONE_FS
+}

@@ -1,0 +1,244 @@
+internal import Core
+internal import Glibc
+
+/// Serves a pair of queues, or one of them, on a thread of its own: moves frames between the
+/// driver's buffers and the up-link, and sleeps when there are none.
+final class NetworkWorker<Link: UpLink> {
+    /// Frames in each direction before the loop looks around.
+    private static var turnLimit: Int { 64 }
+
+    let link: Link
+    private let stop: EventFD
+    private let onLinkChange: @Sendable (Bool) -> Void
+    var receiver: Receiver?
+    var transmitter: Transmitter?
+    private var poller = Poller()
+    private var wasConnected = false
+
+    /// The queue that brings frames to the driver.
+    struct Receiver {
+        let queue: Virtqueue
+        let window: ReceiveWindow
+        let headerSize: UInt64
+        /// Buffers were asked for, and a kick is waited for.
+        var needsBuffers = false
+        /// There once was room for any frame.
+        var hasHadRoom = false
+        var hasPushed = false
+    }
+
+    /// The queue that brings frames from the driver.
+    struct Transmitter {
+        let queue: Virtqueue
+        let batch: TransmitBatch
+        let headerSize: UInt64
+        /// The ring is empty, and a kick is waited for.
+        var isIdle = false
+        var isBlocked = false
+        var hasPushed = false
+    }
+
+    init(
+        _ link: Link, stop: EventFD, onLinkChange: @escaping @Sendable (Bool) -> Void
+    ) {
+        self.link = link
+        self.stop = stop
+        self.onLinkChange = onLinkChange
+    }
+
+    /// Serves until the stop signal.
+    func run() {
+        // Frames may have come, and buffers, before anybody listened.
+        var events = Poller.Events.all
+        while !events.contains(.stop) {
+            link.turn(isReadable: events.contains(.readable))
+            reportLink()
+            wake(events)
+            var isBusy = transmit()
+            if receive() { isBusy = true }
+            events = wait(mayBlock: !isBusy)
+        }
+        pause()
+    }
+
+    private func wake(_ events: Poller.Events) {
+        if events.contains(.receiveKick) { receiver?.needsBuffers = false }
+        if events.contains(.transmitKick) { transmitter?.isIdle = false }
+        if events.contains(.writable) { transmitter?.isBlocked = false }
+        if events.contains(.hangup) {
+            link.hangUp()
+            transmitter?.isBlocked = false
+            // Connects, if it can, in the next turn.
+        }
+    }
+
+    private func reportLink() {
+        guard link.isConnected != wasConnected else { return }
+        wasConnected = link.isConnected
+        onLinkChange(wasConnected)
+    }
+
+    private func wait(mayBlock: Bool) -> Poller.Events {
+        let wantsFrames = receiver.map { !$0.needsBuffers && !$0.queue.isBroken } ?? false
+        let isBlocked = transmitter?.isBlocked ?? false
+        return poller.wait(
+            .init(
+                stop: stop,
+                receiveKick: receiver?.needsBuffers == true ? receiver?.queue.setup.kick : nil,
+                transmitKick: transmitter?.isIdle == true ? transmitter?.queue.setup.kick : nil,
+                readFD: link.readFD, wantsToRead: wantsFrames || !link.isConnected,
+                writeFD: isBlocked ? link.writeFD : -1, deadline: link.deadline,
+                mayBlock: mayBlock))
+    }
+
+    // MARK: From the driver
+
+    /// - Returns: whether there may be more to do at once.
+    private func transmit() -> Bool {
+        guard let transmitter, !transmitter.isIdle, !transmitter.isBlocked else { return false }
+        let queue = transmitter.queue
+        let batch = transmitter.batch
+        queue.disableNotifications()
+        take(queue, batch, headerSize: transmitter.headerSize)
+        if batch.isEmpty {
+            self.transmitter?.isIdle = !queue.enableNotifications()
+            return self.transmitter?.isIdle == false
+        }
+        let result = link.send(batch)
+        if result == .lost {
+            // The cable is unplugged.
+            batch.dropRest()
+        }
+        if batch.giveBack(to: queue) > 0, queue.publish() { queue.setup.call?.signal() }
+        self.transmitter?.isBlocked = result == .blocked
+        return result != .blocked
+    }
+
+    private func take(_ queue: Virtqueue, _ batch: TransmitBatch, headerSize: UInt64) {
+        // Those that are left are sent first.
+        guard batch.isEmpty else { return }
+        do throws(QueueError) {
+            while batch.hasRoom, try queue.pop(into: batch.freeChain) {
+                if isSound(batch.freeChain, headerSize: headerSize) {
+                    batch.add(
+                        skipping: link.carriesHeader ? 0 : headerSize, hasLength: link.hasLengths)
+                } else {
+                    networkLog.guest("a frame of the driver makes no sense, and is dropped")
+                    batch.addNothing()
+                }
+            }
+        } catch {
+            networkLog.guest("a queue has stopped: \(error)")
+        }
+    }
+
+    /// Whether a chain holds a frame that can be sent.
+    private func isSound(_ chain: DescriptorChain, headerSize: UInt64) -> Bool {
+        let length = chain.readableLength
+        guard length > headerSize, length - headerSize <= FrameLimit.maximum,
+            unsafe chain.readable.count <= FrameLimit.parts
+        else { return false }
+        // Flags and kind of segmentation: nothing was offered that they could ask for.
+        return link.carriesHeader || chain.read(at: 0, as: UInt16.self) == 0
+    }
+
+    // MARK: To the driver
+
+    /// - Returns: whether there may be more to do at once.
+    private func receive() -> Bool {
+        guard let receiver, !receiver.needsBuffers else { return false }
+        let queue = receiver.queue
+        queue.disableNotifications()
+        var left = Self.turnLimit
+        var mayHaveMore = true
+        while mayHaveMore, left > 0 {
+            left -= 1
+            switch link.nextFrame() {
+            case .nothing: mayHaveMore = false
+            case .dropped: break
+            case .room(let room): mayHaveMore = receiveFrame(room, queue)
+            }
+        }
+        if self.receiver?.hasPushed == true {
+            self.receiver?.hasPushed = false
+            if queue.publish() { queue.setup.call?.signal() }
+        }
+        return mayHaveMore
+    }
+
+    /// - Returns: whether there may be another one.
+    private func receiveFrame(_ room: UInt64, _ queue: Virtqueue) -> Bool {
+        guard let receiver else { return false }
+        let window = receiver.window
+        let wanted = room + receiver.headerSize
+        guard fill(window, queue, wanted: wanted) else {
+            return self.receiver?.needsBuffers != true
+        }
+        if window.room < wanted, link.hasLengths {
+            link.skipFrame()
+            return true
+        }
+        switch link.receive(window, headerSize: receiver.headerSize) {
+        case .nothing: return false
+        case .tooLong: return true
+        case .frame(let length):
+            window.complete(
+                length + (link.carriesHeader ? 0 : receiver.headerSize),
+                hasHeader: link.carriesHeader, to: queue)
+            self.receiver?.hasPushed = true
+            return true
+        }
+    }
+
+    /// - Returns: whether the window is as large as it can be expected to become.
+    private func fill(_ window: ReceiveWindow, _ queue: Virtqueue, wanted: UInt64) -> Bool {
+        do throws(QueueError) {
+            if try window.fill(from: queue, wanted: wanted) > 0 {
+                networkLog.guest("a buffer of the driver is of no use")
+                receiver?.hasPushed = true
+            }
+        } catch {
+            networkLog.guest("a queue has stopped: \(error)")
+        }
+        if window.room >= wanted {
+            receiver?.hasHadRoom = true
+            return true
+        }
+        if window.isFull { return true }
+        if queue.isBroken {
+            receiver?.needsBuffers = true
+            return false
+        }
+        if queue.enableNotifications() { return false }
+        // A driver that never has more does not get more frames either.
+        if !link.hasLengths, window.room > 0, receiver?.hasHadRoom == false { return true }
+        receiver?.needsBuffers = true
+        return false
+    }
+
+    // MARK: The end
+
+    /// Gives back to the rings what has been taken and not used.
+    private func pause() {
+        if let transmitter {
+            link.keepRest(of: transmitter.batch)
+            finish(transmitter.queue) { transmitter.batch.giveBack(to: transmitter.queue) > 0 }
+            transmitter.batch.clear()
+            self.transmitter?.isIdle = false
+            self.transmitter?.isBlocked = false
+        }
+        if let receiver {
+            link.forgetFrame()
+            finish(receiver.queue) { receiver.hasPushed }
+            receiver.window.clear()
+            self.receiver?.needsBuffers = false
+        }
+    }
+
+    private func finish(_ queue: Virtqueue, _ hasPushed: () -> Bool) {
+        if hasPushed(), queue.publish() { queue.setup.call?.signal() }
+        queue.rewind()
+    }
+}
+
+let networkLog = Log("net")

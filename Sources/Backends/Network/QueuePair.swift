@@ -1,0 +1,111 @@
+internal import CLinux
+internal import Core
+
+/// Two queues, one in each direction, that a thread serves.
+protocol QueuePair: AnyObject {
+    func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError)
+    /// - Returns: how far the queue has got; `nil` if it was not started.
+    func stop(_ direction: Direction) -> QueueState?
+}
+
+/// Where the frames of a queue go.
+enum Direction: Int {
+    /// To the driver.
+    case receive = 0
+    case transmit = 1
+}
+
+/// A pair with its up-link. The verbs are the control thread's; they stop the thread for a moment.
+final class LinkedPair<Link: UpLink>: QueuePair {
+    private let worker: NetworkWorker<Link>
+    private let name: String
+    private let stopSignal: EventFD
+    private let folder: SharedFD?
+    private let filter: SeccompFilter?
+    private var thread: Thread?
+
+    /// - Parameters:
+    ///   - folder: where the thread looks for sockets.
+    ///   - filter: what it restricts itself with.
+    init(
+        _ link: Link, index: Int, folder: SharedFD?, filter: SeccompFilter?,
+        onLinkChange: @escaping @Sendable (Bool) -> Void
+    ) throws(SystemError) {
+        stopSignal = try EventFD()
+        worker = NetworkWorker(link, stop: stopSignal, onLinkChange: onLinkChange)
+        name = "pair \(index)"
+        self.folder = folder
+        self.filter = filter
+    }
+
+    deinit { halt() }
+
+    func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError) {
+        halt()
+        let features = queue.setup.features
+        let headerSize = FrameHeader.size(features: features)
+        switch direction {
+        case .receive:
+            worker.receiver = .init(
+                queue: queue, window: ReceiveWindow(features: features), headerSize: headerSize)
+        case .transmit:
+            worker.transmitter = .init(
+                queue: queue, batch: TransmitBatch(), headerSize: headerSize)
+        }
+        try run()
+    }
+
+    func stop(_ direction: Direction) -> QueueState? {
+        halt()
+        let queue: Virtqueue?
+        switch direction {
+        case .receive:
+            queue = worker.receiver?.queue
+            worker.receiver = nil
+        case .transmit:
+            queue = worker.transmitter?.queue
+            worker.transmitter = nil
+        }
+        do {
+            try run()
+        } catch {
+            networkLog(.error, "\(error)")
+        }
+        return queue?.state
+    }
+
+    private func halt() {
+        guard let thread else { return }
+        stopSignal.signal()
+        thread.join()
+        stopSignal.drain()
+        self.thread = nil
+    }
+
+    /// Goes on with the queues that there are.
+    private func run() throws(VirtioDeviceError) {
+        guard worker.receiver != nil || worker.transmitter != nil else { return }
+        // SAFETY: the thread has the worker to itself until it has ended.
+        nonisolated(unsafe) let serve = { [worker] in worker.run() }
+        do throws(SystemError) {
+            thread = try Thread(name: name) { [folder, filter] in
+                enterFolder(folder)
+                filter?.loadOrEnd()
+                unsafe serve()
+            }
+        } catch {
+            throw VirtioDeviceError("a pair of queues cannot be served: \(error)")
+        }
+    }
+
+}
+
+/// The calling thread looks for sockets there from now on.
+private func enterFolder(_ folder: SharedFD?) {
+    guard let folder else { return }
+    let code = clinux_enter_folder(folder.rawValue)
+    if code != 0 {
+        let reason = SystemError("fchdir", errno: -code).reason
+        networkLog(.error, "the folder of the up-link's socket cannot be used: \(reason)")
+    }
+}

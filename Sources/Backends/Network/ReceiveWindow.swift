@@ -1,0 +1,174 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+/// The driver's buffers that the next frames go to, in the ring's order.
+// SAFETY: the arrays belong to this object. `first` and `count` stay below and up to `capacity`, and
+// `parts` holds what `FrameLimit.parts` allows and what a link adds.
+@safe final class ReceiveWindow {
+    private static let capacity = 64
+    /// What a link adds to the parts at their end.
+    private static let extraParts = 1
+
+    private let chains: UnsafeMutablePointer<DescriptorChain>
+    private var first = 0
+    private(set) var count = 0
+    /// Pieces of memory in all chains.
+    private var partCount = 0
+    /// Bytes in all chains that can be used.
+    private(set) var room: UInt64 = 0
+    /// The newest chain cannot be used; it waits for its turn to be given back.
+    private var lastIsUseless = false
+    private let hasMergeableBuffers: Bool
+    private let headerSize: UInt64
+    /// For one call.
+    let parts: UnsafeMutablePointer<iovec>
+
+    init(features: UInt64) {
+        hasMergeableBuffers = features & NetworkFeature.mergeableBuffers != 0
+        headerSize = FrameHeader.size(features: features)
+        unsafe chains = .allocate(capacity: Self.capacity)
+        for index in 0..<Self.capacity {
+            unsafe (chains + index).initialize(to: DescriptorChain(capacity: 2))
+        }
+        unsafe parts = .allocate(capacity: FrameLimit.parts + Self.extraParts)
+    }
+
+    deinit {
+        unsafe chains.deinitialize(count: Self.capacity)
+        unsafe chains.deallocate()
+        unsafe parts.deallocate()
+    }
+
+    private func chain(_ index: Int) -> DescriptorChain {
+        unsafe chains[(first + index) & (Self.capacity - 1)]
+    }
+
+    /// Whether no further buffer would add room for the next frame.
+    var isFull: Bool {
+        lastIsUseless || count == Self.capacity || !hasMergeableBuffers && count > 0
+    }
+
+    /// Takes buffers until there is room for `wanted` bytes, or there are no more.
+    /// - Returns: how many useless ones were given back.
+    func fill(from queue: Virtqueue, wanted: UInt64) throws(QueueError) -> Int {
+        var useless = 0
+        while room < wanted, !isFull, useless < Self.capacity {
+            let new = chain(count)
+            guard try queue.pop(into: new) else { break }
+            let pieces = unsafe new.writable.count
+            lastIsUseless =
+                new.writableLength < headerSize || partCount + pieces > FrameLimit.parts
+            if lastIsUseless, count == 0 {
+                // Those that are given back are not changed.
+                queue.push(new, written: 0)
+                lastIsUseless = false
+                useless += 1
+                continue
+            }
+            count += 1
+            if lastIsUseless { break }
+            partCount += pieces
+            room += new.writableLength
+        }
+        return useless
+    }
+
+    /// Lists the memory from `offset` on, for up to `byteCount` bytes, in `parts`.
+    /// - Returns: how many parts there are, and how many bytes.
+    func list(from offset: UInt64, byteCount: UInt64) -> (parts: Int, bytes: UInt64) {
+        var skip = offset
+        var left = byteCount
+        var listed = 0
+        for index in 0..<usableCount where left > 0 {
+            let chain = chain(index)
+            if skip >= chain.writableLength {
+                skip -= chain.writableLength
+                continue
+            }
+            let buffers = unsafe chain.writable
+            for piece in 0..<buffers.count where left > 0 {
+                var part = unsafe buffers[piece]
+                let length = UInt64(unsafe part.iov_len)
+                if skip >= length {
+                    skip -= length
+                    continue
+                }
+                unsafe part.iov_base += Int(skip)
+                let size = min(length - skip, left)
+                unsafe part.iov_len = Int(size)
+                unsafe (parts + listed).initialize(to: part)
+                listed += 1
+                left -= size
+                skip = 0
+            }
+        }
+        return (listed, byteCount - left)
+    }
+
+    private var usableCount: Int { lastIsUseless ? count - 1 : count }
+
+    /// Gives back the buffers of a frame that lies in them.
+    /// - Parameters:
+    ///   - byteCount: header included; at most `room`.
+    ///   - hasHeader: the header lies there as well, but for the number of buffers.
+    func complete(_ byteCount: UInt64, hasHeader: Bool, to queue: Virtqueue) {
+        guard usableCount > 0 else { return }
+        let head = chain(0)
+        var buffers: UInt16 = 0
+        var left = byteCount
+        while left > 0, Int(buffers) < usableCount {
+            left -= min(left, chain(Int(buffers)).writableLength)
+            buffers += 1
+        }
+        if !hasHeader {
+            head.write(at: 0, 0 as UInt64)
+            head.write(at: 8, 0 as UInt16)
+        }
+        if headerSize > FrameHeader.bufferCountOffset {
+            head.write(at: FrameHeader.bufferCountOffset, buffers.littleEndian)
+        }
+        left = byteCount
+        for _ in 0..<buffers {
+            let written = min(left, chain(0).writableLength)
+            left -= written
+            giveFirst(written: written, to: queue)
+        }
+        dropUseless(to: queue)
+    }
+
+    private func giveFirst(written: UInt64, to queue: Virtqueue) {
+        let chain = chain(0)
+        queue.push(chain, written: UInt32(clamping: written))
+        room -= chain.writableLength
+        partCount -= unsafe chain.writable.count
+        first = (first + 1) & (Self.capacity - 1)
+        count -= 1
+    }
+
+    /// Gives back a buffer that cannot be used, if it is its turn.
+    private func dropUseless(to queue: Virtqueue) {
+        guard lastIsUseless, count == 1 else { return }
+        // It may have more pieces than there is room for, but not too many for itself.
+        let chain = chain(0)
+        if chain.writableLength >= headerSize, unsafe chain.writable.count <= FrameLimit.parts {
+            lastIsUseless = false
+            partCount = unsafe chain.writable.count
+            room = chain.writableLength
+            return
+        }
+        queue.push(chain, written: 0)
+        first = (first + 1) & (Self.capacity - 1)
+        count = 0
+        lastIsUseless = false
+    }
+
+    /// Forgets all buffers.
+    func clear() {
+        first = 0
+        count = 0
+        partCount = 0
+        room = 0
+        lastIsUseless = false
+    }
+}

@@ -1,0 +1,49 @@
+// What a network device needs of Linux: frames over sockets and tap interfaces. Wrappers return
+// -errno on failure, and none of them waits.
+#ifndef CLINUX_NETWORK_H
+#define CLINUX_NETWORK_H
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#pragma clang assume_nonnull begin
+
+// Sends and receives with a connected socket. SIGPIPE is not raised.
+ssize_t clinux_send_parts(int socket, const struct iovec *parts, int count);
+ssize_t clinux_receive_parts(int socket, const struct iovec *parts, int count);
+
+// A datagram socket of the Unix domain, unbound, close-on-exec and non-blocking.
+int clinux_unix_datagram_socket(void);
+
+// Opens a folder, as a place from where to look for sockets and for nothing else.
+int clinux_open_folder(const char *path);
+// Gives the calling thread a working folder of its own.
+int clinux_enter_folder(int folder);
+
+// What a tap interface leaves to its user of checksums and segments (TUN_F_...).
+static const unsigned CLINUX_TUN_F_CSUM = 0x01;
+static const unsigned CLINUX_TUN_F_TSO4 = 0x02;
+static const unsigned CLINUX_TUN_F_TSO6 = 0x04;
+static const unsigned CLINUX_TUN_F_TSO_ECN = 0x08;
+static const unsigned CLINUX_TUN_F_USO4 = 0x20;
+static const unsigned CLINUX_TUN_F_USO6 = 0x40;
+
+// Opens a queue of a tap interface, which is made if there is none of that name. Frames have the
+// header of virtio. Non-blocking and close-on-exec.
+int clinux_open_tap(const char *name, int has_several_queues);
+// Lets the interface carry frames, if this process may.
+void clinux_tap_up(const char *name);
+// 1 if the descriptor is a queue of a tap interface with the header of virtio and nothing before
+// it, 2 if that may have several; 0 if it is something else.
+int clinux_tap_kind(int fd);
+int clinux_tap_offloads(int fd, unsigned flags);
+int clinux_tap_header_size(int fd, int size);
+// Whether frames of the interface come out at this one of its queues.
+int clinux_tap_attach(int fd, int is_attached);
+
+ssize_t clinux_write_parts(int fd, const struct iovec *parts, int count);
+ssize_t clinux_read_parts(int fd, const struct iovec *parts, int count);
+
+#pragma clang assume_nonnull end
+
+#endif
