@@ -38,6 +38,16 @@ let releaseLinkerSettings: [LinkerSetting] = [
         .when(configuration: .release))
 ]
 
+/// The devices' back ends.
+let backends: [Target.Dependency] = [
+    "BlockBackend",
+    "ConsoleBackend",
+    "FileSystemBackend",
+    "NetworkBackend",
+    "RandomBackend",
+    "VsockBackend",
+]
+
 func library(_ name: String, _ pkgConfig: String?, _ package: String) -> Target {
     .systemLibrary(
         name: name, path: "Sources/CLibraries/\(name)", pkgConfig: pkgConfig,
@@ -85,6 +95,7 @@ let package = Package(
         target("NetworkBackend", "Backends/Network", uses: ["VhostUser", "Core", "CLinux"]),
         target("RandomBackend", "Backends/Random", uses: ["VhostUser", "Core", "CLinux"]),
         target("FileSystemBackend", "Backends/FileSystem", uses: ["VhostUser", "Core", "CLinux"]),
+        target("VsockBackend", "Backends/Vsock", uses: ["VhostUser", "Core", "CLinux"]),
 
         target("Accelerator", "VMM/Accelerator", uses: ["Core"]),
         target("TCGDecoder", "VMM/TCG/Decoder", uses: [], settings: productSettings + optimised),
@@ -101,12 +112,7 @@ let package = Package(
             ]),
         .executableTarget(
             name: "apus",
-            dependencies: [
-                "VMM", "BlockBackend", "ConsoleBackend", "FileSystemBackend", "NetworkBackend",
-                "RandomBackend",
-                "VhostUser", "Core",
-                "CLinux",
-            ],
+            dependencies: backends + ["VMM", "VhostUser", "Core", "CLinux"],
             path: "Sources/VMM/Main",
             exclude: ["sections.ld", "constructors.ld", "hot-symbols.txt"],
             swiftSettings: productSettings,
@@ -148,6 +154,7 @@ let package = Package(
             "NetworkBackend",
             uses: ["NetworkBackend", "VhostUser", "Core", "TestSupport", "CLinux"]),
         tests("RandomBackend", uses: ["RandomBackend", "VhostUser", "Core", "TestSupport"]),
+        tests("VsockBackend", uses: ["VsockBackend", "VhostUser", "Core", "TestSupport"]),
         // They compare millions of instructions.
         tests(
             "TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised
@@ -167,19 +174,12 @@ let package = Package(
             uses: ["Devices", "Accelerator", "Core", "TestSupport", "DeviceFakes"]),
         tests(
             "VMM",
-            uses: [
-                "VMM", "BlockBackend", "ConsoleBackend", "NetworkBackend", "RandomBackend",
-                "VhostUser", "Devices",
-                "TCG",
-                "Accelerator", "Core", "TestSupport",
+            uses: backends + [
+                "VMM", "VhostUser", "Devices", "TCG", "Accelerator", "Core", "TestSupport",
             ]),
         .executableTarget(
             name: "sandbox-probe",
-            dependencies: [
-                "VMM", "BlockBackend", "ConsoleBackend", "RandomBackend", "VhostUser", "Core",
-                "CLinux",
-                "CNativeRun",
-            ],
+            dependencies: backends + ["VMM", "VhostUser", "Core", "CLinux", "CNativeRun"],
             path: "Tests/SandboxProbe", swiftSettings: swiftSettings),
         tests(
             "System",
@@ -188,13 +188,11 @@ let package = Package(
 )
 
 /// What the fuzz targets use.
-let fuzzed: [Target.Dependency] = [
-    "VMM", "BlockBackend", "ConsoleBackend", "NetworkBackend", "RandomBackend", "Devices", "TCG",
-    "TCGDecoder",
-    "Accelerator",
-    "VhostUser", "Core",
-    "CLinux", "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
-]
+let fuzzed: [Target.Dependency] =
+    backends + [
+        "VMM", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser", "Core", "CLinux",
+        "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
+    ]
 
 // The fuzz targets are a test; with APUS_FUZZ set they are an executable for libFuzzer, and
 // everything is built with its instrumentation (see the script `fuzz`).

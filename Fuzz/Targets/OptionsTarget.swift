@@ -5,6 +5,7 @@ import VhostUser
 @testable import ConsoleBackend
 @testable import RandomBackend
 @testable import VMM
+@testable import VsockBackend
 
 /// Command lines of the two programs, an argument a line.
 struct OptionsTarget: FuzzTarget {
@@ -43,7 +44,7 @@ struct OptionsTarget: FuzzTarget {
         "--socket-path=b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
-    private let command = VMMCommand(backends: [.block, .console, .random])
+    private let command = VMMCommand(backends: [.block, .console, .random, .vsock])
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let text = String(decoding: input.rest(), as: UTF8.self)

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <linux/magic.h>
 #include <linux/memfd.h>
+#include <linux/mount.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -282,6 +283,15 @@ int clinux_ioctl(int fd, unsigned long request, uintptr_t argument)
         result = ioctl(fd, request, argument);
     while (result < 0 && errno == EINTR);
     return result < 0 ? -errno : result;
+}
+
+int clinux_open_folder(const char *path)
+{
+    // A mount of its own has nothing above it. For it one needs a privilege.
+    int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (fd < 0)
+        fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
 }
 
 int clinux_open(const char *path, int flags, unsigned mode)

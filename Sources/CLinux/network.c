@@ -35,12 +35,6 @@ int clinux_unix_datagram_socket(void)
     return fd < 0 ? -errno : fd;
 }
 
-int clinux_open_folder(const char *path)
-{
-    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
-}
-
 int clinux_enter_folder(int folder)
 {
     return unshare(CLONE_FS) < 0 || fchdir(folder) < 0 ? -errno : 0;

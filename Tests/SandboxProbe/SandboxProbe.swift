@@ -7,6 +7,7 @@ import Glibc
 import RandomBackend
 import VMM
 import VhostUser
+import VsockBackend
 
 /// Locks itself in like one of the product's threads, and then does what that must not do:
 ///
@@ -33,6 +34,7 @@ enum SandboxProbe {
         "block": Role(process: BlockSystemCalls.control),
         "console": Role(process: BackendKind.console.systemCalls()),
         "rng": Role(process: BackendKind.random.systemCalls()),
+        "vsock": Role(process: BackendKind.vsock.systemCalls()),
         "queue": Role(
             process: BlockSystemCalls.control, thread: ("queue 0", BlockSystemCalls.queue)),
     ]

@@ -21,6 +21,7 @@ struct SandboxProbeTests {
         ("launcher", 272, "unshare", "sandbox-probe"), ("block", 257, "openat", "sandbox-probe"),
         ("block", 59, "execve", "sandbox-probe"), ("block", 41, "socket", "sandbox-probe"),
         ("console", 59, "execve", "sandbox-probe"), ("rng", 257, "openat", "sandbox-probe"),
+        ("vsock", 257, "openat", "sandbox-probe"), ("vsock", 59, "execve", "sandbox-probe"),
         ("queue", 47, "recvmsg", "queue 0"), ("queue", 425, "io_uring_setup", "queue 0"),
         ("queue", 62, "kill", "queue 0"), ("queue", 257, "openat", "queue 0"),
         ("cpu", 59, "execve", "vcpu0"),

@@ -87,6 +87,9 @@ int clinux_pidfd_signal(int pidfd, int signal);
 int clinux_fcntl(int fd, int command, long argument);
 int clinux_ioctl(int fd, unsigned long request, uintptr_t argument);
 int clinux_open(const char *path, int flags, unsigned mode);
+// Opens a folder to name what is in it, not to read it. Where the host allows it, '..' does not
+// lead out of it.
+int clinux_open_folder(const char *path);
 
 // Asks the kernel to send `signal` to this process when its parent ends.
 int clinux_set_parent_death_signal(int signal);

@@ -15,8 +15,6 @@ ssize_t clinux_receive_parts(int socket, const struct iovec *parts, int count);
 // A datagram socket of the Unix domain, unbound, close-on-exec and non-blocking.
 int clinux_unix_datagram_socket(void);
 
-// Opens a folder, as a place from where to look for sockets and for nothing else.
-int clinux_open_folder(const char *path);
 // Gives the calling thread a working folder of its own.
 int clinux_enter_folder(int folder);
 

@@ -7,6 +7,7 @@ internal import NetworkBackend
 internal import RandomBackend
 internal import VMM
 internal import VhostUser
+internal import VsockBackend
 
 /// The executable: its name, or its first argument, chooses what it is.
 @main
@@ -39,7 +40,9 @@ enum Main {
     }
 
     /// All back ends of ours.
-    private static let backends: [BackendKind] = [.block, .console, .fileSystem, .network, .random]
+    private static let backends: [BackendKind] = [
+        .block, .console, .fileSystem, .network, .random, .vsock,
+    ]
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {

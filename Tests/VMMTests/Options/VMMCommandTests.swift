@@ -4,13 +4,14 @@ import RandomBackend
 import TCG
 import Testing
 import VhostUser
+import VsockBackend
 
 @testable import BlockBackend
 @testable import VMM
 
 @Suite("VMM command line")
 struct VMMCommandTests {
-    let command = VMMCommand(backends: [.block, .console, .random])
+    let command = VMMCommand(backends: [.block, .console, .random, .vsock])
 
     /// A disk that a process of ours serves.
     private func disk(
