@@ -38,6 +38,7 @@ package struct FrontendOptions {
         case .console: configSize = 12
         case .fs: configSize = 40
         case .net: configSize = 12
+        case .vsock: configSize = 8
         default: configSize = 0
         }
     }
