@@ -3,6 +3,8 @@ import VhostUser
 
 @testable import BlockBackend
 @testable import ConsoleBackend
+@testable import FileSystemBackend
+@testable import NetworkBackend
 @testable import RandomBackend
 @testable import VMM
 @testable import VsockBackend
@@ -44,7 +46,9 @@ struct OptionsTarget: FuzzTarget {
         "--socket-path=b\n--disk\npath=d,engine=io_uring\n--read-only\n--open-fds\n[4,5]",
     ].map { Array($0.utf8) }
 
-    private let command = VMMCommand(backends: [.block, .console, .random, .vsock])
+    private let command = VMMCommand(backends: [
+        .block, .console, .fileSystem, .network, .random, .vsock,
+    ])
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
         let text = String(decoding: input.rest(), as: UTF8.self)

@@ -1,5 +1,7 @@
 import ConsoleBackend
 import Core
+import FileSystemBackend
+import NetworkBackend
 import RandomBackend
 import TCG
 import Testing
@@ -11,7 +13,9 @@ import VsockBackend
 
 @Suite("VMM command line")
 struct VMMCommandTests {
-    let command = VMMCommand(backends: [.block, .console, .random, .vsock])
+    let command = VMMCommand(backends: [
+        .block, .console, .fileSystem, .network, .random, .vsock,
+    ])
 
     /// A disk that a process of ours serves.
     private func disk(
