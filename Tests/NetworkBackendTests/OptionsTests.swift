@@ -16,6 +16,9 @@ import Testing
         #expect(
             try parse("type=dgram,local=a,remote=b").link == .datagram(local: "a", remote: "b"))
         #expect(try parse("connected,fd=7").link == .inherited(7))
+        #expect(try parse("tap,ifname=tap0").link == .tap(name: "tap0", queues: 1))
+        #expect(try parse("tap,ifname=tap0,queues=4").link == .tap(name: "tap0", queues: 4))
+        #expect(try parse("tap,fds=[7,8]").link == .inheritedTap([7, 8]))
     }
 
     @Test("what the driver sees")
@@ -34,7 +37,9 @@ import Testing
             "none,path=a", "dgram,local=a,remote=b,server=on", "none,mac=52:54:00:12:34",
             "none,mac=01:00:5e:00:00:01", "none,mac=00:00:00:00:00:00", "none,mac=5:4:0:1:2:3",
             "none,mac=52:54:00:12:34:5g", "none,mac=+2:54:00:12:34:56", "none,mtu=67",
-            "none,mtu=65522", "none,queue-size=1",
+            "none,mtu=65522", "tap", "tap,ifname=a,fds=[3]", "tap,fds=[3,4],queues=2", "tap,fds=[]",
+            "none,queues=2", "stream,path=a,queues=2", "tap,ifname=a,queues=17",
+            "none,queue-size=1",
         ])
     func refused(_ text: String) {
         #expect(throws: OptionError.self) { try parse(text) }

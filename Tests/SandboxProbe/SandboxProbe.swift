@@ -4,6 +4,7 @@ import CNativeRun
 import ConsoleBackend
 import Core
 import Glibc
+import NetworkBackend
 import RandomBackend
 import VMM
 import VhostUser
@@ -33,6 +34,9 @@ enum SandboxProbe {
         "launcher": Role(process: Launcher.launching(BlockSystemCalls.control)),
         "block": Role(process: BlockSystemCalls.control),
         "console": Role(process: BackendKind.console.systemCalls()),
+        "net": Role(process: NetworkSystemCalls.control),
+        "pair": Role(
+            process: NetworkSystemCalls.control, thread: ("pair 0", NetworkSystemCalls.pair)),
         "rng": Role(process: BackendKind.random.systemCalls()),
         "vsock": Role(process: BackendKind.vsock.systemCalls()),
         "queue": Role(

@@ -19,7 +19,11 @@ final class Guest {
     /// - Parameters:
     ///   - arguments: further ones.
     ///   - diskArgument: what follows `--disk`; by default the new disk's path.
-    init(_ arguments: [String] = [], diskArgument: String? = nil, in folder: TestFolder) throws {
+    ///   - prefix: a command that becomes the one that follows it.
+    init(
+        _ arguments: [String] = [], diskArgument: String? = nil, in folder: TestFolder,
+        prefix: [String] = []
+    ) throws {
         self.folder = folder
         disk = "\(folder.path)/root.ext4"
         if !FileManager.default.fileExists(atPath: disk) { try Self.makeDisk(disk) }
@@ -28,7 +32,7 @@ final class Guest {
                 "--kernel", Self.path("vmlinuz"), "--initramfs", Self.path("initramfs"),
                 "--cmdline", "root=/dev/vda quiet", "--memory", "size=256M",
                 "--disk", diskArgument ?? "path=\(disk)",
-            ] + arguments)
+            ] + arguments, prefix: prefix)
     }
 
     static func makeDisk(_ path: String, size: String = "256M") throws {

@@ -82,9 +82,11 @@ final class RunningProgram {
     }
 
     /// Starts the executable under test.
-    static func apus(_ arguments: [String]) throws -> RunningProgram {
+    /// - Parameter prefix: a command that becomes the one that follows it.
+    static func apus(_ arguments: [String], prefix: [String] = []) throws -> RunningProgram {
         guard let binary = Setting.binary else { throw TestFailure("there is no executable") }
-        return try RunningProgram(binary, arguments)
+        if prefix.isEmpty { return try RunningProgram(binary, arguments) }
+        return try RunningProgram("/usr/bin/env", prefix + [binary] + arguments)
     }
 
     var isRunning: Bool {

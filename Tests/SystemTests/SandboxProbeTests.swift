@@ -27,6 +27,10 @@ struct SandboxProbeTests {
         ("cpu", 59, "execve", "vcpu0"),
         ("rng", 41, "socket", "sandbox-probe"), ("rng", 425, "io_uring_setup", "sandbox-probe"),
         ("rng", 59, "execve", "sandbox-probe"),
+        ("net", 257, "openat", "sandbox-probe"), ("net", 59, "execve", "sandbox-probe"),
+        ("net", 41, "socket", "sandbox-probe"), ("net", 272, "unshare", "sandbox-probe"),
+        ("pair", 257, "openat", "pair 0"), ("pair", 81, "fchdir", "pair 0"),
+        ("pair", 41, "socket", "pair 0"), ("pair", 16, "ioctl", "pair 0"),
     ]
 
     @Test(
@@ -92,7 +96,7 @@ struct SandboxProbeTests {
 
     @Test(
         "files are out of reach even without a filter", .enabled(if: Probe.path != nil),
-        arguments: ["vmm", "cpu", "launcher", "block", "queue", "rng"])
+        arguments: ["vmm", "cpu", "launcher", "block", "queue", "net", "pair", "rng"])
     func files(role: String) throws {
         let given = try folder.file("given", Data([2]))
         for (what, path) in try Self.ways(folder) {

@@ -2,17 +2,24 @@ package import Core
 internal import Synchronization
 internal import VhostUser
 
-/// A virtio network device (VIRTIO 1.3, section 5.1).
+/// A virtio network device (VIRTIO 1.3, section 5.1). With several pairs of queues there is one more
+/// queue, by which the driver says how many of them it uses.
 package final class NetworkDevice: VirtioDevice {
     private let options: NetworkOptions
-    private let pair: any QueuePair
+    private let pairs: [any QueuePair]
+    private let loop: EventLoop
     private let link: LinkState
     private var running: [Bool]
+    private var control: ControlQueue?
+    /// What the driver has accepted.
+    private var accepted: UInt64 = 0
+    /// Pairs that the driver uses, from the first; `nil` if another process was told.
+    private var activeCount: Int? = 1
 
     package let deviceID = VirtioDeviceID.net
     package let features: UInt64
 
-    /// Whether there is somebody at the other end of the up-link, as pairs find out.
+    /// Whether there is somebody at the other end of the up-link, as the first pair finds out.
     private final class LinkState: Sendable {
         let isUp = Atomic(false)
     }
@@ -26,21 +33,28 @@ package final class NetworkDevice: VirtioDevice {
         pairFilter: SeccompFilter? = nil, configChanged: @escaping () -> Void = {}
     ) throws {
         self.options = options
+        self.loop = loop
         let link = LinkState()
         self.link = link
         // SAFETY: called on the control thread only, which also made it.
         nonisolated(unsafe) let configChanged = configChanged
-        pair = try LinkFactory(options, files, filter: pairFilter).makePair { isUp in
+        let factory = LinkFactory(options, files, filter: pairFilter)
+        pairs = try factory.makePairs { isUp in
             link.isUp.store(isUp, ordering: .relaxed)
             loop.post { unsafe configChanged() }
         }
-        running = [false, false]
+        running = [Bool](repeating: false, count: 2 * pairs.count + (pairs.count > 1 ? 1 : 0))
+        features = factory.features | Self.features(options, pairCount: pairs.count)
+    }
+
+    private static func features(_ options: NetworkOptions, pairCount: Int) -> UInt64 {
         var features =
             VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
             | VirtioFeature.packedRing | NetworkFeature.mergeableBuffers | NetworkFeature.status
         if options.mac != nil { features |= NetworkFeature.mac }
         if options.mtu != nil { features |= NetworkFeature.mtu }
-        self.features = features
+        if pairCount > 1 { features |= NetworkFeature.multiQueue | NetworkFeature.controlQueue }
+        return features
     }
 
     deinit { reset() }
@@ -51,7 +65,8 @@ package final class NetworkDevice: VirtioDevice {
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
         let config = NetworkConfig(
-            mac: options.mac, isUp: link.isUp.load(ordering: .relaxed), mtu: options.mtu ?? 0)
+            mac: options.mac, isUp: link.isUp.load(ordering: .relaxed),
+            pairCount: UInt16(clamping: pairs.count), mtu: options.mtu ?? 0)
         let bytes = config.bytes
         guard offset >= 0, count > 0, offset < bytes.count else { return [] }
         return Array(bytes[offset..<min(bytes.count, offset &+ count)])
@@ -64,10 +79,29 @@ package final class NetworkDevice: VirtioDevice {
             throw VirtioDeviceError(
                 "features 0x\(String(features & ~self.features, radix: 16)) are not on offer")
         }
+        accepted = features
+        activeCount = 1
+    }
+
+    // MARK: Queues
+
+    /// What a queue is for. The control queue comes after those of the pairs that the driver knows
+    /// (VIRTIO 1.3, section 5.1.2).
+    private enum Role {
+        case pair(Int, Direction)
+        case control
+    }
+
+    private func role(_ queue: Int) -> Role? {
+        guard running.indices.contains(queue) else { return nil }
+        let known = accepted & NetworkFeature.multiQueue != 0 ? pairs.count : 1
+        if accepted & NetworkFeature.controlQueue != 0, queue == 2 * known { return .control }
+        guard queue / 2 < known, let direction = Direction(rawValue: queue & 1) else { return nil }
+        return .pair(queue / 2, direction)
     }
 
     package func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
-        guard running.indices.contains(queue), let direction = Direction(rawValue: queue & 1) else {
+        guard let role = role(queue) else {
             throw VirtioDeviceError("there is no queue \(queue)")
         }
         guard !running[queue] else {
@@ -78,28 +112,66 @@ package final class NetworkDevice: VirtioDevice {
                 "queue \(queue) has \(setup.layout.size) entries, more than "
                     + "\(options.maximumQueueSize)")
         }
+        switch role {
+        case .control:
+            if Self.isContinued(setup) { activeCount = nil }
+            control = try ControlQueue(
+                setup, index: queue, on: loop, pairCount: pairs.count
+            ) { [unowned self] count in
+                activeCount = count
+                steer()
+            }
+        case .pair(let index, let direction):
+            try pairs[index].start(direction, Self.ring(queue, setup))
+        }
+        running[queue] = true
+        steer()
+    }
+
+    private static func ring(
+        _ queue: Int, _ setup: QueueSetup
+    ) throws(VirtioDeviceError) -> Virtqueue {
         guard setup.kick != nil else {
             throw VirtioDeviceError("queue \(queue) has no kick descriptor, and is not polled")
         }
-        let ring: Virtqueue
         do throws(QueueError) {
-            ring = try Virtqueue(setup)
+            return try Virtqueue(setup)
         } catch {
             throw VirtioDeviceError("queue \(queue): \(error)")
         }
-        try pair.start(direction, ring)
-        running[queue] = true
     }
 
     package func stopQueue(_ queue: Int) -> QueueState {
-        guard running.indices.contains(queue), running[queue],
-            let direction = Direction(rawValue: queue & 1)
-        else { return .freshSplit }
+        guard let role = role(queue), running[queue] else { return .freshSplit }
         running[queue] = false
-        return pair.stop(direction) ?? .freshSplit
+        steer()
+        switch role {
+        case .control:
+            defer { control = nil }
+            return control?.stop() ?? .freshSplit
+        case .pair(let index, let direction): return pairs[index].stop(direction) ?? .freshSplit
+        }
+    }
+
+    /// Lets frames come to the pairs that the driver uses. A front end that has the control queue
+    /// to itself starts those only. What another process was told is still so, in the kernel.
+    private func steer() {
+        let isTold = accepted & NetworkFeature.controlQueue != 0
+        if isTold, control == nil { return }
+        guard let count = isTold ? activeCount : pairs.count else { return }
+        for (index, pair) in pairs.enumerated().dropFirst() {
+            pair.attach(running[2 * index] && index < count)
+        }
+    }
+
+    private static func isContinued(_ setup: QueueSetup) -> Bool {
+        let isPacked = setup.features & VirtioFeature.packedRing != 0
+        let fresh: QueueState = isPacked ? .freshPacked : .freshSplit
+        return setup.inflight?.hasHistory == true || setup.state != fresh
     }
 
     package func reset() {
         for queue in running.indices { _ = stopQueue(queue) }
+        activeCount = 1
     }
 }

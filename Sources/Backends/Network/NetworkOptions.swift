@@ -12,6 +12,19 @@ package struct NetworkOptions: Equatable, Sendable {
         case datagram(local: String, remote: String)
         /// A connected socket that the parent process left open, stream or datagram.
         case inherited(Int32)
+        /// A tap interface of the host, one queue for each pair of the device's.
+        case tap(name: String, queues: Int)
+        /// Queues of such an interface that the parent process left open.
+        case inheritedTap([Int32])
+
+        /// Pairs of queues.
+        package var pairCount: Int {
+            switch self {
+            case .tap(_, let queues): queues
+            case .inheritedTap(let queues): queues.count
+            default: 1
+            }
+        }
     }
 
     /// Who waits for whom.
@@ -24,13 +37,14 @@ package struct NetworkOptions: Equatable, Sendable {
     package var mtu: UInt16?
     package var maximumQueueSize: UInt16
 
-    enum Kind: String, CaseIterable, Sendable { case stream, dgram, connected, none }
+    enum Kind: String, CaseIterable, Sendable { case stream, dgram, tap, connected, none }
 
     private enum Keys {
         static let type = OptionKey.required(
             "type", .choice(Kind.self),
             help: "what it is connected to: a Unix socket, stream or dgram, as QEMU's -netdev of "
-                + "that name; an open socket, connected; or nothing, none")
+                + "that name; the host, by an interface, tap; an open socket, connected; or nothing, "
+                + "none")
         static let path = OptionKey<String?>("path", .path, help: "the socket of type=stream")
         static let server = OptionKey(
             "server", .bool, default: false,
@@ -41,6 +55,14 @@ package struct NetworkOptions: Equatable, Sendable {
             "remote", .path, help: "the peer's socket of type=dgram, where frames go to")
         static let fd = OptionKey<UInt64?>(
             "fd", .integer(0...UInt64(Int32.max)), help: "the open socket of type=connected")
+        static let interface = OptionKey<String?>(
+            "ifname", .path, help: "the interface of type=tap, made if there is none")
+        static let queues = OptionKey(
+            "queues", .integer(1...16), default: 1,
+            help: "pairs of queues of type=tap, each with a thread")
+        static let fds = OptionKey<[UInt64]?>(
+            "fds", .list(of: .integer(0...UInt64(Int32.max))),
+            help: "open queues of type=tap, one for each pair, instead of ifname")
         static let mac = OptionKey<MACAddress?>(
             "mac", MACAddress.optionType,
             help: "the interface's address; by default the guest makes one up")
@@ -54,7 +76,8 @@ package struct NetworkOptions: Equatable, Sendable {
         "net", leadingKey: "type",
         keys: [
             Keys.type.any, Keys.path.any, Keys.server.any, Keys.local.any, Keys.remote.any,
-            Keys.fd.any, Keys.mac.any, Keys.mtu.any, Keys.queueSize.any,
+            Keys.fd.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
+            Keys.mtu.any, Keys.queueSize.any,
         ])
 
     /// Takes what `schema` has parsed.
@@ -73,6 +96,9 @@ package struct NetworkOptions: Equatable, Sendable {
             ("local", .dgram, values.isGiven(Keys.local)),
             ("remote", .dgram, values.isGiven(Keys.remote)),
             ("fd", .connected, values.isGiven(Keys.fd)),
+            ("ifname", .tap, values.isGiven(Keys.interface)),
+            ("queues", .tap, values.isGiven(Keys.queues)),
+            ("fds", .tap, values.isGiven(Keys.fds)),
         ]
         for owner in owners where owner.isGiven && owner.kind != kind {
             throw OptionError("\(owner.key) needs type=\(owner.kind.rawValue)")
@@ -86,8 +112,20 @@ package struct NetworkOptions: Equatable, Sendable {
             return .datagram(
                 local: try need(values[Keys.local], "local", kind),
                 remote: try need(values[Keys.remote], "remote", kind))
+        case .tap: return try tap(values)
         case .connected:
             return .inherited(Int32(clamping: try need(values[Keys.fd], "fd", kind)))
+        }
+    }
+
+    private static func tap(_ values: OptionValues) throws(OptionError) -> Link {
+        switch (values[Keys.interface], values[Keys.fds]) {
+        case (let name?, nil): return .tap(name: name, queues: Int(clamping: values[Keys.queues]))
+        case (nil, let fds?) where !values.isGiven(Keys.queues) && (1...16).contains(fds.count):
+            return .inheritedTap(fds.map { Int32(clamping: $0) })
+        case (nil, nil): throw OptionError("type=tap needs ifname or fds")
+        case (nil, _): throw OptionError("fds are 1 to 16, and go without queues")
+        default: throw OptionError("ifname and fds exclude each other")
         }
     }
 

@@ -2,10 +2,23 @@ internal import Core
 
 /// Feature bits of a network device (VIRTIO 1.3, section 5.1.3), as masks.
 enum NetworkFeature {
+    static let checksum: UInt64 = 1 << 0
+    static let guestChecksum: UInt64 = 1 << 1
     static let mtu: UInt64 = 1 << 3
     static let mac: UInt64 = 1 << 5
+    static let guestTSO4: UInt64 = 1 << 7
+    static let guestTSO6: UInt64 = 1 << 8
+    static let guestECN: UInt64 = 1 << 9
+    static let hostTSO4: UInt64 = 1 << 11
+    static let hostTSO6: UInt64 = 1 << 12
+    static let hostECN: UInt64 = 1 << 13
     static let mergeableBuffers: UInt64 = 1 << 15
     static let status: UInt64 = 1 << 16
+    static let controlQueue: UInt64 = 1 << 17
+    static let multiQueue: UInt64 = 1 << 22
+    static let guestUSO4: UInt64 = 1 << 54
+    static let guestUSO6: UInt64 = 1 << 55
+    static let hostUSO: UInt64 = 1 << 56
 }
 
 /// What precedes each frame in the driver's buffers (VIRTIO 1.3, section 5.1.6).

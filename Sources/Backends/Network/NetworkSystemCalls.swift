@@ -16,6 +16,8 @@ package enum NetworkSystemCalls {
         var rules = SystemCallRules()
         rules.allow("sendmsg", "recvmsg", "accept4", "connect")
         rules.allow("socket", argument: 0, oneOf: [Int(AF_UNIX)])
+        // Whether a tap interface is gone.
+        rules.allow("ioctl", argument: 1, oneOf: [0x8004_54d2])  // TUNGETIFF
         return rules
     }
 
@@ -26,8 +28,11 @@ package enum NetworkSystemCalls {
         // A thread goes where the peers' sockets are before it gives up the rest.
         rules.allow("unshare", argument: 0, oneOf: [cloneFS])
         rules.allow("fchdir")
+        rules.allow("ioctl", argument: 1, oneOf: tap)
         return rules
     }
 
+    /// TUNGETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNSETQUEUE
+    private static let tap = [0x8004_54d2, 0x4004_54d0, 0x4004_54d8, 0x4004_54d9]
     private static let cloneFS = 0x200  // CLONE_FS
 }

@@ -6,6 +6,8 @@ protocol QueuePair: AnyObject {
     func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError)
     /// - Returns: how far the queue has got; `nil` if it was not started.
     func stop(_ direction: Direction) -> QueueState?
+    /// Whether frames are to come to this pair.
+    func attach(_ isAttached: Bool)
 }
 
 /// Where the frames of a queue go.
@@ -44,6 +46,7 @@ final class LinkedPair<Link: UpLink>: QueuePair {
         halt()
         let features = queue.setup.features
         let headerSize = FrameHeader.size(features: features)
+        worker.link.use(features: features)
         switch direction {
         case .receive:
             worker.receiver = .init(
@@ -73,6 +76,8 @@ final class LinkedPair<Link: UpLink>: QueuePair {
         }
         return queue?.state
     }
+
+    func attach(_ isAttached: Bool) { worker.link.attach(isAttached) }
 
     private func halt() {
         guard let thread else { return }

@@ -13,12 +13,23 @@ struct LinkFactory {
         self.filter = filter
     }
 
-    func makePair(
+    /// What the link can do for drivers.
+    var features: UInt64 {
+        switch options.link {
+        case .tap, .inheritedTap: TapLink.features(of: files[0])
+        default: 0
+        }
+    }
+
+    /// - Parameter onLinkChange: called by the first pair's thread.
+    func makePairs(
         onLinkChange: @escaping @Sendable (Bool) -> Void
-    ) throws -> any QueuePair {
-        func pair<Link: UpLink>(_ link: Link, folder: SharedFD? = nil) throws -> any QueuePair {
-            try LinkedPair(
-                link, index: 0, folder: folder, filter: filter, onLinkChange: onLinkChange)
+    ) throws -> [any QueuePair] {
+        func pair<Link: UpLink>(_ link: Link, folder: SharedFD? = nil) throws -> [any QueuePair] {
+            [
+                try LinkedPair(
+                    link, index: 0, folder: folder, filter: filter, onLinkChange: onLinkChange)
+            ]
         }
         switch options.link {
         case .none: return try pair(NoLink())
@@ -33,7 +44,23 @@ struct LinkFactory {
         case .inherited where try LinkFiles.isDatagram(files[0]):
             return try pair(DatagramLink(files[0], to: .peer, mtu: mtu))
         case .inherited: return try pair(StreamLink(.none, connected: files[0]))
+        case .tap, .inheritedTap: return try tapPairs(onLinkChange)
         }
+    }
+
+    private func tapPairs(
+        _ onLinkChange: @escaping @Sendable (Bool) -> Void
+    ) throws -> [any QueuePair] {
+        // One interface is enough to tell of.
+        @Sendable func ignore(_ isUp: Bool) {}
+        var pairs: [any QueuePair] = []
+        for (index, file) in files.enumerated() {
+            let pair = try LinkedPair(
+                TapLink(file, mtu: mtu), index: index, folder: nil, filter: filter,
+                onLinkChange: pairs.isEmpty ? onLinkChange : ignore)
+            pairs.append(pair)
+        }
+        return pairs
     }
 
     private var mtu: UInt64 { options.mtu.map { UInt64($0) } ?? FrameLimit.usualMTU }

@@ -21,6 +21,7 @@ struct LinkFiles {
         case .none: 0
         case .stream, .inherited: 1
         case .datagram: 2
+        case .tap, .inheritedTap: link.pairCount
         }
     }
 
@@ -33,6 +34,8 @@ struct LinkFiles {
         case .datagram(let local, let remote):
             all = [try Self.bound(local), try Self.folder(of: remote)]
         case .inherited(let number): all = [try Self.inherited(number)]
+        case .tap(let name, let queues): all = try Self.tap(name, queues)
+        case .inheritedTap(let numbers): all = try numbers.map(Self.inheritedTap)
         }
     }
 
@@ -82,6 +85,38 @@ struct LinkFiles {
         } catch {
             throw BackendError("descriptor \(number) cannot be used: \(error.reason)")
         }
+    }
+
+    private static func tap(_ name: String, _ queues: Int) throws(BackendError) -> [SharedFD] {
+        do {
+            let all = try (0..<queues).map { _ throws(SystemError) in
+                let fd = unsafe clinux_open_tap(name, queues > 1 ? 1 : 0)
+                return SharedFD(owning: try checking("open", fd))
+            }
+            unsafe clinux_tap_up(name)
+            return all
+        } catch {
+            throw BackendError("the tap interface \(name) cannot be used: \(tapReason(error))")
+        }
+    }
+
+    private static func tapReason(_ error: SystemError) -> String {
+        switch error.code {
+        case EPERM: "it must exist and belong to the user, or be made with CAP_NET_ADMIN"
+        case EBUSY: "another program uses it"
+        case EINVAL: "it is no tap interface, or not one with several queues"
+        default: error.reason
+        }
+    }
+
+    private static func inheritedTap(_ number: Int32) throws(BackendError) -> SharedFD {
+        let fd = try inherited(number)
+        guard clinux_tap_kind(fd.rawValue) > 0 else {
+            throw BackendError(
+                "descriptor \(number) is no tap interface with IFF_NO_PI and IFF_VNET_HDR")
+        }
+        _ = clinux_set_nonblocking(fd.rawValue)
+        return fd
     }
 
     /// Whether the socket is one for datagrams.

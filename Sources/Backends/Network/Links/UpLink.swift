@@ -47,6 +47,11 @@ protocol UpLink: AnyObject {
     /// When to call `turn` at the latest, by the monotonic clock; `nil`: no need to.
     var deadline: UInt64? { get }
 
+    /// The driver has accepted these; no thread uses the link.
+    func use(features: UInt64)
+    /// Whether frames are to come this way, where several links lead to the same network; from the
+    /// control thread.
+    func attach(_ isAttached: Bool)
     /// A turn of the loop begins; connects if that is due.
     /// - Parameter isReadable: `readFD` is.
     func turn(isReadable: Bool)
@@ -62,4 +67,9 @@ protocol UpLink: AnyObject {
     func forgetFrame()
     /// Takes over the rest of a frame that has been sent in part: its buffers are given up.
     func keepRest(of batch: TransmitBatch)
+}
+
+extension UpLink {
+    func use(features: UInt64) {}
+    func attach(_ isAttached: Bool) {}
 }

@@ -1,0 +1,149 @@
+import Core
+import Glibc
+import TestSupport
+import Testing
+
+/// A network namespace of a test's own, held open by a process that sleeps there.
+final class NetworkNamespace {
+    private let holder: RunningProgram
+
+    init() throws {
+        holder = try RunningProgram("/usr/bin/env", ["unshare", "-n", "sleep", "1000"])
+        let deadline = Clock.monotonic() + 10_000_000_000
+        while try Self.isOurs(holder.id) {
+            guard holder.isRunning, Clock.monotonic() < deadline else {
+                throw TestFailure("there is no namespace: \(holder.errorText)")
+            }
+            usleep(10_000)
+        }
+    }
+
+    private static func isOurs(_ id: Int32) throws -> Bool {
+        let links = try runTool("readlink", ["/proc/self/ns/net", "/proc/\(id)/ns/net"])
+        let names = links.output.split(separator: "\n")
+        return names.count < 2 || names[0] == names[1]
+    }
+
+    /// What goes before a command that is to run there.
+    var prefix: [String] { ["nsenter", "-t", String(holder.id), "-n"] }
+
+    /// Runs a command of busybox there.
+    func run(_ arguments: String...) throws -> String {
+        let tool = prefix + [try Guest.path("busybox")] + arguments
+        let result = try runTool(tool[0], Array(tool.dropFirst()))
+        guard result.code == 0 else { throw TestFailure("\(arguments): \(result.output)") }
+        return result.output
+    }
+
+    /// A number that the kernel keeps of an interface.
+    func statistic(_ name: String, of interface: String) throws -> Int {
+        // /sys shows the namespace that it was mounted in.
+        let lines = try run("cat", "/proc/net/dev").split(separator: "\n")
+        let line = lines.first { $0.contains("\(interface):") } ?? ""
+        let numbers = line.split(separator: ":").last?.split(separator: " ").compactMap { Int($0) }
+        let place = ["rx_bytes": 0, "rx_packets": 1, "tx_bytes": 8, "tx_packets": 9][name] ?? 0
+        guard let numbers, numbers.count == 16 else { throw TestFailure("no \(interface)") }
+        return numbers[place]
+    }
+
+    /// Whether this process may make namespaces and interfaces.
+    static let isPossible: Bool =
+        unsafe getuid() == 0 && access("/dev/net/tun", R_OK | W_OK) == 0
+        && ((try? runTool("unshare", ["-n", "true"]).code) == 0)
+}
+
+@Suite(
+    "Tap interfaces", .enabled(if: Setting.hasGuest),
+    .enabled(
+        if: NetworkNamespace.isPossible,
+        "namespaces and tap interfaces take root and /dev/net/tun"), .serialized)
+struct TapTests {
+    private let space: NetworkNamespace
+
+    init() throws { space = try NetworkNamespace() }
+
+    private func boot(_ net: String, cpus: Int) throws -> Guest {
+        let guest = try Guest(
+            ["--net", net, "--cpus", "boot=\(cpus)"], in: TestFolder(), prefix: space.prefix)
+        try guest.awaitShell()
+        _ = try space.run("ip", "addr", "add", "10.0.1.1/24", "dev", "tap0")
+        let commands = [
+            "modprobe virtio_net", "ip link set eth0 up", "ip addr add 10.0.1.2/24 dev eth0",
+            "echo up",
+        ]
+        #expect(try guest.run(commands.joined(separator: " && ")) == "up")
+        return guest
+    }
+
+    /// A megabyte in a frame would be wrong as well; less than two packets is what it is without
+    /// segmentation by the other side.
+    private func meanFrame(_ direction: String) throws -> Int {
+        try space.statistic("\(direction)_bytes", of: "tap0")
+            / max(space.statistic("\(direction)_packets", of: "tap0"), 1)
+    }
+
+    @Test(
+        "a guest and its host talk in large pieces, also while the interface's process is killed",
+        .timeLimit(.minutes(10)), arguments: [1, 2])
+    func transfers(_ queues: Int) throws {
+        let guest = try boot("tap,ifname=tap0,queues=\(queues)", cpus: queues)
+        #expect(
+            try guest.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l") == String(queues))
+        #expect(
+            try space.run("ping", "-c", "2", "-W", "10", "10.0.1.2").contains(" 0% packet loss"))
+
+        let sent = try guest.run(
+            "dd if=/dev/urandom of=/run/out bs=1M count=64 2>/dev/null; sha1sum </run/out",
+            seconds: 120)
+        let busybox = try Guest.path("busybox")
+        let folder = try TestFolder()
+        let listener = try RunningProgram(
+            "/usr/bin/env",
+            space.prefix + [
+                "sh", "-c",
+                "mkfifo \(folder["hold"]); \(busybox) nc -l -p 5000 <>\(folder["hold"]) "
+                    + ">\(folder["in"]); echo got-it",
+            ])
+        guest.send("until nc 10.0.1.1 5000 </run/out; do usleep 100000; done")
+        var kills = 0
+        while !listener.text.contains("got-it"), listener.isRunning {
+            usleep(200_000)
+            guard kills < 5,
+                let victim = guest.apus.children.first(where: { $0.arguments.first == "apus-net" })
+            else { continue }
+            kill(victim.id, SIGKILL)
+            kills += 1
+        }
+        #expect(try sha1(of: folder["in"]) == sent.prefix(40))
+        #expect(kills >= 1)
+        // What the guest sends.
+        #expect(try meanFrame("rx") > 3000)
+
+        guest.send(
+            "mkfifo /run/hold; nc -l -p 5001 <>/run/hold | sha1sum >/run/sum; echo all-is-here")
+        let sender = try RunningProgram(
+            "/usr/bin/env",
+            space.prefix + [
+                "sh", "-c",
+                "until \(busybox) nc 10.0.1.2 5001 <\(folder["in"]); do sleep 0.1; done",
+            ])
+        try guest.apus.waitFor("\nall-is-here", seconds: 200)
+        #expect(try guest.run("cat /run/sum") == sent)
+        #expect(try sender.wait() == 0)
+        #expect(try meanFrame("tx") > 3000)
+        #expect(try guest.powerOff() == 0)
+    }
+
+    @Test(
+        "an interface that cannot be used is an error",
+        arguments: ["lo", "a-name-that-is-too-long"])
+    func refused(_ name: String) throws {
+        let binary = try #require(Setting.binary)
+        let tool = space.prefix + [binary, "net", "--socket-path=x", "--net", "tap,ifname=\(name)"]
+        let program = try RunningProgram("/usr/bin/env", tool)
+        #expect(try program.wait() == 1)
+        #expect(
+            program.errorText.hasPrefix(
+                "apus-net: error: the tap interface \(name) cannot be used: "))
+    }
+}
