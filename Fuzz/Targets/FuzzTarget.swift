@@ -35,6 +35,7 @@ enum FuzzTargets {
     static let all: [any FuzzTarget.Type] = [
         CodecTarget.self, BackendServerTarget.self, FrontendTarget.self, SplitQueueTarget.self,
         PackedQueueTarget.self, BlockTarget.self, NetworkTarget.self, RandomTarget.self,
+        SharedFolderTarget.self,
         PCIConfigTarget.self,
         VirtioPCITarget.self,
         SerialTarget.self, IOAPICTarget.self, LocalAPICTarget.self, KernelTarget.self,

@@ -3,6 +3,7 @@ import CLinux
 import CNativeRun
 import ConsoleBackend
 import Core
+import FileSystemBackend
 import Glibc
 import NetworkBackend
 import RandomBackend
@@ -16,14 +17,18 @@ import VsockBackend
 ///     sandbox-probe ROLE on|log|off ioctl REQUEST  the same with ioctl and a request
 ///     sandbox-probe ROLE on|log|off read|write|make PATH [GIVEN]
 ///                                                  opens a file with the ways that are left
+///     sandbox-probe ROLE on|log|off beneath PATH   opens a file from the folder that is shared
 ///
-/// The file GIVEN is open for reading from before, as descriptor 9.
+/// The file GIVEN is open for reading from before, as descriptor 9. Roles that work with files may
+/// do so below the folder that the environment calls SHARE, open as descriptor 10.
 @main
 enum SandboxProbe {
     /// A process's rules, and those of the thread that does it, if that is another one.
     struct Role {
         let process: SystemCallRules
         var thread: (name: String, rules: SystemCallRules)?
+        /// It works with the files in the folder SHARE.
+        var hasFolder = false
     }
 
     static let roles: [String: Role] = [
@@ -41,6 +46,10 @@ enum SandboxProbe {
         "vsock": Role(process: BackendKind.vsock.systemCalls()),
         "queue": Role(
             process: BlockSystemCalls.control, thread: ("queue 0", BlockSystemCalls.queue)),
+        "fs": Role(process: FSSystemCalls.control, hasFolder: true),
+        "fs-queue": Role(
+            process: FSSystemCalls.control, thread: ("queue 1", FSSystemCalls.queue),
+            hasFolder: true),
     ]
 
     static func main() throws {
@@ -53,7 +62,9 @@ enum SandboxProbe {
         }
         let options = SandboxOptions(seccomp: seccomp)
         let sandbox = Sandbox(options, program: "probe", descriptorLimit: 64)
-        try sandbox.enter(role.process)
+        let folders = role.hasFolder ? [try share()] : []
+        defer { withExtendedLifetime(folders) {} }
+        try sandbox.enter(role.process, folders: folders)
         guard let (name, rules) = role.thread else { return act(arguments[3], arguments[4]) }
         let filter = try SeccompFilter(rules, seccomp)
         try Thread(name: name) {
@@ -62,8 +73,17 @@ enum SandboxProbe {
         }.join()
     }
 
+    static func share() throws -> SharedFD {
+        guard let path = unsafe getenv("SHARE"),
+            unsafe dup2(clinux_open_share(path, 0), 10) == 10
+        else { exit(2) }
+        return SharedFD(owning: 10)
+    }
+
     static func act(_ what: String, _ text: String) {
         switch what {
+        // A name below the share; it is as if code of a driver's had taken over the thread.
+        case "beneath": report(unsafe openat(10, text, O_RDONLY) < 0 ? -Int(errno) : 0)
         case "call": report(native_system_call(Int(text) ?? -1))
         case "ioctl": report(native_ioctl(UInt(text) ?? 0))
         case "read": report(Int(unsafe clinux_open(text, O_RDONLY, 0)))

@@ -31,6 +31,10 @@ struct SandboxProbeTests {
         ("net", 41, "socket", "sandbox-probe"), ("net", 272, "unshare", "sandbox-probe"),
         ("pair", 257, "openat", "pair 0"), ("pair", 81, "fchdir", "pair 0"),
         ("pair", 41, "socket", "pair 0"), ("pair", 16, "ioctl", "pair 0"),
+        ("fs", 59, "execve", "sandbox-probe"), ("fs", 41, "socket", "sandbox-probe"),
+        ("fs", 165, "mount", "sandbox-probe"), ("fs", 304, "open_by_handle_at", "sandbox-probe"),
+        ("fs-queue", 272, "unshare", "queue 1"), ("fs-queue", 47, "recvmsg", "queue 1"),
+        ("fs-queue", 105, "setuid", "queue 1"), ("fs-queue", 161, "chroot", "queue 1"),
     ]
 
     @Test(
@@ -96,7 +100,9 @@ struct SandboxProbeTests {
 
     @Test(
         "files are out of reach even without a filter", .enabled(if: Probe.path != nil),
-        arguments: ["vmm", "cpu", "launcher", "block", "queue", "net", "pair", "rng"])
+        arguments: [
+            "vmm", "cpu", "launcher", "block", "queue", "net", "pair", "rng", "fs", "fs-queue",
+        ])
     func files(role: String) throws {
         let given = try folder.file("given", Data([2]))
         for (what, path) in try Self.ways(folder) {
@@ -106,6 +112,27 @@ struct SandboxProbeTests {
             #expect(probe.errorText.isEmpty)
         }
         #expect(!FileManager.default.fileExists(atPath: "\(folder.path)/new"))
+    }
+
+    @Test(
+        "a shared folder has nothing above it, even without a filter",
+        .enabled(if: Probe.path != nil), arguments: ["fs", "fs-queue"])
+    func sharedFolder(role: String) throws {
+        _ = try folder.file("secret", [1])
+        let share = "\(folder.path)/share"
+        let make = "mkdir -p '\(share)/inner' && cd '\(share)' && echo x >inner/file"
+        #expect(
+            try runTool("sh", ["-c", "\(make) && ln -s ../secret link && ln -s / root"]).code == 0)
+        func open(_ path: String) throws -> String {
+            let probe = try Probe.run([role, "off", "beneath", path], share: share)
+            #expect(try probe.wait() == 0)
+            return probe.text
+        }
+        #expect(try open("inner/file") == "0\n")
+        for path in [
+            "../secret", "inner/../../secret", "link", "root/etc/passwd", "../../../etc/passwd",
+            "/etc/passwd",
+        ] { #expect(Self.unreachable.contains(try open(path)), "\(path)") }
     }
 
     @Test(
@@ -156,7 +183,8 @@ enum Probe {
         return probe.text != "\(-ENOSYS)\n" && probe.text != "\(-EOPNOTSUPP)\n"
     }()
 
-    static func run(_ arguments: [String]) throws -> RunningProgram {
-        try RunningProgram(try #require(path), arguments)
+    /// - Parameter share: for roles that share a folder.
+    static func run(_ arguments: [String], share: String = "/mnt") throws -> RunningProgram {
+        try RunningProgram("/usr/bin/env", ["SHARE=\(share)", try #require(path)] + arguments)
     }
 }

@@ -44,6 +44,19 @@ struct ConformanceTests {
     }
 
     @Test(
+        "apus-fs does as the specification says", .enabled(if: Means.apus != nil),
+        .timeLimit(.minutes(3)))
+    func sharedFolder() throws {
+        try ConformanceRun.check(
+            ["--device", "fs", "--every", "8"],
+            [
+                try #require(Means.apus), "fs", "--socket-path={socket}", "--fs",
+                "path=\(folder.path),tag=share", "--log-level", "error",
+            ],
+            atLeast: 200, countsDescriptors: geteuid() == 0)
+    }
+
+    @Test(
         "qemu-storage-daemon fails what it is known to fail",
         .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(3)))
     func storageDaemon() throws {

@@ -1,0 +1,57 @@
+import Core
+import Glibc
+import TestSupport
+import Testing
+
+/// QEMU as the front end of `apus-fs`.
+@Suite(
+    .enabled(if: QEMU.isThere, "there is no qemu-system-x86_64"),
+    .enabled(if: Means.guest != nil, "there is no guest; ./test makes it"),
+    .enabled(if: Means.apus != nil, "the executable is not built"),
+    .serialized)
+struct QEMUSharedFolderTests {
+    @Test("a guest reads and writes, and another one after it", .timeLimit(.minutes(5)))
+    func share() throws {
+        let folder = try TestFolder()
+        let guest = try #require(Means.guest)
+        let (image, share, socket) = (folder["disk.ext4"], folder["share"], folder["fs.sock"])
+        try Command.run(
+            "/bin/sh", "-c",
+            "mke2fs -q -t ext4 -E root_owner=0:0,lazy_itable_init=0 -d \(guest)/root.d \(image) "
+                + "256M >/dev/null; mkdir \(share); dd if=/dev/urandom of=\(share)/in bs=1M "
+                + "count=8 2>/dev/null")
+        let disk = try BlockServer(socket: folder["disk.sock"], disk: "path=\(image)")
+        // Without a tag there is no configuration space, over which this QEMU would stumble.
+        let server = try Command.start(
+            try #require(Means.apus), ["fs", "--socket-path=\(socket)", "--shared-dir=\(share)"])
+        let deadline = Clock.monotonic() + 10_000_000_000
+        while !Means.exists(socket), Clock.monotonic() < deadline { usleep(5_000) }
+        for round in 1...2 {
+            let machine = try QEMU(
+                "vm\(round)", in: folder, guest: guest,
+                devices: QEMU.disk(disk.socket) + [
+                    "-chardev", "socket,id=fs,path=\(socket)",
+                    "-device", "vhost-user-fs-pci,chardev=fs,tag=share",
+                ])
+            try machine.awaitShell()
+            let console = machine.console
+            #expect(
+                try console.ask(
+                    "modprobe virtiofs; mkdir -p /run/m; mount -t virtiofs share /run/m && echo ok")
+                    == "ok")
+            let sum = try console.ask("sha256sum </run/m/in | cut -c 1-64")
+            try Command.run(
+                "/bin/sh", "-c", "[ $(sha256sum <\(share)/in | cut -c 1-64) = \(sum) ]")
+            let written = try console.ask(
+                "cd /run/m; mkdir d\(round); cp in d\(round)/out; ln -s out d\(round)/l; sync; "
+                    + "sha256sum <d\(round)/out | cut -c 1-64")
+            #expect(written == sum)
+            try Command.run("/bin/sh", "-c", "cmp \(share)/in \(share)/d\(round)/out")
+            try Command.run("/bin/sh", "-c", "[ $(readlink \(share)/d\(round)/l) = out ]")
+            try console.type("exit")
+            #expect(machine.awaitEnd() == .exited(0))
+        }
+        server.signal(SIGTERM)
+        #expect(server.wait() == .exited(0))
+    }
+}
