@@ -16,7 +16,7 @@ enum Main {
         openStandardStreams()
         let arguments = self.arguments
         let name = arguments.first.map(fileName) ?? ""
-        if let kind = backends.first(where: { $0.program == name }) {
+        if let kind = backend(named: name, prefix: "apus-") {
             // SAFETY: the strings live for the calls.
             unsafe name.withCString { name in
                 // Processes that the VMM starts come from an open file, which is no name for `ps`.
@@ -26,12 +26,12 @@ enum Main {
             }
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst())))
         }
-        if let word = arguments.dropFirst().first,
-            let kind = backends.first(where: { $0.name == word })
-        {
+        if let word = arguments.dropFirst().first, let kind = backend(named: word) {
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst(2))))
         }
-        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), backends: backends))
+        exit(
+            VMMProgram.run(
+                arguments: Array(arguments.dropFirst()), backends: backends.map { $0.make() }))
     }
 
     private static func fileName(_ path: String) -> String {
@@ -39,10 +39,16 @@ enum Main {
         return String(path[path.utf8.index(after: slash)...])
     }
 
-    /// All back ends of ours.
-    private static let backends: [BackendKind] = [
-        .block, .console, .fileSystem, .network, .random, .vsock,
+    /// All back ends of ours. Each is made only where it is needed: a program has use for one.
+    private static let backends: [(name: String, make: @Sendable () -> BackendKind)] = [
+        ("block", { .block }), ("console", { .console }), ("fs", { .fileSystem }),
+        ("net", { .network }), ("rng", { .random }), ("vsock", { .vsock }),
     ]
+
+    /// - Parameter prefix: what comes before the kind's name.
+    private static func backend(named name: String, prefix: String = "") -> BackendKind? {
+        backends.first { prefix + $0.name == name }?.make()
+    }
 
     /// `CommandLine.arguments` reads them from /proc, which processes in a sandbox do not see.
     private static var arguments: [String] {
