@@ -181,6 +181,7 @@ extension DeviceKind {
     var configSize: UInt32 {
         switch self {
         case .block: 60
+        case .console: 12
         case .fs: 40
         case .random: 0
         }

@@ -32,7 +32,7 @@ final class BlockDriver: DeviceDriver {
         }
     }
 
-    var written: DriverBuffer { slots[0].data }
+    var written: DriverBuffer? { slots[0].data }
 
     private enum Kind: UInt32 { case read = 0, write = 1, flush = 4 }
 

@@ -18,8 +18,8 @@ protocol DeviceDriver: AnyObject {
     func launch(_ lane: Lane)
     /// Waits for all that was launched, and looks at the results.
     func finish(_ lane: Lane, timeoutMilliseconds: UInt64) throws
-    /// The memory that `check` has the device write to.
-    var written: DriverBuffer { get }
+    /// The memory that `check` has the device write to, if it writes any but the ring.
+    var written: DriverBuffer? { get }
 }
 
 extension DeviceDriver {
@@ -40,6 +40,7 @@ extension DeviceDriver {
 /// The kinds of device there is a driver for.
 enum DeviceKind: String, CaseIterable, Sendable {
     case block
+    case console
     case fs
     case random = "rng"
 
@@ -47,6 +48,7 @@ enum DeviceKind: String, CaseIterable, Sendable {
     var requestQueue: Int {
         switch self {
         case .block: BlockDriver.requestQueue
+        case .console: ConsoleDriver.requestQueue
         case .fs: FSDriver.requestQueue
         case .random: RandomDriver.requestQueue
         }
@@ -55,6 +57,7 @@ enum DeviceKind: String, CaseIterable, Sendable {
     func makeDriver(_ scratch: ScratchMemory, features: UInt64) -> any DeviceDriver {
         switch self {
         case .block: BlockDriver(scratch, features: features)
+        case .console: ConsoleDriver(scratch)
         case .fs: FSDriver(scratch)
         case .random: RandomDriver(scratch)
         }

@@ -21,7 +21,7 @@ final class FSDriver: DeviceDriver {
         replies = (0..<Self.depth).map { _ in scratch.buffer(16 + 104) }
     }
 
-    var written: DriverBuffer { replies[0] }
+    var written: DriverBuffer? { replies[0] }
 
     private func add(_ operation: Operation, _ slot: Int, _ lane: Lane) {
         typealias Client = VhostUserClient

@@ -15,7 +15,7 @@ final class RandomDriver: DeviceDriver {
         buffers = (0..<Self.depth).map { _ in scratch.buffer(Int(Self.size)) }
     }
 
-    var written: DriverBuffer { buffers[0] }
+    var written: DriverBuffer? { buffers[0] }
 
     private func add(_ slot: Int, _ lane: Lane) {
         let zeroes = [UInt8](repeating: 0, count: Int(Self.size))

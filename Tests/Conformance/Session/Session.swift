@@ -157,7 +157,8 @@ final class Session {
         let map = DirtyLog(try MemoryMapping(sharing: log.rawValue, size: Int(Self.logSize)))
         let used = isPacked ? lane.queue.layout.descriptors : lane.queue.layout.device
         let limit = Clock.monotonic() + timeout * 1_000_000
-        for (name, address) in [("buffer", driver.written.address), ("used ring", used)] {
+        let buffer = driver.written?.address ?? used
+        for (name, address) in [("buffer", buffer), ("used ring", used)] {
             while !map.isMarked(page: address.rawValue >> 12) {
                 guard Clock.monotonic() < limit else {
                     throw Failure("the log does not show that a \(name) was written to")
