@@ -138,7 +138,8 @@ module_order() {
 
 # The first user space: loads the virtio drivers and enters the root disk. $CACHE/initramfs
 make_initramfs() {
-    [ "$CACHE/initramfs" -nt examples/guest/initramfs-init ] && return
+    [ "$CACHE/initramfs" -nt examples/guest/initramfs-init ] &&
+        [ "$CACHE/initramfs" -nt examples/common.sh ] && return
     say "Making the initramfs"
     local root=$CACHE/initramfs.d module
     rm -rf "$root"
@@ -149,6 +150,12 @@ make_initramfs() {
     module_order virtio_pci virtio_blk pvpanic-pci pvpanic-mmio | while read -r module; do
         cp "$CACHE/modules/$module" "$root/modules/"
         echo "${module##*/}" >>"$root/modules/order"
+    done
+    # Only for those who have their console there.
+    module_order virtio_console | while read -r module; do
+        [ -e "$root/modules/${module##*/}" ] && continue
+        cp "$CACHE/modules/$module" "$root/modules/"
+        echo "${module##*/}" >>"$root/modules/console"
     done
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$CACHE/initramfs.new" ||
         die "the initramfs could not be made"
@@ -179,12 +186,38 @@ make_root() {
     install -m 755 examples/guest/root-init "$root/sbin/init"
 }
 
-# Makes a root disk: make_disk FILE SIZE
+# Makes a root disk: make_disk FILE SIZE [FOLDER], with what is in the folder if there is one.
 make_disk() {
-    rm -f "$1.new"
-    mke2fs -q -t ext4 -L apus -E root_owner=0:0,lazy_itable_init=0 -d "$CACHE/root.d" "$1.new" \
+    local root=$CACHE/root.d
+    rm -rf "$1.new" "$1.d"
+    if [ $# -gt 2 ]; then
+        root=$1.d
+        { cp -a "$CACHE/root.d" "$root" && cp -a "$3/." "$root"; } || die "no files for the disk"
+    fi
+    mke2fs -q -t ext4 -L apus -E root_owner=0:0,lazy_itable_init=0 -d "$root" "$1.new" \
         "$2" >/dev/null || die "the root disk could not be made"
+    rm -rf "$1.d"
     mv "$1.new" "$1"
+}
+
+# Debian's guest agent for QEMU and the libraries it needs, for a guest: $CACHE/agent.d
+fetch_agent() {
+    [ -e "$CACHE/agent.d" ] && return
+    say "Fetching the guest agent"
+    local all=$CACHE/agent.all new=$CACHE/agent.new package name file
+    rm -rf "$all" "$new"
+    for package in qemu-guest-agent libc6 libglib2.0-0 libpcre2-8-0 libnuma1 libudev1 liburing2; do
+        unpack_package $package "$all"
+    done
+    install -D "$all/usr/sbin/qemu-ga" "$new/usr/sbin/qemu-ga"
+    install -D "$all/lib64/ld-linux-x86-64.so.2" "$new/lib64/ld-linux-x86-64.so.2"
+    for name in libudev.so.1 libnuma.so.1 liburing.so.2 libglib-2.0.so.0 libgmodule-2.0.so.0 \
+        libm.so.6 libc.so.6 libpcre2-8.so.0; do
+        file=$(find "$all" -name "$name" | head -n 1)
+        install -D "$file" "$new/lib/x86_64-linux-gnu/$name" || die "the agent needs $name"
+    done
+    rm -rf "$all"
+    mv "$new" "$CACHE/agent.d"
 }
 
 # Everything a guest needs but its disk.

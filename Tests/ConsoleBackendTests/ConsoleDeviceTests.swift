@@ -97,6 +97,23 @@ import Testing
         #expect(got == long)
     }
 
+    @Test("a channel's reader that sleeps does not hold up another for long")
+    func sleepyChannelReader() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),console=off")
+        let sleeper = try UnixSocket(connectingTo: folder["c"])
+        let reader = try UnixSocket(connectingTo: folder["c"])
+        // Until both are served.
+        _ = rig.loop.run(timeoutMilliseconds: 300) { false }
+        let piece = (0..<30_000).map { UInt8(truncatingIfNeeded: $0 / 7) }
+        // More than the sleeper's socket and the history hold.
+        for _ in 0..<40 {
+            #expect(try rig.send(1, piece, milliseconds: 8000))
+            #expect(try rig.read(reader, count: piece.count) == piece)
+        }
+        withExtendedLifetime(sleeper) {}
+    }
+
     @Test("input for a channel that is closed in the guest waits")
     func closedChannel() throws {
         let folder = try TestFolder()
@@ -142,7 +159,7 @@ import Testing
         #expect(
             try rig.message()
                 == ConsoleMessage(
-                    port: 0, event: ConsoleEvent.resize, value: 0, rest: [50, 0, 132, 0]))
+                    port: 0, event: ConsoleEvent.resize, value: 0, rest: [132, 0, 50, 0]))
     }
 
     @Test("a guest that asks without end costs no memory")

@@ -160,7 +160,7 @@ struct BadInputTests {
                 Setting.binary ?? "", kernel,
             ])
         #expect(try apus.wait(seconds: 20) == 0)
-        #expect(apus.errorText == "apus: warning: serial: output is lost: write: Broken pipe\n")
+        #expect(apus.errorText == "apus: warning: console: output is lost: write: Broken pipe\n")
     }
 
     @Test("a terminal that nobody reads does not keep the machine, and gets its mode back")

@@ -35,10 +35,11 @@ final class Guest {
             ] + arguments, prefix: prefix)
     }
 
-    static func makeDisk(_ path: String, size: String = "256M") throws {
+    /// - Parameter folder: what is on the disk as well.
+    static func makeDisk(_ path: String, size: String = "256M", with folder: String = "") throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
             .deletingLastPathComponent().deletingLastPathComponent().path
-        let script = "cd '\(root)' && . examples/common.sh && make_disk '\(path)' \(size)"
+        let script = "cd '\(root)' && . examples/common.sh && make_disk '\(path)' \(size) \(folder)"
         let result = try runTool("bash", ["-c", script])
         guard result.code == 0 else { throw TestFailure("no disk: \(result.output)") }
     }

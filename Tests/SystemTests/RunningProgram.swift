@@ -15,6 +15,12 @@ enum Setting {
 
     static var hasBinary: Bool { binary != nil }
     static var hasGuest: Bool { binary != nil && guest != nil }
+
+    /// Debian's guest agent for QEMU is there to be put on a disk.
+    static var hasAgent: Bool {
+        guest.map { FileManager.default.fileExists(atPath: "\($0)/agent.d/usr/sbin/qemu-ga") }
+            ?? false
+    }
 }
 
 struct TestFailure: Error, CustomStringConvertible {

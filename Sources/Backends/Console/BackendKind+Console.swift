@@ -10,12 +10,17 @@ extension BackendKind {
         schema: ConsoleOptions.schema,
         systemCalls: {
             var rules = SystemCallRules.backendControl
-            rules.allow("ioctl", argument: 1, oneOf: [0x5413])  // TIOCGWINSZ
+            // Signals of the terminal, its mode, and its size: TCGETS, TCSETS, TIOCGPGRP,
+            // TIOCGWINSZ.
+            rules.allow("signalfd4", "getpgrp")
+            rules.allow("ioctl", argument: 1, oneOf: [0x5401, 0x5402, 0x540f, 0x5413])
             return rules
         },
-        usesTerminal: { values in
-            (try? ConsoleOptions(values))?.ports.contains { $0.backing == .stdio } ?? false
-        },
+        terminal: TerminalUse(
+            isWanted: { values in
+                (try? ConsoleOptions(values))?.ports.contains { $0.backing == .stdio } ?? false
+            },
+            open: { try ConsoleFiles.open(ConsoleOptions($0), terminal: $1) }),
         check: { values throws(OptionError) in _ = try ConsoleOptions(values) },
         open: { try ConsoleFiles.open(ConsoleOptions($0)) },
         makeDevice: { surroundings in

@@ -12,7 +12,7 @@ package final class ConsoleDevice: VirtioDevice {
     /// For the guest, as soon as it has room.
     private var messages: [ConsoleMessage] = []
     private var accepted: UInt64 = 0
-    private var size: ConsoleSize?
+    private var size: TerminalSize?
     /// What the guest was told of each port's host end; `nil` before it has asked for the port.
     private var toldConnected: [Bool?]
 
@@ -173,6 +173,9 @@ package final class ConsoleDevice: VirtioDevice {
     private func tellAnew(_ index: Int) {
         toldConnected[index] = !isConnected(index)
         tellConnection(index)
+        if ports[index].options.isConsole, let size = ports[index].end.size {
+            post(.resize(UInt32(index), size))
+        }
     }
 
     private func tellConnection(_ index: Int) {

@@ -6,12 +6,20 @@ internal import VhostUser
 /// What ports have on the host, opened before the process locks itself in: in the order of the
 /// ports, as many descriptors as `count` says.
 enum ConsoleFiles {
-    static func open(_ options: ConsoleOptions) throws(BackendError) -> [SharedFD] {
+    /// - Parameter terminal: what `stdio` means, if not standard input and output.
+    static func open(
+        _ options: ConsoleOptions, terminal: SharedFD? = nil
+    ) throws(BackendError) -> [SharedFD] {
         var files: [SharedFD] = []
         for port in options.ports {
             switch port.backing {
-            case .stdio: files += [try duplicate(STDIN_FILENO), try duplicate(STDOUT_FILENO)]
-            case .pty(let link): files += try terminal(link)
+            case .stdio:
+                if let terminal {
+                    files += [terminal, terminal]
+                } else {
+                    files += [try duplicate(STDIN_FILENO), try duplicate(STDOUT_FILENO)]
+                }
+            case .pty(let link): files += try newTerminal(link)
             case .socket(let path): files.append(try listen(path))
             case .file(let path): files.append(try append(path))
             case .null: break
@@ -34,7 +42,10 @@ enum ConsoleFiles {
         return try options.ports.map { port -> any HostEnd in
             switch port.backing {
             case .stdio:
-                return StreamEnd(input: try next(), output: try next(), isFile: false, on: loop)
+                let end = StreamEnd(
+                    input: try next(), output: try next(), isFile: false, on: loop)
+                try end.takeTerminal()
+                return end
             case .pty:
                 let near = try next()
                 return StreamEnd(
@@ -79,19 +90,16 @@ enum ConsoleFiles {
 
     /// A new pseudo terminal: our end, and the other, which stays open so that ours does not end
     /// when a program leaves it.
-    private static func terminal(_ link: String?) throws(BackendError) -> [SharedFD] {
-        var ends: [Int32] = [-1, -1]
-        var name = [UInt8](repeating: 0, count: 64)
-        // SAFETY: the arrays are as long as the call is told; the name ends with a zero.
-        let code = unsafe clinux_open_terminal(&ends, &name, name.count)
-        guard code == 0 else {
-            let reason = SystemError("posix_openpt", errno: -code).reason
-            throw BackendError("the host gives no pseudo terminal: \(reason)")
+    private static func newTerminal(_ link: String?) throws(BackendError) -> [SharedFD] {
+        let terminal: PseudoTerminal
+        do {
+            terminal = try PseudoTerminal()
+        } catch {
+            throw BackendError("the host gives no pseudo terminal: \(error.reason)")
         }
-        let path = String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
-        if let link { try makeLink(link, to: path) }
-        Log("console")(.warning, "a port is at \(link ?? path)")
-        return ends.map { SharedFD(owning: $0) }
+        if let link { try makeLink(link, to: terminal.path) }
+        Log("console")(.warning, "a port is at \(link ?? terminal.path)")
+        return [terminal.near, terminal.far]
     }
 
     /// A link from an earlier run is replaced, anything else is not.

@@ -1,3 +1,5 @@
+internal import Core
+
 /// Feature bits of console devices (VIRTIO 1.3, section 5.3.3), as masks.
 enum ConsoleFeature {
     static let size: UInt64 = 1 << 0  // VIRTIO_CONSOLE_F_SIZE
@@ -27,23 +29,16 @@ struct ConsoleMessage: Equatable {
 
     var bytes: [UInt8] { Self.bytes(port) + Self.bytes(event) + Self.bytes(value) + rest }
 
-    /// The two parts of a size. Linux reads the rows first, and so do the device models in use; the
-    /// specification has it the other way round.
-    static func resize(_ port: UInt32, _ size: ConsoleSize) -> ConsoleMessage {
+    /// A terminal's new size. Linux took the rows for the columns until 2025.
+    static func resize(_ port: UInt32, _ size: TerminalSize) -> ConsoleMessage {
         ConsoleMessage(
             port: port, event: ConsoleEvent.resize, value: 0,
-            rest: bytes(size.rows) + bytes(size.columns))
+            rest: bytes(size.columns) + bytes(size.rows))
     }
 
     static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
         (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
     }
-}
-
-/// A terminal's size in characters.
-struct ConsoleSize: Equatable {
-    var columns: UInt16
-    var rows: UInt16
 }
 
 /// The queues' numbers: two for the first port, two for control, two for each further port (VIRTIO
@@ -74,7 +69,7 @@ enum ConsoleConfig {
     /// Where a driver writes a character before it has a queue.
     static let emergencyOffset = 8
 
-    static func bytes(_ size: ConsoleSize?, ports: Int) -> [UInt8] {
+    static func bytes(_ size: TerminalSize?, ports: Int) -> [UInt8] {
         ConsoleMessage.bytes(size?.columns ?? 0) + ConsoleMessage.bytes(size?.rows ?? 0)
             + ConsoleMessage.bytes(UInt32(ports)) + [0, 0, 0, 0]
     }

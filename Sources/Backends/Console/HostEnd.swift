@@ -5,7 +5,7 @@ protocol HostEnd: AnyObject {
     /// Somebody is there to read and write.
     var isConnected: Bool { get }
     /// The size of the terminal behind it, if it is one.
-    var size: ConsoleSize? { get }
+    var size: TerminalSize? { get }
     /// Whether input is asked for. What was not asked for stays where it comes from.
     var wantsInput: Bool { get set }
     var events: (any HostEvents)? { get set }
@@ -28,7 +28,7 @@ protocol HostEvents: AnyObject {
 /// Nothing is behind the port.
 final class NullEnd: HostEnd {
     let isConnected = true
-    let size: ConsoleSize? = nil
+    let size: TerminalSize? = nil
     var wantsInput = false
     weak var events: (any HostEvents)?
 

@@ -4,13 +4,14 @@ internal import Glibc
 /// A Unix socket that takes connections: all of them get the output, and all of them may write.
 ///
 /// A terminal's guest waits for nobody: a reader that is too slow misses output. A channel's guest
-/// waits for the slowest reader, because there no byte may be lost; without readers, what it writes
-/// goes nowhere.
+/// waits for the slowest reader, because there no byte may be lost; but one that reads nothing at all
+/// is let go where others wait for it as well. Without readers, what the guest writes goes nowhere.
 final class SocketEnd: HostEnd {
     private static let maximumClients = 16
     private static let portion = 16 << 10
     /// What a channel's readers may be behind.
     private static let channelCapacity = 64 << 10
+    private static let patienceMilliseconds: UInt32 = 2000
 
     /// One connection.
     private final class Client {
@@ -38,8 +39,9 @@ final class SocketEnd: HostEnd {
     private var acceptWatch: EventRegistration?
     private var isHeldUp = false
     private var wakeUp: EventRegistration?
+    private var patience: EventRegistration?
 
-    let size: ConsoleSize? = nil
+    let size: TerminalSize? = nil
     weak var events: (any HostEvents)?
 
     /// - Parameter isLossless: a channel, see above.
@@ -74,7 +76,23 @@ final class SocketEnd: HostEnd {
         isHeldUp = room < bytes.count
         // Sending may have made room already.
         if isHeldUp { wakeWriter() }
+        if isHeldUp { watchSleepers() }
         return room
+    }
+
+    /// Lets readers go that hold up the others.
+    private func watchSleepers() {
+        guard patience == nil, clients.count > 1 else { return }
+        let before = clients.map { (client: $0, position: $0.position) }
+        patience = loop.after(milliseconds: Self.patienceMilliseconds) { [unowned self] in
+            patience = nil
+            for (client, position) in before where isHeldUp && clients.count > 1 {
+                guard client.position == position, client.position < history.end else { continue }
+                Log("console").guest("a reader that reads nothing is let go")
+                drop(client)
+            }
+            if isHeldUp { watchSleepers() }
+        }
     }
 
     func reset() {
@@ -89,6 +107,7 @@ final class SocketEnd: HostEnd {
             clients.allSatisfy({ history.end - $0.position < UInt64(history.capacity) })
         else { return }
         isHeldUp = false
+        patience = nil
         // Not from inside the writer's own call.
         wakeUp = loop.after(milliseconds: 0) { [unowned self] in events?.canWrite() }
     }

@@ -18,6 +18,10 @@ final class StreamEnd: HostEnd {
     private var inputWatch: EventRegistration?
     private var outputWatch: EventRegistration?
     private var hasEnded = false
+    /// The user's terminal, which this process has made raw.
+    private var terminal: Terminal?
+    private var keys = EscapeKeys()
+    private var signals: EventRegistration?
 
     let isConnected = true
     weak var events: (any HostEvents)?
@@ -36,6 +40,11 @@ final class StreamEnd: HostEnd {
         self.loop = loop
     }
 
+    deinit {
+        // While the descriptor is open.
+        terminal = nil
+    }
+
     var wantsInput = false {
         didSet {
             guard wantsInput != oldValue else { return }
@@ -43,16 +52,21 @@ final class StreamEnd: HostEnd {
         }
     }
 
-    var size: ConsoleSize? {
-        var size = winsize()
-        // SAFETY: the request fills the structure, which lives for the call.
-        let code = unsafe withUnsafeMutablePointer(to: &size) { pointer in
-            clinux_ioctl(
-                output.rawValue, UInt(TIOCGWINSZ), UInt(bitPattern: UnsafeRawPointer(pointer)))
+    /// Follows the size of the terminal that this is. If this process has the user's terminal to
+    /// itself, it makes it raw as long as this object lives and finds the keys that are for it; what
+    /// the VMM's processes have is a pseudo terminal and nobody's foreground.
+    func takeTerminal() throws(SystemError) {
+        if let input, tcgetpgrp(input.rawValue) == getpgrp() {
+            terminal = Terminal(input.rawValue)
+            watchInput()
         }
-        guard code == 0, size.ws_col > 0, size.ws_row > 0 else { return nil }
-        return ConsoleSize(columns: size.ws_col, rows: size.ws_row)
+        signals = try loop.watchSignals([SIGWINCH, SIGCONT]) { [unowned self] signal in
+            if signal == SIGCONT { terminal?.makeRaw() }
+            events?.connectionChanged()
+        }
     }
+
+    var size: TerminalSize? { TerminalSize(of: output.rawValue) }
 
     func write(_ bytes: ArraySlice<UInt8>) -> Int {
         if hasEnded { return bytes.count }
@@ -98,7 +112,8 @@ final class StreamEnd: HostEnd {
     }
 
     private func watchInput() {
-        guard let input, wantsInput, !hasEnded else {
+        // The keys work without a guest as well.
+        guard let input, wantsInput || terminal != nil, !hasEnded else {
             inputWatch = nil
             return
         }
@@ -113,10 +128,23 @@ final class StreamEnd: HostEnd {
         let count = unsafe Glibc.read(input.rawValue, &bytes, bytes.count)
         if count > 0 {
             bytes.removeLast(bytes.count - count)
-            events?.received(bytes)
+            if terminal != nil { bytes = withoutKeys(bytes) }
+            if wantsInput, !bytes.isEmpty { events?.received(bytes) }
         } else if count == 0 || (errno != EINTR && errno != EAGAIN) {
             // The input's end is not the output's.
             inputWatch = nil
         }
+    }
+
+    private func withoutKeys(_ bytes: [UInt8]) -> [UInt8] {
+        let (output, commands) = keys.filter(bytes)
+        for command in commands {
+            switch command {
+            case .leave: loop.quit()
+            case .help: _ = write(Array(EscapeKeys.help(ends: "apus-console").utf8)[...])
+            case .monitor: break
+            }
+        }
+        return output
     }
 }

@@ -7,6 +7,8 @@ internal import VhostUser
 /// more: open files, and a launcher for the backends' processes.
 struct Given {
     let boot: BootFiles
+    /// The near end of the terminal that a console's process has, if one has it.
+    let terminal: SharedFD?
     /// `nil` if there is no device with a process of its own.
     let launcher: Launcher?
     /// Where the sockets of others' backends are, by what the user calls them: paths that mean the
@@ -43,14 +45,32 @@ struct Given {
         }
         self.sockets = sockets
         socketFolders = folders
-        launcher = try Self.launcher(options)
+        let terminal = try Self.terminal(options)
+        self.terminal = terminal?.near
+        launcher = try Self.launcher(options, terminal?.far)
+    }
+
+    /// What a console's process has in place of the user's terminal.
+    private static func terminal(_ options: MachineOptions) throws(BootError) -> PseudoTerminal? {
+        guard options.devices.contains(where: { $0.usesTerminal }) else { return nil }
+        do {
+            let terminal = try PseudoTerminal()
+            TerminalSize(of: STDIN_FILENO)?.set(on: terminal.near.rawValue)
+            return terminal
+        } catch {
+            throw BootError(
+                "a console cannot have the terminal: the host gives no pseudo terminal to stand for "
+                    + "it: \(error.reason)")
+        }
     }
 
     /// What 64 devices of 64 queues use.
     private static let descriptorLimit: UInt64 = 16384
     private static let firstFileFD: Int32 = 4
 
-    private static func launcher(_ options: MachineOptions) throws -> Launcher? {
+    private static func launcher(
+        _ options: MachineOptions, _ terminal: SharedFD?
+    ) throws -> Launcher? {
         // SAFETY: the path lives for the call.
         let raw = try checking("open", unsafe clinux_open("/proc/self/exe", O_RDONLY, 0))
         let executable = SharedFD(owning: raw)
@@ -59,7 +79,7 @@ struct Given {
         var rules = SystemCallRules()
         for device in options.devices {
             guard case .child(let child) = device.source else { continue }
-            programs.append(try program(child, executable, options))
+            programs.append(try program(child, executable, options, terminal))
             if kinds.contains(child.kind) { continue }
             kinds.append(child.kind)
             rules.add(child.kind.systemCalls())
@@ -73,12 +93,17 @@ struct Given {
     }
 
     private static func program(
-        _ child: DeviceOptions.Child, _ executable: SharedFD, _ options: MachineOptions
+        _ child: DeviceOptions.Child, _ executable: SharedFD, _ options: MachineOptions,
+        _ terminal: SharedFD?
     ) throws -> Program {
         let kind = child.kind
-        let files = try kind.open(child.values).enumerated().map {
-            ($0.element, Self.firstFileFD + Int32($0.offset))
+        let opened: [SharedFD]
+        if child.usesTerminal, let use = kind.terminal, let terminal {
+            opened = try use.open(child.values, terminal)
+        } else {
+            opened = try kind.open(child.values)
         }
+        let files = opened.enumerated().map { ($0.element, Self.firstFileFD + Int32($0.offset)) }
         let numbers = files.map { String($0.1) }.joined(separator: ",")
         return Program(
             .open(executable),

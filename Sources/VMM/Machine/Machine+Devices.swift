@@ -93,6 +93,7 @@ extension Machine {
             pci.reset()
             configPorts.reset()
             serial?.reset()
+            console.reset()
             ioapic.reset()
             completion()
         }

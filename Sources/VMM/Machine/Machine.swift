@@ -32,7 +32,7 @@ final class Machine: @unchecked Sendable {
     let pci: PCIBus
     let configPorts: PCIConfigPorts
     let serial: Serial?
-    let console: SerialConsole
+    let console: HostConsole
     private let buses = MachineBuses()
     private let acpi: ACPITables
     /// Set when the machine is complete.
@@ -67,7 +67,9 @@ final class Machine: @unchecked Sendable {
             memory: buses.memory,
             windows: [PCIWindow(map.pci64), PCIWindow(MemoryMap.pci32)])
         configPorts = PCIConfigPorts(pci)
-        console = try SerialConsole(options.serial, loop: loop, timeline: timeline) { event in
+        console = try HostConsole(
+            options.serial, guestTerminal: given.terminal, loop: loop, timeline: timeline
+        ) { event in
             run.consoleEvent(event)
         }
         serial =

@@ -45,8 +45,14 @@ package enum VMMProgram {
         let loop = try EventLoop()
         let run = RunState(policies: options.policies, loop: loop)
         // Before any thread starts, so that all of them leave signals to the loop.
-        let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT]) {
-            if $0 == SIGCONT { run.continued() } else { run.end(.ended) }
+        let signals = try loop.watchSignals(
+            [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT, SIGWINCH]
+        ) { signal in
+            switch signal {
+            case SIGCONT: run.continued()
+            case SIGWINCH: run.resized()
+            default: run.end(.ended)
+            }
         }
         let machine = try Machine(options, given, loop: loop, timeline: timeline, run: run)
         // All is open that will be needed, and nothing has been read yet.
@@ -62,7 +68,7 @@ package enum VMMProgram {
         let state = try machine.load()
         try machine.startDevices()
         try machine.makeCPUs()
-        if let serial = machine.serial { machine.console.start(serial) }
+        machine.console.start(machine.serial)
         run.begin(machine, state)
         let release = StartupMemory.release(after: 1000, on: loop)
         loop.run()

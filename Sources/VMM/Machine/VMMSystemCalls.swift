@@ -55,6 +55,6 @@ package enum VMMSystemCalls {
         CLINUX_KVM_IRQFD, CLINUX_KVM_SET_GSI_ROUTING, CLINUX_KVM_SIGNAL_MSI,
     ].map { Int($0) }
     private static let unixDomain = 1  // AF_UNIX
-    /// TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP
-    private static let terminal = [0x5401, 0x5402, 0x5403, 0x5404, 0x540f]
+    /// TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCGWINSZ, TIOCSWINSZ
+    private static let terminal = [0x5401, 0x5402, 0x5403, 0x5404, 0x540f, 0x5413, 0x5414]
 }

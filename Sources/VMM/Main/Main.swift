@@ -29,6 +29,9 @@ enum Main {
         if let word = arguments.dropFirst().first, let kind = backend(named: word) {
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst(2))))
         }
+        if arguments.dropFirst().first == AttachProgram.name {
+            exit(AttachProgram.run(arguments: Array(arguments.dropFirst(2))))
+        }
         exit(
             VMMProgram.run(
                 arguments: Array(arguments.dropFirst()), backends: backends.map { $0.make() }))

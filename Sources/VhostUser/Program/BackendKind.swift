@@ -31,8 +31,8 @@ package struct BackendKind: Sendable {
     /// the user wants it otherwise. There is no function for devices that act by themselves.
     package let inOrder: (@Sendable (OptionValues) -> String)?
 
-    /// Whether a device with these options takes standard input and output for itself.
-    package let usesTerminal: @Sendable (OptionValues) -> Bool
+    /// How the user's terminal becomes part of a device; `nil` if it never does.
+    package let terminal: TerminalUse?
 
     /// Checks what keys mean together.
     package let check: @Sendable (OptionValues) throws(OptionError) -> Void
@@ -47,7 +47,7 @@ package struct BackendKind: Sendable {
         capabilities: [String] = [], servesFolder: Bool = false, configKeys: [String] = [],
         systemCalls: @escaping @Sendable () -> SystemCallRules,
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
-        usesTerminal: @escaping @Sendable (OptionValues) -> Bool = { _ in false },
+        terminal: TerminalUse? = nil,
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
         open: @escaping @Sendable (OptionValues) throws -> [SharedFD],
         makeDevice: @escaping @Sendable (BackendSurroundings) throws -> any VirtioDevice
@@ -64,7 +64,7 @@ package struct BackendKind: Sendable {
         self.configKeys = configKeys
         self.systemCalls = systemCalls
         self.inOrder = inOrder
-        self.usesTerminal = usesTerminal
+        self.terminal = terminal
         self.check = check
         self.open = open
         self.makeDevice = makeDevice
@@ -81,6 +81,22 @@ package struct BackendKind: Sendable {
     /// The most descriptors that a program needs: eight for each of 64 queues, and those of memory
     /// regions; one for each file that a driver knows of a shared folder.
     package var descriptorLimit: UInt64 { servesFolder ? 1 << 20 : 2048 }
+}
+
+/// Devices that can have standard input and output for themselves.
+package struct TerminalUse: Sendable {
+    /// Whether one with these options wants them.
+    package let isWanted: @Sendable (OptionValues) -> Bool
+    /// Opens what the options name, with the far end of a pseudo terminal in place of the two.
+    package let open: @Sendable (OptionValues, SharedFD) throws -> [SharedFD]
+
+    package init(
+        isWanted: @escaping @Sendable (OptionValues) -> Bool,
+        open: @escaping @Sendable (OptionValues, SharedFD) throws -> [SharedFD]
+    ) {
+        self.isWanted = isWanted
+        self.open = open
+    }
 }
 
 /// What a device of a back-end program is made from.

@@ -164,9 +164,8 @@ struct VMMCommandTests {
                 "--disk: socket stands alone; its backend has the options"
             ),
             (
-                "--kernel k --console stdio",
-                "--console: stdio is taken already; give all but one another end, and the serial "
-                    + "port --serial null"
+                "--kernel k --console stdio --console stdio",
+                "--console: only one can have standard input and output"
             ),
             ("--kernel k --disk socet=s", "--disk: unknown key 'socet'; did you mean 'socket'?"),
             (

@@ -23,6 +23,9 @@ package struct DeviceOptions: Equatable, Sendable {
         /// It does requests one after the other, so that runs can repeat.
         package var isInOrder = false
 
+        /// It is to have the user's terminal.
+        var usesTerminal: Bool { kind.terminal?.isWanted(values) ?? false }
+
         /// The most entries in a queue, if the user said so.
         var queueSize: UInt16? {
             values.number(of: "queue-size").flatMap { UInt16(exactly: $0) }
@@ -34,9 +37,9 @@ package struct DeviceOptions: Equatable, Sendable {
         if case .child(let child) = source { child.isInOrder } else { false }
     }
 
-    /// Its process takes standard input and output for itself.
+    /// Its process has the user's terminal, or what stands for it.
     var usesTerminal: Bool {
-        if case .child(let child) = source { child.kind.usesTerminal(child.values) } else { false }
+        if case .child(let child) = source { child.usesTerminal } else { false }
     }
 
     /// A device at a socket.

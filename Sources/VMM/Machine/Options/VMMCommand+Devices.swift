@@ -24,11 +24,13 @@ extension VMMCommand {
         let note = HelpText.paragraph(
             "Each has a --help of its own, and a name of its own, such as "
                 + "\(backends.first?.program ?? ""), by which a link to apus starts it.")
-        return (entries + [note]).joined(separator: "\n")
+        let attach = HelpText.entry(
+            "apus attach [OPTION...]", "Makes this terminal that of a console at a Unix socket.")
+        return (entries + [note] + attach).joined(separator: "\n")
     }
 
     func deviceOptions(
-        _ values: CommandValues, serial: SerialBackend, isCounted: Bool
+        _ values: CommandValues, isCounted: Bool
     ) throws(OptionError) -> [DeviceOptions] {
         var result: [DeviceOptions] = []
         for (kind, flag) in backends {
@@ -40,11 +42,8 @@ extension VMMCommand {
                 }
             }
         }
-        let takers = result.count { $0.usesTerminal }
-        if takers > 1 || takers == 1 && serial == .terminal {
-            throw OptionError(
-                "--console: stdio is taken already; give all but one another end, and the serial port "
-                    + "--serial null")
+        guard result.count(where: { $0.usesTerminal }) <= 1 else {
+            throw OptionError("--console: only one can have standard input and output")
         }
         for device in values[Self.foreign] {
             let type = device[Foreign.type]

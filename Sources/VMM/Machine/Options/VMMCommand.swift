@@ -9,6 +9,8 @@ package struct VMMCommand: Sendable {
     /// reboot that `panic=-1` makes of it.
     package static let defaultCommandLine = "\(serialCommandLine) \(bareCommandLine)"
     private static let serialCommandLine = "console=ttyS0"
+    /// The last one is where the kernel's first program has its terminal.
+    private static let consoleCommandLine = "console=hvc0"
     private static let bareCommandLine = "reboot=a panic=-1"
 
     // MARK: Boot
@@ -19,7 +21,8 @@ package struct VMMCommand: Sendable {
         "initramfs", .path, help: "The kernel's first root file system (cpio, packed or not)")
     static let cmdline = Flag.one(
         "cmdline", .string, default: "",
-        help: "The kernel's command line; follows the default one, \"\(defaultCommandLine)\"")
+        help: "The kernel's command line; follows the default one, \"\(defaultCommandLine)\""
+            + ", which --console stdio adds \(consoleCommandLine) to")
     static let defaultCmdline = Flag.one(
         "default-cmdline", .bool, default: true, help: "Use the default command line as well")
 
@@ -189,10 +192,15 @@ package struct VMMCommand: Sendable {
         }
         let serial = try Self.serialBackend(values[Self.serial])
         let cpuCount = Int(values[Self.cpus].map { $0[CPUs.boot] } ?? 1)
-        let base = serial == .off ? Self.bareCommandLine : Self.defaultCommandLine
-        let line = [values[Self.defaultCmdline] ? base : "", values[Self.cmdline]]
-            .filter { !$0.isEmpty }.joined(separator: " ")
         let accelerator = try Self.acceleratorOptions(values[Self.accel], cpuCount)
+        let devices = try deviceOptions(values, isCounted: accelerator.isCounted)
+        let base = [
+            serial == .off ? "" : Self.serialCommandLine,
+            devices.contains { $0.usesTerminal } ? Self.consoleCommandLine : "",
+            Self.bareCommandLine,
+        ]
+        let line = ((values[Self.defaultCmdline] ? base : []) + [values[Self.cmdline]])
+            .filter { !$0.isEmpty }.joined(separator: " ")
         return MachineOptions(
             boot: BootSource(
                 kernel: kernel, initramfs: values[Self.initramfs], commandLine: line),
@@ -200,7 +208,7 @@ package struct VMMCommand: Sendable {
             memory: try Self.memoryOptions(values[Self.memory]),
             accelerator: accelerator,
             serial: serial,
-            devices: try deviceOptions(values, serial: serial, isCounted: accelerator.isCounted),
+            devices: devices,
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),

@@ -65,6 +65,11 @@ final class AttachedDevice: @unchecked Sendable {
             }, then: completion)
     }
 
+    /// The terminal that its process may have has another size.
+    func terminalChanged() {
+        control.begin({ [self] in backend.process?.terminalChanged() }, then: {})
+    }
+
     /// Asks the device's thread for a sign of life.
     func ask() {
         answered.store(false, ordering: .relaxed)

@@ -20,6 +20,7 @@ final class BackendProcess {
     /// Which of the launcher's programs it is.
     private let program: Int
     private let loop: EventLoop
+    private let usesTerminal: Bool
     let frontend: Frontend
 
     private var child: ChildProcess?
@@ -38,6 +39,7 @@ final class BackendProcess {
         self.launcher = launcher
         self.program = program
         self.loop = loop
+        usesTerminal = device.usesTerminal
         var settings = FrontendOptions(.supervised, deviceID: device.id)
         settings.handshakeTimeoutMilliseconds = 3000
         // A driver is offered the power of two below.
@@ -71,6 +73,11 @@ final class BackendProcess {
         guard awaitEnd(milliseconds: 3000) == nil, let child else { return }
         Self.log(.warning, "the process of \(title) does not end and is killed")
         child.signal(SIGKILL)
+    }
+
+    /// A process that has a terminal is told of the size as by any terminal.
+    func terminalChanged() {
+        if usesTerminal { child?.signal(SIGWINCH) }
     }
 
     private func launch() throws(LaunchError) {

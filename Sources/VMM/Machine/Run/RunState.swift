@@ -106,7 +106,7 @@ final class RunState: @unchecked Sendable {
         request(policy == .restart ? .restart : .end(outcome))
     }
 
-    func consoleEvent(_ event: SerialConsole.Event) {
+    func consoleEvent(_ event: HostConsole.Event) {
         switch event {
         case .leave: end(.ended)
         case .firstUserLine: machine?.reachedUserSpace()
@@ -115,6 +115,12 @@ final class RunState: @unchecked Sendable {
 
     /// The process is in the foreground again.
     func continued() { machine?.console.continued() }
+
+    /// The user's terminal may have another size.
+    func resized() {
+        machine?.console.resized()
+        for device in machine?.devices ?? [] { device.terminalChanged() }
+    }
 
     /// Ends the machine, whatever the guest is doing.
     func end(_ outcome: Outcome) {

@@ -1,0 +1,153 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+internal import VhostUser
+
+/// The program `apus attach`: this terminal becomes that of a console at a Unix socket, for a while.
+package final class AttachProgram {
+    private static let log = Log("attach")
+    private static let portion = 16 << 10
+    private static let socket = Flag.one(
+        "socket", .path, help: "Where the console listens (--console listen=PATH)")
+    private static let help = Flag.present("help", help: "Print this help")
+    private static let schema = CommandSchema(
+        "apus attach", summary: summary,
+        groups: [.init("Arguments", [socket.any, help.any])],
+        chapters: [
+            (
+                "Ending",
+                """
+                  Ctrl-A x leaves the console, which goes on; so does the end of the input. Status 0
+                  then; 1 when the console's socket ends or cannot be reached; 2 when the command line
+                  is wrong.
+                """
+            )
+        ])
+
+    package static let name = "attach"
+    package static let summary = "Makes this terminal that of a console at a Unix socket."
+
+    private let console: UnixSocket
+    private let loop: EventLoop
+    private var status: Int32 = 0
+    private var terminal: Terminal?
+    private var keys = EscapeKeys()
+
+    /// - Parameter arguments: what follows the program's name.
+    /// - Returns: the exit status.
+    package static func run(arguments: [String]) -> Int32 {
+        Log.configure(program: "apus attach", level: .warning)
+        do {
+            let values = try schema.parse(arguments)
+            if values[help] {
+                Swift.print(schema.help, terminator: "")
+                return 0
+            }
+            guard let path = values[socket] else { throw OptionError("--socket is missing") }
+            return try AttachProgram(path).serve()
+        } catch {
+            log(.error, "\(error)")
+            return error is OptionError ? 2 : 1
+        }
+    }
+
+    private init(_ path: String) throws {
+        do {
+            console = try UnixSocket(connectingTo: path)
+        } catch {
+            throw BackendError("no console answers at \(path): \(error.reason)")
+        }
+        loop = try EventLoop()
+    }
+
+    private func serve() throws -> Int32 {
+        SignalFD.ignoreBrokenPipes()
+        let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP, SIGCONT]) { [self] signal in
+            if signal == SIGCONT { terminal?.makeRaw() } else { loop.quit() }
+        }
+        // What the guest prints comes from outside.
+        try Sandbox(SandboxOptions(), program: "apus attach", descriptorLimit: 64)
+            .enter(Self.systemCalls)
+        terminal = Terminal(STDIN_FILENO)
+        let watches = [
+            loop.watch(console.fd.rawValue, for: .readable) { [self] _ in show() },
+            loop.watch(STDIN_FILENO, for: .readable) { [self] _ in type() },
+        ]
+        loop.run()
+        for watch in watches + [signals] { watch.cancel() }
+        terminal = nil
+        return status
+    }
+
+    /// Those of the terminal are TCGETS, TCSETS and TIOCGPGRP.
+    private static var systemCalls: SystemCallRules {
+        var rules = SystemCallRules.base
+        rules.add(.dataMemory)
+        rules.add(.messages)
+        rules.allow("getpgrp")
+        rules.allow("ioctl", argument: 1, oneOf: [0x5401, 0x5402, 0x540f])
+        return rules
+    }
+
+    private func end(_ reason: String) {
+        Self.log(.error, reason)
+        status = 1
+        loop.quit()
+    }
+
+    // MARK: Both ways
+
+    private func show() {
+        do {
+            guard let got = try console.receive(upTo: Self.portion) else { return }
+            if got.bytes.isEmpty { return end("the console has gone") }
+            print(got.bytes)
+        } catch {
+            end("the console has gone: \(error.reason)")
+        }
+    }
+
+    private func type() {
+        var bytes = [UInt8](repeating: 0, count: Self.portion)
+        // SAFETY: the buffer is as long as the call is told.
+        let count = unsafe read(STDIN_FILENO, &bytes, bytes.count)
+        if count < 0, errno == EINTR || errno == EAGAIN { return }
+        guard count > 0 else { return loop.quit() }
+        bytes.removeLast(bytes.count - count)
+        if terminal != nil { bytes = withoutKeys(bytes) }
+        do {
+            try console.send(bytes)
+        } catch {
+            end("the console takes no input: \(error.reason)")
+        }
+    }
+
+    private func withoutKeys(_ bytes: [UInt8]) -> [UInt8] {
+        let (output, commands) = keys.filter(bytes)
+        for command in commands {
+            switch command {
+            case .leave: loop.quit()
+            case .help: print(Array(EscapeKeys.help(ends: "this; the guest goes on").utf8))
+            case .monitor: break
+            }
+        }
+        return output
+    }
+
+    private func print(_ bytes: [UInt8]) {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            // SAFETY: the bytes live for the call.
+            let count = unsafe rest.withUnsafeBytes { bytes in
+                unsafe write(STDOUT_FILENO, bytes.baseAddress, bytes.count)
+            }
+            if count > 0 {
+                rest = rest.dropFirst(count)
+            } else if errno == EAGAIN {
+                _ = clinux_poll_two(STDOUT_FILENO, Int16(POLLOUT), -1, 0, -1)
+            } else if errno != EINTR {
+                return loop.quit()
+            }
+        }
+    }
+}
