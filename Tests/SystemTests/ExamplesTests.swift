@@ -3,13 +3,15 @@ import Testing
 
 @Suite("Examples", .enabled(if: Setting.hasGuest))
 struct ExamplesTests {
-    @Test("quickstart checks its own guest and finds all right", .timeLimit(.minutes(5)))
-    func quickstart() throws {
+    @Test(
+        "an example checks its own guest and finds all right", .timeLimit(.minutes(5)),
+        arguments: ["quickstart", "console-reattach"])
+    func example(name: String) throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
             .deletingLastPathComponent().deletingLastPathComponent().path
         let script = """
             cd '\(root)' && APUS='\(Setting.binary ?? "")' APUS_GUEST='\(Setting.guest ?? "")' \
-            examples/quickstart --check 2>&1
+            examples/\(name) --check 2>&1
             """
         let result = try runTool("bash", ["-c", script])
         #expect(result.code == 0, "\(result.output)")
