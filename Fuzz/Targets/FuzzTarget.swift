@@ -33,12 +33,29 @@ func require(_ condition: Bool, _ message: @autoclosure () -> String) throws {
 
 enum FuzzTargets {
     static let all: [any FuzzTarget.Type] = [
-        CodecTarget.self, BackendServerTarget.self, FrontendTarget.self, SplitQueueTarget.self,
-        PackedQueueTarget.self, BlockTarget.self, ConsoleTarget.self, NetworkTarget.self,
-        RandomTarget.self, SharedFolderTarget.self, PCIConfigTarget.self, VirtioPCITarget.self,
-        SerialTarget.self, IOAPICTarget.self, LocalAPICTarget.self, KernelTarget.self,
-        PayloadTarget.self, InitramfsTarget.self, OptionsTarget.self, DecoderTarget.self,
-        InterpreterTarget.self, FallbackTarget.self,
+        CodecTarget.self,
+        BackendServerTarget.self,
+        FrontendTarget.self,
+        SplitQueueTarget.self,
+        PackedQueueTarget.self,
+        BlockTarget.self,
+        ConsoleTarget.self,
+        NetworkTarget.self,
+        RandomTarget.self,
+        SharedFolderTarget.self,
+        PCIConfigTarget.self,
+        VirtioPCITarget.self,
+        VsockTarget.self,
+        SerialTarget.self,
+        IOAPICTarget.self,
+        LocalAPICTarget.self,
+        KernelTarget.self,
+        PayloadTarget.self,
+        InitramfsTarget.self,
+        OptionsTarget.self,
+        DecoderTarget.self,
+        InterpreterTarget.self,
+        FallbackTarget.self,
     ]
 
     static func named(_ name: String) -> (any FuzzTarget.Type)? { all.first { $0.name == name } }
