@@ -32,6 +32,8 @@ struct VsockTarget: FuzzTarget {
     private let program: UnixListener
 
     init() throws {
+        // As the program does.
+        SignalFD.ignoreBrokenPipes()
         folder = try TestFolder()
         loop = try EventLoop()
         listener = try UnixListener(path: folder["vsock"])
