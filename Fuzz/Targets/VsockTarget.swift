@@ -45,9 +45,21 @@ struct VsockTarget: FuzzTarget {
             seed.choose(0, of: 2)
             for event in events {
                 seed.choose(Event.allCases.firstIndex(of: event) ?? 0, of: Event.allCases.count)
-                // The first ports, the usual fields, and a length.
-                seed.putZeroes(event == .offer ? 0 : 10)
+                // The first of everything that the step chooses.
+                seed.putZeroes(choiceSize(event))
             }
+        }
+    }
+
+    /// How many bytes the choices of a step take.
+    private static func choiceSize(_ event: Event) -> Int {
+        switch event {
+        case .accept, .hostLeave, .restart: 0
+        case .offer, .call: 1
+        case .hostWrite, .hostRead: 2
+        case .response: 5
+        case .data: 8
+        default: 6
         }
     }
 
