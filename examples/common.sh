@@ -136,27 +136,32 @@ module_order() {
     ' wanted="$*" "$CACHE/modules/modules.dep"
 }
 
+# Copies modules that are not there yet, and lists them: add_modules FOLDER LIST MODULE...
+add_modules() {
+    local folder=$1 list=$2 module
+    shift 2
+    module_order "$@" | while read -r module; do
+        [ -e "$folder/${module##*/}" ] && continue
+        cp "$CACHE/modules/$module" "$folder/"
+        echo "${module##*/}" >>"$folder/$list"
+    done
+}
+
 # The first user space: loads the virtio drivers and enters the root disk. $CACHE/initramfs
 make_initramfs() {
     [ "$CACHE/initramfs" -nt examples/guest/initramfs-init ] &&
         [ "$CACHE/initramfs" -nt examples/common.sh ] && return
     say "Making the initramfs"
-    local root=$CACHE/initramfs.d module
+    local root=$CACHE/initramfs.d
     rm -rf "$root"
     mkdir -p "$root"/{bin,dev,proc,root,modules}
     cp "$CACHE/busybox" "$root/bin/busybox"
     ln -s busybox "$root/bin/sh"
     install -m 755 examples/guest/initramfs-init "$root/init"
-    module_order virtio_pci virtio_blk pvpanic-pci pvpanic-mmio | while read -r module; do
-        cp "$CACHE/modules/$module" "$root/modules/"
-        echo "${module##*/}" >>"$root/modules/order"
-    done
-    # Only for those who have their console there.
-    module_order virtio_console | while read -r module; do
-        [ -e "$root/modules/${module##*/}" ] && continue
-        cp "$CACHE/modules/$module" "$root/modules/"
-        echo "${module##*/}" >>"$root/modules/console"
-    done
+    add_modules "$root/modules" order virtio_pci virtio_blk pvpanic-pci pvpanic-mmio
+    # Only for those who have their console or their root there.
+    add_modules "$root/modules" console virtio_console
+    add_modules "$root/modules" virtiofs virtiofs
     (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$CACHE/initramfs.new" ||
         die "the initramfs could not be made"
     mv "$CACHE/initramfs.new" "$CACHE/initramfs"
