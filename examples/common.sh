@@ -233,3 +233,40 @@ prepare_guest() {
     make_initramfs
     make_root
 }
+
+# What examples begin with: their arguments, and what they need. Sets check (if --check was given) and
+# apus, the executable.
+begin_example() {
+    local name=$1
+    shift
+    check=
+    case ${1-} in
+    "") ;;
+    --check) check=1 ;;
+    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$name"; exit ;;
+    *) die "unknown option '$1' (there are --check and --help)" ;;
+    esac
+    need_packages "${BUILD_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
+    # APUS names an executable that is already built.
+    [ -n "${APUS-}" ] || build_release
+    apus=${APUS-.build/release/apus}
+    prepare_guest
+}
+
+failures=0
+
+# Compares what a check has found: verdict WHAT FOUND WANTED
+verdict() {
+    if [ "$2" = "$3" ]; then
+        say "ok: $1 ($2)"
+    else
+        failures=$((failures + 1))
+        printf 'wrong: %s: expected "%s", got "%s"\n' "$1" "$3" "$2" >&2
+    fi
+}
+
+# Ends a check.
+conclude() {
+    if [ $failures != 0 ]; then die "$failures checks failed"; fi
+    say "All checks passed"
+}
