@@ -5,7 +5,9 @@ import Testing
 struct ExamplesTests {
     @Test(
         "an example checks its own guest and finds all right", .timeLimit(.minutes(5)),
-        arguments: ["quickstart", "console-reattach", "shared-root", "two-machines"])
+        arguments: [
+            "backends-for-qemu", "console-reattach", "quickstart", "shared-root", "two-machines",
+        ])
     func example(name: String) throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
             .deletingLastPathComponent().deletingLastPathComponent().path
