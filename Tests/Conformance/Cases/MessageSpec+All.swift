@@ -181,9 +181,10 @@ extension DeviceKind {
     var configSize: UInt32 {
         switch self {
         case .block: 60
-        case .console: 12
+        case .console, .net: 12
         case .fs: 40
         case .random: 0
+        case .vsock: 8
         }
     }
     var emptyConfig: [UInt8] { [UInt8](repeating: 0, count: Int(configSize)) }

@@ -42,13 +42,15 @@ enum DeviceKind: String, CaseIterable, Sendable {
     case block
     case console
     case fs
+    case net
     case random = "rng"
+    case vsock
 
     /// The number of the queue that requests go to.
     var requestQueue: Int {
         switch self {
         case .block: BlockDriver.requestQueue
-        case .console: ConsoleDriver.requestQueue
+        case .console, .net, .vsock: SendingDriver.requestQueue
         case .fs: FSDriver.requestQueue
         case .random: RandomDriver.requestQueue
         }
@@ -57,9 +59,11 @@ enum DeviceKind: String, CaseIterable, Sendable {
     func makeDriver(_ scratch: ScratchMemory, features: UInt64) -> any DeviceDriver {
         switch self {
         case .block: BlockDriver(scratch, features: features)
-        case .console: ConsoleDriver(scratch)
+        case .console: SendingDriver(scratch, SendingDriver.line)
         case .fs: FSDriver(scratch)
+        case .net: SendingDriver(scratch, SendingDriver.frame)
         case .random: RandomDriver(scratch)
+        case .vsock: SendingDriver(scratch, SendingDriver.packet)
         }
     }
 }

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import TestSupport
 import Testing
@@ -32,15 +33,21 @@ struct ConformanceTests {
     }
 
     @Test(
-        "apus-rng does as the specification says", .enabled(if: Means.apus != nil),
-        .timeLimit(.minutes(3)))
-    func random() throws {
+        "small back ends do as the specification says", .enabled(if: Means.apus != nil),
+        .timeLimit(.minutes(3)),
+        arguments: [
+            ["rng"], ["console", "--console", "null"], ["net", "--net", "none"],
+            ["vsock", "--vsock", "cid=3,path=FOLDER/guest"],
+        ])
+    func small(arguments: [String]) throws {
+        let options = arguments.dropFirst().map {
+            $0.replacingOccurrences(of: "FOLDER", with: folder.path)
+        }
         try ConformanceRun.check(
-            ["--device", "rng", "--every", "8"],
-            [
-                try #require(Means.apus), "rng", "--socket-path={socket}", "--log-level", "error",
-            ],
-            atLeast: 200, countsDescriptors: geteuid() == 0)
+            ["--device", arguments[0], "--every", "16"],
+            [try #require(Means.apus), arguments[0], "--socket-path={socket}"] + options
+                + ["--log-level", "error"],
+            atLeast: 100, countsDescriptors: geteuid() == 0)
     }
 
     @Test(
