@@ -20,7 +20,10 @@ struct ConsoleTests {
         try guest.awaitShell()
         try guest.loadConsoleDriver()
         guest.send("setsid sh -c 'sh </dev/hvc0 >/dev/hvc0 2>&1' &")
-        try SocketReader(folder["tty"]).expect("\n42\n", after: "\necho $((6 * 7))\n")
+        let terminal = try SocketReader(folder["tty"])
+        // What is typed before there is a prompt may be lost.
+        try terminal.expect("# ", after: "")
+        try terminal.expect("\n42\n", after: "\necho $((6 * 7))\n")
         let name = try guest.run("cat /sys/class/virtio-ports/*/name")
         #expect(name == "test.data")
         let port = try guest.run("ls /sys/class/virtio-ports | tail -n 1")
