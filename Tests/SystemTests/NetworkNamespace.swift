@@ -33,17 +33,6 @@ final class NetworkNamespace {
         return result.output
     }
 
-    /// A number that the kernel keeps of an interface.
-    func statistic(_ name: String, of interface: String) throws -> Int {
-        // /sys shows the namespace that it was mounted in.
-        let lines = try run("cat", "/proc/net/dev").split(separator: "\n")
-        let line = lines.first { $0.contains("\(interface):") } ?? ""
-        let numbers = line.split(separator: ":").last?.split(separator: " ").compactMap { Int($0) }
-        let place = ["rx_bytes": 0, "rx_packets": 1, "tx_bytes": 8, "tx_packets": 9][name] ?? 0
-        guard let numbers, numbers.count == 16 else { throw TestFailure("no \(interface)") }
-        return numbers[place]
-    }
-
     /// Whether this process may make namespaces and interfaces.
     static let isPossible: Bool =
         unsafe getuid() == 0 && access("/dev/net/tun", R_OK | W_OK) == 0
