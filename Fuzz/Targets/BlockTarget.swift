@@ -180,8 +180,8 @@ private final class FuzzDisk {
         let types: [UInt32] = [0, 1, 4, 8, 11, 13]
         let type = input.rarely(16) ? input.number() : input.pick(types)
         let sector = input.rarely(4) ? input.edge() : UInt64(input.number(UInt16.self)) & 0xfff
-        return VhostUserClient.bytes(type) + VhostUserClient.bytes(input.number(UInt32.self))
-            + VhostUserClient.bytes(sector)
+        return littleEndian(type) + littleEndian(input.number(UInt32.self))
+            + littleEndian(sector)
     }
 
     /// A range to discard or to clear.
@@ -190,8 +190,8 @@ private final class FuzzDisk {
         let count =
             input.rarely(4) ? UInt32(truncatingIfNeeded: input.edge()) : UInt32(input.byte())
         let flags = input.rarely(4) ? input.number() : UInt32(input.byte() & 1)
-        return VhostUserClient.bytes(sector) + VhostUserClient.bytes(count)
-            + VhostUserClient.bytes(flags)
+        return littleEndian(sector) + littleEndian(count)
+            + littleEndian(flags)
     }
 
     private func dataLength(_ input: inout FuzzInput) -> Int {

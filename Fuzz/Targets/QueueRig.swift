@@ -52,7 +52,7 @@ struct QueueRig {
         fill(ring, &input)
         var setup = QueueSetup(
             layout: ring.layout, features: features, memory: scratch.memory,
-            state: isPacked ? .freshPacked : .freshSplit, kick: nil, call: nil)
+            state: .fresh(features: features), kick: nil, call: nil)
         if input.rarely(8) {
             setup.state = QueueState(nextAvailable: input.number(), nextUsed: input.number())
         }

@@ -207,7 +207,7 @@ struct HostileMemoryTests {
         let process = try ServingProcess("serial=x")
         let file = try ShrinkingFrontend.makeFile(1 << 16)
         let frontend = try ShrinkingFrontend(process) { client in
-            let words = VhostUserClient.bytes(1 << 16 as UInt64) + [UInt8](repeating: 0, count: 8)
+            let words = littleEndian(1 << 16 as UInt64) + [UInt8](repeating: 0, count: 8)
             try client.send(.setInflight, words + [1, 0, 128, 0], fds: [file])
         }
         ftruncate(file.rawValue, 0)
@@ -223,7 +223,7 @@ struct HostileMemoryTests {
         let file = try ShrinkingFrontend.makeFile(4096)
         let frontend = try ShrinkingFrontend(process) { client in
             let payload =
-                VhostUserClient.bytes(4096 as UInt64) + [UInt8](repeating: 0, count: 8)
+                littleEndian(4096 as UInt64) + [UInt8](repeating: 0, count: 8)
             try client.send(.setLogBase, payload, fds: [file], hasReply: true)
         }
         ftruncate(file.rawValue, 0)
@@ -239,7 +239,7 @@ struct HostileMemoryTests {
         let client = try process.connect()
         try client.negotiate(VirtioFeature.version1)
         let file = try ShrinkingFrontend.makeFile(4096)
-        let payload = [1, 0, 8192, 0, 0].map { VhostUserClient.bytes(UInt64($0)) }.flatMap { $0 }
+        let payload = [1, 0, 8192, 0, 0].map { littleEndian(UInt64($0)) }.flatMap { $0 }
         try client.send(.setMemoryTable, payload, fds: [file])
         #expect(throws: (any Error).self) { try client.send(.getFeatures, hasReply: true) }
         #expect(

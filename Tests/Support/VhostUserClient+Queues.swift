@@ -11,10 +11,10 @@ extension VhostUserClient {
     public func configure(
         _ index: UInt32, _ driver: DriverQueue, state: QueueState, call: EventFD
     ) throws {
-        try send(.setRingSize, Self.bytes(index) + Self.bytes(UInt32(driver.layout.size)))
-        try send(.setRingBase, Self.bytes(index) + Self.bytes(base(state)))
+        try send(.setRingSize, littleEndian(index, UInt32(driver.layout.size)))
+        try send(.setRingBase, littleEndian(index, base(state)))
         try send(.setRingAddresses, addresses(index, driver.layout))
-        try send(.setCall, Self.bytes(UInt64(index)), fds: [call.fd])
+        try send(.setCall, littleEndian(UInt64(index)), fds: [call.fd])
     }
 
     /// A queue's state as messages carry it.
@@ -30,16 +30,16 @@ extension VhostUserClient {
         _ index: UInt32, _ layout: QueueLayout, isLogged: Bool = false
     ) -> [UInt8] {
         let places = [layout.descriptors, layout.device, layout.driver]
-        return Self.bytes(index) + Self.bytes(isLogged ? 1 : 0 as UInt32)
-            + places.flatMap { Self.bytes($0.rawValue &+ userOffset) }
-            + Self.bytes(isLogged ? layout.device.rawValue : 0)
+        return littleEndian(index, isLogged ? 1 : 0)
+            + places.flatMap { littleEndian($0.rawValue &+ userOffset) }
+            + littleEndian(isLogged ? layout.device.rawValue : 0)
     }
 
     /// Lets a queue start, with the first kick.
     public func run(_ index: UInt32, kick: EventFD) throws {
-        try send(.setKick, Self.bytes(UInt64(index)), fds: [kick.fd])
+        try send(.setKick, littleEndian(UInt64(index)), fds: [kick.fd])
         if features & Self.protocolFeaturesBit != 0 {
-            try send(.enableRing, Self.bytes(index) + Self.bytes(1 as UInt32))
+            try send(.enableRing, littleEndian(index, 1))
         }
         kick.signal()
     }
@@ -48,7 +48,7 @@ extension VhostUserClient {
     /// - Returns: where it stands, as the back end says.
     @discardableResult
     public func stop(_ index: UInt32) throws -> UInt32 {
-        let payload = Self.bytes(index) + Self.bytes(0 as UInt32)
+        let payload = littleEndian(index, 0)
         return Self.value(try send(.getRingBase, payload, hasReply: true), 4, UInt32.self)
     }
 }

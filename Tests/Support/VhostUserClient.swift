@@ -124,7 +124,7 @@ public final class VhostUserClient {
     public static func packet(
         _ request: UInt32, flags: UInt32 = 1, size: UInt32? = nil, _ payload: [UInt8]
     ) -> [UInt8] {
-        bytes(request) + bytes(flags) + bytes(size ?? UInt32(payload.count)) + payload
+        littleEndian(request, flags, size ?? UInt32(payload.count)) + payload
     }
 
     /// The next message, which must be the reply to `request`.
@@ -189,14 +189,14 @@ public final class VhostUserClient {
         guard offered & Self.protocolFeaturesBit != 0 else { return }
         let all = Self.value(try send(.getProtocolFeatures, hasReply: true), 0, UInt64.self)
         protocolFeatures = all & wanted
-        try send(.setProtocolFeatures, Self.bytes(protocolFeatures))
+        try send(.setProtocolFeatures, littleEndian(protocolFeatures))
     }
 
     /// Becomes the owner and agrees on features, once protocol features are agreed on.
     public func own(_ wanted: UInt64) throws {
         features = offered & (wanted | Self.protocolFeaturesBit)
         try send(.setOwner)
-        try send(.setFeatures, Self.bytes(features))
+        try send(.setFeatures, littleEndian(features))
     }
 
     /// The number of queues on offer.
@@ -207,7 +207,7 @@ public final class VhostUserClient {
     /// Bytes of the device's configuration space.
     public func config(offset: UInt32, count: UInt32) throws -> [UInt8] {
         let payload =
-            Self.bytes(offset) + Self.bytes(count) + Self.bytes(0 as UInt32)
+            littleEndian(offset, count, 0)
             + [UInt8](repeating: 0, count: Int(count))
         return Array(try send(.getConfig, payload, hasReply: true).dropFirst(12))
     }
@@ -222,7 +222,7 @@ public final class VhostUserClient {
     public static func table(
         _ memory: GuestMemory, userOffset: UInt64
     ) throws -> (payload: [UInt8], fds: [SharedFD]) {
-        var payload = bytes(UInt32(memory.regions.count)) + bytes(0 as UInt32)
+        var payload = littleEndian(UInt32(memory.regions.count), 0)
         var fds: [SharedFD] = []
         for region in memory.regions {
             guard let file = region.file else { throw Failure("memory without a file") }
@@ -235,12 +235,7 @@ public final class VhostUserClient {
     /// A memory region as messages describe it.
     public static func describe(_ region: GuestRegion, userOffset: UInt64) -> [UInt8] {
         let start = region.start.rawValue
-        return [start, region.size, start &+ userOffset, region.fileOffset].flatMap { bytes($0) }
-    }
-
-    /// A number's bytes in the machine's order, which is little-endian here.
-    public static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-        (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
+        return littleEndian(start, region.size, start &+ userOffset, region.fileOffset)
     }
 
     /// The number at `offset`; 0 where bytes are missing.

@@ -63,8 +63,7 @@ package final class BlockDevice: VirtioDevice {
     package func maximumQueueSize(_ queue: Int) -> UInt16 { options.maximumQueueSize }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
-        guard offset >= 0, count > 0, offset < BlockConfig.size else { return [] }
-        return Array(config.bytes[offset..<min(BlockConfig.size, offset &+ count)])
+        config.space.read(offset: offset, count: count)
     }
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {

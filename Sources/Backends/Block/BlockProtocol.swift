@@ -53,46 +53,41 @@ struct BlockConfig {
     /// Where the driver chooses between a write-back and a write-through cache.
     static let writebackOffset = 32
 
-    private(set) var bytes = [UInt8](repeating: 0, count: size)
+    private(set) var space = ConfigSpace(size: size)
 
     init(image: RawImage, options: BlockOptions) {
         let topology = image.topology
         let block = image.blockSize
-        store(image.size >> BlockLimits.sectorShift, at: 0)  // capacity
-        store(Self.segments(options), at: 12)  // seg_max
-        store(block, at: 20)  // blk_size
+        space.store(image.size >> BlockLimits.sectorShift, at: 0)  // capacity
+        space.store(Self.segments(options), at: 12)  // seg_max
+        space.store(block, at: 20)  // blk_size
         let perPhysical = max(topology.physicalBlockSize / block, 1)
-        store(UInt8(perPhysical.trailingZeroBitCount), at: 24)  // physical_block_exp
-        store(UInt8(truncatingIfNeeded: topology.alignmentOffset / block), at: 25)
-        store(UInt16(clamping: topology.minimumIOSize / block), at: 26)  // min_io_size
-        store(topology.optimalIOSize / block, at: 28)  // opt_io_size
+        space.store(UInt8(perPhysical.trailingZeroBitCount), at: 24)  // physical_block_exp
+        space.store(UInt8(truncatingIfNeeded: topology.alignmentOffset / block), at: 25)
+        space.store(UInt16(clamping: topology.minimumIOSize / block), at: 26)  // min_io_size
+        space.store(topology.optimalIOSize / block, at: 28)  // opt_io_size
         setWriteback(options.isWriteback)
-        store(UInt16(clamping: options.queueCount), at: 34)  // num_queues
+        space.store(UInt16(clamping: options.queueCount), at: 34)  // num_queues
         if image.canDiscard {
-            store(BlockLimits.rangeSectors, at: 36)  // max_discard_sectors
-            store(BlockLimits.ranges, at: 40)  // max_discard_seg
+            space.store(BlockLimits.rangeSectors, at: 36)  // max_discard_sectors
+            space.store(BlockLimits.ranges, at: 40)  // max_discard_seg
             let granularity = max(topology.discardGranularity, block)
-            store(granularity >> UInt32(BlockLimits.sectorShift), at: 44)
+            space.store(granularity >> UInt32(BlockLimits.sectorShift), at: 44)
         }
         if !image.isReadOnly {
-            store(BlockLimits.rangeSectors, at: 48)  // max_write_zeroes_sectors
-            store(BlockLimits.ranges, at: 52)  // max_write_zeroes_seg
-            store(UInt8(image.canDiscard ? 1 : 0), at: 56)  // write_zeroes_may_unmap
+            space.store(BlockLimits.rangeSectors, at: 48)  // max_write_zeroes_sectors
+            space.store(BlockLimits.ranges, at: 52)  // max_write_zeroes_seg
+            space.store(UInt8(image.canDiscard ? 1 : 0), at: 56)  // write_zeroes_may_unmap
         }
     }
 
-    mutating func setWriteback(_ isOn: Bool) { bytes[Self.writebackOffset] = isOn ? 1 : 0 }
+    mutating func setWriteback(_ isOn: Bool) {
+        space.store(isOn ? 1 as UInt8 : 0, at: Self.writebackOffset)
+    }
 
     /// Header and status take two descriptors of the longest chain.
     private static func segments(_ options: BlockOptions) -> UInt32 {
         let ring = max(UInt32(options.maximumQueueSize), 3)
         return min(BlockLimits.segments, ring - 2)
-    }
-
-    private mutating func store<T: FixedWidthInteger & UnsignedInteger>(_ value: T, at offset: Int)
-    {
-        for i in 0..<MemoryLayout<T>.size {
-            bytes[offset + i] = UInt8(truncatingIfNeeded: value >> T(i * 8))
-        }
     }
 }

@@ -79,13 +79,11 @@ package final class AttachProgram {
         return status
     }
 
-    /// Those of the terminal are TCGETS, TCSETS and TIOCGPGRP.
     private static var systemCalls: SystemCallRules {
         var rules = SystemCallRules.base
         rules.add(.dataMemory)
         rules.add(.messages)
-        rules.allow("getpgrp")
-        rules.allow("ioctl", argument: 1, oneOf: [0x5401, 0x5402, 0x540f])
+        rules.add(.terminal)
         return rules
     }
 

@@ -10,10 +10,8 @@ extension BackendKind {
         schema: ConsoleOptions.schema,
         systemCalls: {
             var rules = SystemCallRules.backendControl
-            // Signals of the terminal, its mode, and its size: TCGETS, TCSETS, TIOCGPGRP,
-            // TIOCGWINSZ.
-            rules.allow("signalfd4", "getpgrp")
-            rules.allow("ioctl", argument: 1, oneOf: [0x5401, 0x5402, 0x540f, 0x5413])
+            rules.add(.terminal)
+            rules.allow("signalfd4")  // signals of the terminal
             return rules
         },
         terminal: TerminalUse(

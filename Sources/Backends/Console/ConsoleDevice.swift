@@ -38,9 +38,7 @@ package final class ConsoleDevice: VirtioDevice {
     package func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
-        let bytes = ConsoleConfig.bytes(size, ports: ports.count)
-        guard offset >= 0, count > 0, offset < bytes.count else { return [] }
-        return Array(bytes[offset...].prefix(count))
+        ConsoleConfig.space(size, ports: ports.count).read(offset: offset, count: count)
     }
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {
@@ -66,8 +64,7 @@ package final class ConsoleDevice: VirtioDevice {
                 sendMessages()
             }
             // A guest that has talked to another process of ours does not begin again.
-            let isPacked = setup.features & VirtioFeature.packedRing != 0
-            if setup.state != (isPacked ? .freshPacked : .freshSplit) { tellConnections() }
+            if !setup.isFresh { tellConnections() }
         case .controlOutput:
             controlOutput = try LoopQueue(setup, index: index, on: loop) { [unowned self] in
                 takeMessages()

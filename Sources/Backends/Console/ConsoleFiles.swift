@@ -62,22 +62,16 @@ enum ConsoleFiles {
     }
 
     private static func duplicate(_ fd: Int32) throws(BackendError) -> SharedFD {
-        let copy = clinux_fcntl(fd, F_DUPFD_CLOEXEC, 3)
-        guard copy >= 0 else {
-            let reason = SystemError("fcntl", errno: -copy).reason
-            throw BackendError("standard input and output cannot be used: \(reason)")
-        }
-        return SharedFD(owning: copy)
+        try SharedFD(
+            opened: clinux_fcntl(fd, F_DUPFD_CLOEXEC, 3),
+            orFail: "standard input and output cannot be used")
     }
 
     private static func append(_ path: String) throws(BackendError) -> SharedFD {
         // SAFETY: the path lives for the call.
-        let file = unsafe clinux_open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK, 0o666)
-        guard file >= 0 else {
-            let reason = SystemError("open", errno: -file).reason
-            throw BackendError("the file \(path) cannot be written: \(reason)")
-        }
-        return SharedFD(owning: file)
+        try SharedFD(
+            opened: unsafe clinux_open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK, 0o666),
+            orFail: "the file \(path) cannot be written")
     }
 
     private static func listen(_ path: String) throws(BackendError) -> SharedFD {

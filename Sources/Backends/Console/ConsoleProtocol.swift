@@ -27,17 +27,21 @@ struct ConsoleMessage: Equatable {
     var value: UInt16 = 1
     var rest: [UInt8] = []
 
-    var bytes: [UInt8] { Self.bytes(port) + Self.bytes(event) + Self.bytes(value) + rest }
+    var bytes: [UInt8] {
+        var header = ConfigSpace(size: Self.headerSize)
+        header.store(port, at: 0)
+        header.store(event, at: 4)
+        header.store(value, at: 6)
+        return header.bytes + rest
+    }
 
     /// A terminal's new size. Linux took the rows for the columns until 2025.
     static func resize(_ port: UInt32, _ size: TerminalSize) -> ConsoleMessage {
-        ConsoleMessage(
-            port: port, event: ConsoleEvent.resize, value: 0,
-            rest: bytes(size.columns) + bytes(size.rows))
-    }
-
-    static func bytes<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
-        (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
+        var rest = ConfigSpace(size: 4)
+        rest.store(size.columns, at: 0)
+        rest.store(size.rows, at: 2)
+        return ConsoleMessage(
+            port: port, event: ConsoleEvent.resize, value: 0, rest: rest.bytes)
     }
 }
 
@@ -69,8 +73,11 @@ enum ConsoleConfig {
     /// Where a driver writes a character before it has a queue.
     static let emergencyOffset = 8
 
-    static func bytes(_ size: TerminalSize?, ports: Int) -> [UInt8] {
-        ConsoleMessage.bytes(size?.columns ?? 0) + ConsoleMessage.bytes(size?.rows ?? 0)
-            + ConsoleMessage.bytes(UInt32(ports)) + [0, 0, 0, 0]
+    static func space(_ terminal: TerminalSize?, ports: Int) -> ConfigSpace {
+        var space = ConfigSpace(size: size)
+        space.store(terminal?.columns ?? 0, at: 0)
+        space.store(terminal?.rows ?? 0, at: 2)
+        space.store(UInt32(ports), at: 4)
+        return space
     }
 }

@@ -5,7 +5,7 @@ internal import VhostUser
 /// has a thread of its own; the verbs are the control thread's.
 package final class FSDevice: VirtioDevice {
     private let fileSystem: FileSystem
-    private let config: [UInt8]
+    private var config = ConfigSpace(size: FSOptions.tagSize + 4)
     private var queues: [FSQueue?]
 
     package let deviceID = VirtioDeviceID.fs
@@ -16,11 +16,8 @@ package final class FSDevice: VirtioDevice {
     init(_ fileSystem: FileSystem) {
         self.fileSystem = fileSystem
         let options = fileSystem.options
-        let tag = Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize))
-        let count = UInt32(options.queueCount)
-        config =
-            tag + [UInt8](repeating: 0, count: FSOptions.tagSize - tag.count)
-            + (0..<4).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }
+        config.store(Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
+        config.store(UInt32(options.queueCount), at: FSOptions.tagSize)
         // The first one is for requests that must not wait.
         queues = Array(repeating: nil, count: 1 + options.queueCount)
     }
@@ -32,8 +29,7 @@ package final class FSDevice: VirtioDevice {
     package func maximumQueueSize(_ queue: Int) -> UInt16 { fileSystem.options.maximumQueueSize }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
-        guard offset >= 0, count > 0, offset < config.count else { return [] }
-        return Array(config[offset..<min(config.count, offset &+ count)])
+        config.read(offset: offset, count: count)
     }
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {}

@@ -13,18 +13,10 @@ struct SharedFolder {
     /// Opens what the options name.
     init(_ options: FSOptions) throws(BackendError) {
         // SAFETY: the path lives for the call.
-        let result = unsafe clinux_open_share(options.path, options.isReadOnly ? 1 : 0)
-        guard result >= 0 else {
-            let reason = SystemError("open", errno: -result).reason
-            throw BackendError("cannot open the folder \(options.path): \(reason)")
-        }
-        folder = SharedFD(owning: result)
-        let proc = clinux_open_proc()
-        guard proc >= 0 else {
-            let reason = SystemError("open", errno: -proc).reason
-            throw BackendError("cannot open /proc: \(reason)")
-        }
-        self.proc = SharedFD(owning: proc)
+        folder = try SharedFD(
+            opened: unsafe clinux_open_share(options.path, options.isReadOnly ? 1 : 0),
+            orFail: "cannot open the folder \(options.path)")
+        proc = try SharedFD(opened: clinux_open_proc(), orFail: "cannot open /proc")
     }
 
     /// Takes what somebody else has opened.

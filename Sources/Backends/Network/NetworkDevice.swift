@@ -67,9 +67,7 @@ package final class NetworkDevice: VirtioDevice {
         let config = NetworkConfig(
             mac: options.mac, isUp: link.isUp.load(ordering: .relaxed),
             pairCount: UInt16(clamping: pairs.count), mtu: options.mtu ?? 0)
-        let bytes = config.bytes
-        guard offset >= 0, count > 0, offset < bytes.count else { return [] }
-        return Array(bytes[offset..<min(bytes.count, offset &+ count)])
+        return config.space.read(offset: offset, count: count)
     }
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {}
@@ -114,7 +112,7 @@ package final class NetworkDevice: VirtioDevice {
         }
         switch role {
         case .control:
-            if Self.isContinued(setup) { activeCount = nil }
+            if !setup.isFresh { activeCount = nil }
             control = try ControlQueue(
                 setup, index: queue, on: loop, pairCount: pairs.count
             ) { [unowned self] count in
@@ -162,12 +160,6 @@ package final class NetworkDevice: VirtioDevice {
         for (index, pair) in pairs.enumerated().dropFirst() {
             pair.attach(running[2 * index] && index < count)
         }
-    }
-
-    private static func isContinued(_ setup: QueueSetup) -> Bool {
-        let isPacked = setup.features & VirtioFeature.packedRing != 0
-        let fresh: QueueState = isPacked ? .freshPacked : .freshSplit
-        return setup.inflight?.hasHistory == true || setup.state != fresh
     }
 
     package func reset() {

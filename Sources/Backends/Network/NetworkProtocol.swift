@@ -50,10 +50,13 @@ struct NetworkConfig {
     var pairCount: UInt16 = 1
     var mtu: UInt16 = 0
 
-    var bytes: [UInt8] {
-        func half(_ value: UInt16) -> [UInt8] { [UInt8(value & 0xff), UInt8(value >> 8)] }
+    var space: ConfigSpace {
+        var space = ConfigSpace(size: 12)
+        if let mac { space.store(mac.bytes, at: 0) }
         // VIRTIO_NET_S_LINK_UP is bit 0.
-        return (mac?.bytes ?? [UInt8](repeating: 0, count: 6)) + half(isUp ? 1 : 0)
-            + half(pairCount) + half(mtu)
+        space.store(isUp ? 1 as UInt16 : 0, at: 6)
+        space.store(pairCount, at: 8)
+        space.store(mtu, at: 10)
+        return space
     }
 }

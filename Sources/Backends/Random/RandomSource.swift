@@ -27,15 +27,12 @@ final class RandomSource {
     static func open(_ options: RandomOptions) throws(BackendError) -> [SharedFD] {
         guard let path = options.path else { return [] }
         // SAFETY: the path lives for the call.
-        let result = unsafe clinux_open(path, O_RDONLY | O_NONBLOCK, 0)
-        guard result >= 0 else {
-            let reason = SystemError("open", errno: -result).reason
-            throw BackendError("cannot open the source \(path): \(reason)")
-        }
-        let file = SharedFD(owning: result)
+        let file = try SharedFD(
+            opened: unsafe clinux_open(path, O_RDONLY | O_NONBLOCK, 0),
+            orFail: "cannot open the source \(path)")
         var status = stat()
         // SAFETY: the result lives for the call.
-        guard unsafe fstat(result, &status) == 0, status.st_mode & S_IFMT != S_IFDIR else {
+        guard unsafe fstat(file.rawValue, &status) == 0, status.st_mode & S_IFMT != S_IFDIR else {
             throw BackendError("the source \(path) is a directory; name a file or a device")
         }
         return [file]

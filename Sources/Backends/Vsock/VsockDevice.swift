@@ -12,7 +12,8 @@ package final class VsockDevice: VirtioDevice {
         static let event = 2
     }
 
-    private let cid: UInt64
+    /// The guest's context identifier.
+    private var config = ConfigSpace(size: 8)
     private let loop: EventLoop
     private let connections: VsockConnections
     private let chain = DescriptorChain()
@@ -34,7 +35,7 @@ package final class VsockDevice: VirtioDevice {
     private static let transportReset: UInt32 = 0
 
     init(_ host: VsockHost, cid: UInt64, loop: EventLoop) {
-        self.cid = cid
+        config.store(cid, at: 0)
         self.loop = loop
         connections = VsockConnections(host, cid: cid, loop: loop)
         connections.onReady = { [unowned self] in serve() }
@@ -42,11 +43,8 @@ package final class VsockDevice: VirtioDevice {
 
     package func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
 
-    /// The guest's context identifier, in little-endian order.
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
-        let bytes = (0..<8).map { UInt8(truncatingIfNeeded: cid >> (8 * UInt64($0))) }
-        guard (0..<bytes.count).contains(offset) else { return [] }
-        return Array(bytes[offset...].prefix(max(count, 0)))
+        config.read(offset: offset, count: count)
     }
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {}
@@ -56,10 +54,7 @@ package final class VsockDevice: VirtioDevice {
         guard queues.indices.contains(index), queues[index] == nil else {
             throw VirtioDeviceError("queue \(index) cannot be started")
         }
-        let isPacked = setup.features & VirtioFeature.packedRing != 0
-        if !hasServed, setup.state != (isPacked ? .freshPacked : .freshSplit) {
-            mustAnnounceLoss = true
-        }
+        if !hasServed, !setup.isFresh { mustAnnounceLoss = true }
         queues[index] = try LoopQueue(setup, index: index, on: loop) { [unowned self] in serve() }
     }
 

@@ -33,14 +33,11 @@ final class VsockHost {
     /// Makes the socket, and opens its folder so that nothing outside of it can be reached.
     static func open(_ options: VsockOptions) throws -> [SharedFD] {
         // SAFETY: the path lives for the call.
-        let folder = unsafe clinux_open_folder(options.folder)
-        guard folder >= 0 else {
-            let reason = SystemError("open", errno: -folder).reason
-            throw BackendError("cannot open the folder \(options.folder): \(reason)")
-        }
-        let folderFD = SharedFD(owning: folder)
+        let folder = try SharedFD(
+            opened: unsafe clinux_open_folder(options.folder),
+            orFail: "cannot open the folder \(options.folder)")
         do throws(SystemError) {
-            return [try UnixListener(path: options.path, isPassedOn: true).fd, folderFD]
+            return [try UnixListener(path: options.path, isPassedOn: true).fd, folder]
         } catch {
             throw BackendError("cannot listen at \(options.path): \(error.reason)")
         }

@@ -213,7 +213,7 @@ package final class Launcher: Sendable {
         all.allow(
             "prctl", "capget", "capset", "tgkill", "seccomp", "signalfd4",
             "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
-        all.allow("ioctl", argument: 1, oneOf: [0x5401])  // TCGETS: is it a terminal?
+        all.add(.terminalCheck)
         return all
     }
 }

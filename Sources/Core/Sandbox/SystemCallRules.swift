@@ -86,6 +86,21 @@ package struct SystemCallRules: Sendable {
         return rules
     }()
 
+    /// A terminal: its mode, size and foreground.
+    package static let terminal: SystemCallRules = {
+        var rules = SystemCallRules()
+        rules.allow("getpgrp")
+        rules.allow("ioctl", argument: 1, oneOf: [Number.isTerminal] + Number.terminal)
+        return rules
+    }()
+
+    /// A look whether a descriptor is a terminal.
+    package static let terminalCheck: SystemCallRules = {
+        var rules = SystemCallRules()
+        rules.allow("ioctl", argument: 1, oneOf: [Number.isTerminal])
+        return rules
+    }()
+
     /// Narrower filters for threads that are still to come.
     package static let narrowing: SystemCallRules = {
         var rules = SystemCallRules()
@@ -99,6 +114,9 @@ package struct SystemCallRules: Sendable {
         static let getName = 16  // PR_GET_NAME
         static let setModeFilter = 1  // SECCOMP_SET_MODE_FILTER
         static let emptyPath: UInt64 = 0x1000  // AT_EMPTY_PATH
+        static let isTerminal = 0x5401  // TCGETS
+        /// TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCGWINSZ
+        static let terminal = [0x5402, 0x5403, 0x5404, 0x540f, 0x5413]
         /// Those that name no process to signal: descriptors, their flags, seals, OFD locks.
         static let fcntl = [
             Int(F_DUPFD), Int(F_GETFD), Int(F_SETFD), Int(F_GETFL), Int(F_SETFL),

@@ -58,6 +58,11 @@ public struct QueueState: Equatable, Sendable {
         self.nextUsed = nextUsed
     }
 
+    /// Of a queue that has never been used, with the features that the driver accepted.
+    public static func fresh(features: UInt64) -> QueueState {
+        features & VirtioFeature.packedRing != 0 ? freshPacked : freshSplit
+    }
+
     public static let freshSplit = QueueState(nextAvailable: 0, nextUsed: 0)
     /// Both wrap counters start at one (VIRTIO 1.3, section 2.8.1).
     public static let freshPacked = QueueState(nextAvailable: 0x8000, nextUsed: 0x8000)
@@ -96,6 +101,13 @@ public struct QueueSetup: Sendable {
         self.state = state
         self.kick = kick
         self.call = call
+    }
+
+    public var isPacked: Bool { features & VirtioFeature.packedRing != 0 }
+
+    /// Nobody has served the queue before.
+    public var isFresh: Bool {
+        inflight?.hasHistory != true && state == .fresh(features: features)
     }
 }
 

@@ -150,7 +150,7 @@ extension BackendSession {
         queue.base = device.stopQueue(queue.index)
     }
 
-    private var freshState: QueueState { isPacked ? .freshPacked : .freshSplit }
+    private var freshState: QueueState { .fresh(features: features ?? 0) }
 
     private func startDevice(_ queue: BackendQueue) throws {
         guard let address = queue.address, let memory = memoryTable.memory, let features else {
@@ -179,12 +179,11 @@ extension BackendSession {
                 setup.usedLogAddress = isPacked ? layout.descriptors : GuestAddress(address.log)
             }
         }
-        let isContinued = region?.hasHistory == true || state != freshState
         try device.startQueue(queue.index, setup)
         queue.isRunning = true
         // Whoever served the ring before, we or a process that was killed, may have taken a kick
         // without acting on it, or used a buffer without saying so. One too many does no harm.
-        if isContinued {
+        if !setup.isFresh {
             queue.kick?.signal()
             queue.call?.signal()
         }

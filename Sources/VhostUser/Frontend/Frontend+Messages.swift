@@ -257,11 +257,10 @@ extension Frontend {
             throw VirtioDeviceError("\(size) entries are not 1 to \(options.maximumQueueSize)")
         }
         let event: UInt64 = setup.features & VirtioFeature.eventIndex != 0 ? 2 : 0
-        let isPacked = setup.features & VirtioFeature.packedRing != 0
         for (part, address, count) in [
             (QueuePart.descriptors, setup.layout.descriptors, 16 * size),
-            (.driver, setup.layout.driver, isPacked ? 4 : 4 + 2 * size + event),
-            (.device, setup.layout.device, isPacked ? 4 : 4 + 8 * size + event),
+            (.driver, setup.layout.driver, setup.isPacked ? 4 : 4 + 2 * size + event),
+            (.device, setup.layout.device, setup.isPacked ? 4 : 4 + 8 * size + event),
         ] where setup.memory.region(address, count: count) == nil {
             throw VirtioDeviceError(
                 "\(QueueError.partOutsideMemory(part, address, count: count))")

@@ -231,5 +231,5 @@ package final class Frontend: VirtioDevice {
 
     var isPacked: Bool { (accepted ?? 0) & VirtioFeature.packedRing != 0 }
 
-    var freshState: QueueState { isPacked ? .freshPacked : .freshSplit }
+    var freshState: QueueState { .fresh(features: accepted ?? 0) }
 }

@@ -63,8 +63,8 @@ extension Set<Step> {
 }
 
 /// Payloads, from the types that the specification gives the fields.
-func u64(_ values: UInt64...) -> [UInt8] { values.flatMap { VhostUserClient.bytes($0) } }
-func u32(_ values: UInt32...) -> [UInt8] { values.flatMap { VhostUserClient.bytes($0) } }
+func u64(_ values: UInt64...) -> [UInt8] { values.flatMap { littleEndian($0) } }
+func u32(_ values: UInt32...) -> [UInt8] { values.flatMap { littleEndian($0) } }
 
 extension Session {
     /// The request ring's number.

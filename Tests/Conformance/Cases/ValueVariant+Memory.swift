@@ -128,7 +128,7 @@ extension ValueVariant {
     private static func inflight(
         _ size: UInt64, _ offset: UInt64, _ queues: UInt16, _ entries: UInt16
     ) -> [UInt8] {
-        u64(size, offset) + VhostUserClient.bytes(queues) + VhostUserClient.bytes(entries)
+        u64(size, offset) + littleEndian(queues) + littleEndian(entries)
             + [0, 0, 0, 0]
     }
 

@@ -77,15 +77,15 @@ extension ValueVariant {
         _ words: @escaping (UInt32) -> [UInt32]
     ) -> [ValueVariant] {
         func variant(_ name: String, _ number: @escaping (Session) -> UInt32) -> ValueVariant {
-            .init(name) { Packet(words(number($0)).flatMap { VhostUserClient.bytes($0) }) }
+            .init(name) { Packet(words(number($0)).flatMap { littleEndian($0) }) }
         }
         return [
             .init("ring-behind-last", needs: .bit(.multiQueue)) {
                 let number = UInt32(truncatingIfNeeded: $0.facts.queueCount)
-                return Packet(words(number).flatMap { VhostUserClient.bytes($0) })
+                return Packet(words(number).flatMap { littleEndian($0) })
             },
             .init("ring-200", needs: .freeRing(200)) { _ in
-                Packet(words(200).flatMap { VhostUserClient.bytes($0) })
+                Packet(words(200).flatMap { littleEndian($0) })
             },
             variant("ring-0x10000") { _ in 0x1_0000 },
             variant("ring-0x80000000") { _ in 0x8000_0000 },
@@ -121,7 +121,7 @@ extension ValueVariant {
         func changed(_ session: Session, _ field: Int, _ value: UInt64) -> Packet {
             let good = session.ringAddresses
             return Packet(
-                good[..<field] + VhostUserClient.bytes(value) + good[(field + 8)...])
+                good[..<field] + littleEndian(value) + good[(field + 8)...])
         }
         var all = ValueVariant.rings { [$0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
         // The size must be known to tell whether there is room.

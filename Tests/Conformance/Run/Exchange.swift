@@ -90,7 +90,7 @@ struct Exchange {
 
     /// Checks the answer to the request that follows.
     private func probed(_ probe: VhostUserClient.Message, _ outcome: Outcome) throws -> Outcome {
-        guard probe.payload == VhostUserClient.bytes(session.facts.features) else {
+        guard probe.payload == littleEndian(session.facts.features) else {
             return .confused("GET_FEATURES is answered differently afterwards")
         }
         return outcome

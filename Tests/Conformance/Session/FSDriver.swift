@@ -24,15 +24,14 @@ final class FSDriver: DeviceDriver {
     var written: DriverBuffer? { replies[0] }
 
     private func add(_ operation: Operation, _ slot: Int, _ lane: Lane) {
-        typealias Client = VhostUserClient
         let body: [UInt8] =
             operation == .start
             // Version 7.31, read-ahead, no flags.
-            ? [7, 31, 65536, 0].flatMap { Client.bytes($0 as UInt32) }
+            ? littleEndian(7, 31, 65536, 0 as UInt32)
             : [UInt8](repeating: 0, count: 16)
         let bytes =
-            Client.bytes(UInt32(40 + body.count)) + Client.bytes(operation.rawValue)
-            + Client.bytes(nextID) + Client.bytes(1 as UInt64)  // the root's number
+            littleEndian(UInt32(40 + body.count), operation.rawValue)
+            + littleEndian(nextID, 1 as UInt64)  // the root's number
             + [UInt8](repeating: 0, count: 16) + body
         nextID += 1
         do {

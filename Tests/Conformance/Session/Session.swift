@@ -80,8 +80,8 @@ final class Session {
 
     /// What is asked for, in the form that C's structures have: with padding.
     var inflightRequest: [UInt8] {
-        [UInt8](repeating: 0, count: 16) + VhostUserClient.bytes(UInt16(kind.requestQueue + 1))
-            + VhostUserClient.bytes(Self.ringSize) + [0, 0, 0, 0]
+        [UInt8](repeating: 0, count: 16) + littleEndian(UInt16(kind.requestQueue + 1))
+            + littleEndian(Self.ringSize) + [0, 0, 0, 0]
     }
 
     private func configure() throws {
@@ -98,11 +98,11 @@ final class Session {
         for index in lanes.indices {
             let number = UInt32(index)
             try client.send(
-                .setKick, VhostUserClient.bytes(UInt64(number)), fds: [lanes[index].kick.fd])
+                .setKick, littleEndian(UInt64(number)), fds: [lanes[index].kick.fd])
             if features & VhostUserClient.protocolFeaturesBit != 0 {
                 try client.send(
                     .enableRing,
-                    VhostUserClient.bytes(number) + VhostUserClient.bytes(1 as UInt32))
+                    littleEndian(number) + littleEndian(1 as UInt32))
             }
         }
     }
@@ -127,7 +127,7 @@ final class Session {
 
     /// The payload of SET_LOG_BASE for a log that covers all memory.
     static let logSize: UInt64 = 4096
-    var logDescription: [UInt8] { [Self.logSize, 0].flatMap { VhostUserClient.bytes($0) } }
+    var logDescription: [UInt8] { [Self.logSize, 0].flatMap { littleEndian($0) } }
 
     func makeLog() throws -> SharedFD {
         if let log { return log }
@@ -139,7 +139,7 @@ final class Session {
 
     private func startLog() throws {
         try client.send(.setLogBase, logDescription, fds: [makeLog()], hasReply: true)
-        try client.send(.setFeatures, VhostUserClient.bytes(features | Facts.logAll))
+        try client.send(.setFeatures, littleEndian(features | Facts.logAll))
         for (index, lane) in lanes.enumerated() {
             try client.send(
                 .setRingAddresses,

@@ -69,22 +69,15 @@ struct LinkFiles {
     private static func folder(of path: String) throws(BackendError) -> SharedFD {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropLast()
         let folder = parts.isEmpty ? "." : parts.joined(separator: "/")
-        do {
-            return SharedFD(
-                owning: try checking(
-                    "open", unsafe clinux_open_folder(folder.isEmpty ? "/" : folder)))
-        } catch {
-            throw BackendError("cannot use the folder of \(path): \(error.reason)")
-        }
+        return try SharedFD(
+            opened: unsafe clinux_open_folder(folder.isEmpty ? "/" : folder),
+            orFail: "cannot use the folder of \(path)")
     }
 
     private static func inherited(_ number: Int32) throws(BackendError) -> SharedFD {
-        do {
-            let fd = try checking("fcntl", clinux_fcntl(number, F_DUPFD_CLOEXEC, 3))
-            return SharedFD(owning: fd)
-        } catch {
-            throw BackendError("descriptor \(number) cannot be used: \(error.reason)")
-        }
+        try SharedFD(
+            opened: clinux_fcntl(number, F_DUPFD_CLOEXEC, 3),
+            orFail: "descriptor \(number) cannot be used")
     }
 
     private static func tap(_ name: String, _ queues: Int) throws(BackendError) -> [SharedFD] {

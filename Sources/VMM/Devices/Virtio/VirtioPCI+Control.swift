@@ -95,8 +95,8 @@ extension VirtioPCI {
             return
         }
         let setup = QueueSetup(
-            layout: layout, features: features, memory: memory,
-            state: isPacked ? .freshPacked : .freshSplit, kick: kicks[queue], call: calls[queue])
+            layout: layout, features: features, memory: memory, state: .fresh(features: features),
+            kick: kicks[queue], call: calls[queue])
         prepareLockstep(queue, layout)
         do throws(VirtioDeviceError) {
             try unsafe device.startQueue(queue, setup)
