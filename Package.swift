@@ -129,12 +129,15 @@ let package = Package(
             name: "DeviceFakes", dependencies: ["Devices", "Accelerator", "Core"],
             path: "Tests/DeviceFakes", swiftSettings: swiftSettings),
         .target(
-            name: "BenchmarkSupport", dependencies: ["Core"], path: "Benchmarks/Support",
-            swiftSettings: swiftSettings),
+            name: "BenchmarkSupport", dependencies: ["TestSupport", "Core", "CLinux"],
+            path: "Benchmarks/Support", swiftSettings: swiftSettings),
         .executableTarget(
             name: "block-benchmark",
             dependencies: ["BenchmarkSupport", "TestSupport", "Core", "CLinux"],
             path: "Benchmarks/Block", swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "fs-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
+            path: "Benchmarks/FileSystem", swiftSettings: swiftSettings),
         .executableTarget(
             name: "footprint-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
             path: "Benchmarks/Footprint", swiftSettings: swiftSettings),

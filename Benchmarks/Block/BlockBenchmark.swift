@@ -7,17 +7,19 @@ import Foundation
 enum BlockBenchmark {
     private enum Flags {
         static let apus = Flag.one(
-            "apus", .path, help: "the executable to measure (default .build/release/apus)")
+            "apus", .path, default: ".build/release/apus", help: "the executable to measure")
         static let directory = Flag.one(
-            "directory", .path, help: "where to put the image for direct I/O (default /var/tmp)")
+            "directory", .path, default: "/var/tmp",
+            help: "where to put the image for direct I/O")
         static let milliseconds = Flag.one(
-            "milliseconds", .integer(50...60000), default: 900, help: "how long each run takes")
+            "milliseconds", .integer(50...60000), default: 300, help: "how long each run takes")
         static let rounds = Flag.one(
-            "rounds", .integer(1...100), default: 2, help: "how often the two take turns")
+            "rounds", .integer(1...100), default: 3, help: "how often the two take turns")
         static let only = Flag.one(
-            "only", .text("WORDS"),
-            help: "measure only cases with all these words, for example 'disk read 4K'")
+            "only", .text("WORDS"), default: "",
+            help: "measure only loads with all these words, for example 'disk read 4K'")
         static let engine = Flag.one("engine", .text("NAME"), help: "the I/O engine of apus-block")
+        static let json = Flag.present("json", help: "print JSON instead of a table")
         static let help = Flag.present("help", help: "show this text")
     }
 
@@ -28,69 +30,50 @@ enum BlockBenchmark {
                 "Options",
                 [
                     Flags.apus.any, Flags.directory.any, Flags.milliseconds.any, Flags.rounds.any,
-                    Flags.only.any, Flags.engine.any, Flags.help.any,
+                    Flags.only.any, Flags.engine.any, Flags.json.any, Flags.help.any,
                 ])
         ])
 
     private struct Case {
         let image: Image
-        let load: BlockLoad
+        let shape: BlockLoad.Shape
+        let queueCount: Int
 
         var name: String {
-            "\(image.name) \(load.isWrite ? "write" : "read") \(load.transferSize >> 10)K "
-                + "QD\(load.depth) \(load.queueCount)q"
+            "\(image.name) \(shape.isWrite ? "write" : "read") \(shape.size >> 10)K "
+                + "QD\(shape.depth) \(queueCount)q"
         }
     }
 
     static func main() {
-        do {
-            let values = try schema.parse(Array(CommandLine.arguments.dropFirst()))
-            if values[Flags.help] { return print(schema.help, terminator: "") }
-            try run(values)
-        } catch {
-            FileHandle.standardError.write(Data("block-benchmark: \(error)\n".utf8))
-            exit(1)
-        }
-    }
-
-    private static func run(_ values: CommandValues) throws {
-        let images = [
-            try Image(name: "tmpfs", directory: "/dev/shm", isDirect: false),
-            try Image(
-                name: "disk", directory: values[Flags.directory] ?? "/var/tmp", isDirect: true),
-        ]
-        let words = (values[Flags.only] ?? "").split(separator: " ")
-        show(Measurement.heading)
-        for measured in cases(images, values) {
-            let own = measured.name.split(separator: " ")
-            guard words.allSatisfy({ own.contains($0) }) else { continue }
-            var results: [Peer: Measurement] = [:]
-            for _ in 0..<values[Flags.rounds] {
-                for peer in Peer.allCases {
-                    results[peer, default: Measurement()].add(try measure(peer, measured, values))
+        runBenchmark(schema, isHelp: Flags.help) { values in
+            let images = [
+                try Image(.null, directory: "/dev/shm"), try Image(.tmpfs, directory: "/dev/shm"),
+                try Image(.disk, directory: values[Flags.directory]),
+            ]
+            var comparison = Comparison(
+                Peer.allCases.map(\.contender), unit: "requests",
+                rounds: Int(values[Flags.rounds]), isJSON: values[Flags.json])
+            let words = values[Flags.only].split(separator: " ")
+            for measured in cases(images) {
+                let own = measured.name.split(separator: " ")
+                guard words.allSatisfy({ own.contains($0) }) else { continue }
+                try comparison.measure(measured.name) { index in
+                    try measure(Peer.allCases[index], measured, values)
                 }
             }
-            guard let ours = results[.apus], let theirs = results[.storageDaemon] else { continue }
-            for line in ours.rows(measured.name, size: measured.load.transferSize, against: theirs)
-            {
-                show(line)
-            }
+            try comparison.finish()
         }
     }
 
-    private static func cases(_ images: [Image], _ values: CommandValues) -> [Case] {
+    private static func cases(_ images: [Image]) -> [Case] {
         var cases: [Case] = []
         for image in images {
             for isWrite in [false, true] {
                 for (size, depth) in [(4096, 1), (4096, 32), (4096, 64), (131_072, 32)] {
                     for queueCount in [1, 2] {
-                        var load = BlockLoad()
-                        load.isWrite = isWrite
-                        load.transferSize = size
-                        load.depth = depth
-                        load.queueCount = queueCount
-                        load.nanoseconds = values[Flags.milliseconds] * 1_000_000
-                        cases.append(Case(image: image, load: load))
+                        let shape = BlockLoad.Shape(depth: depth, size: size, isWrite: isWrite)
+                        cases.append(Case(image: image, shape: shape, queueCount: queueCount))
                     }
                 }
             }
@@ -100,17 +83,17 @@ enum BlockBenchmark {
 
     private static func measure(
         _ peer: Peer, _ measured: Case, _ values: CommandValues
-    ) throws -> Measurement {
+    ) throws -> LoadSample {
         let socket = "/tmp/apus-benchmark-\(getpid()).sock"
         defer { unsafe unlink(socket) }
         let process = try peer.start(
-            apus: values[Flags.apus] ?? ".build/release/apus", image: measured.image,
-            engine: values[Flags.engine], socket: socket)
-        var times: [UInt64] = []
-        let result = try measured.load.run(path: socket) { times.append(process.cpuTime) }
-        if result.errors > 0 {
-            throw OptionError("\(peer.name) failed \(result.errors) requests of \(measured.name)")
-        }
-        return Measurement(result: result, cpuTime: times[1] - times[0])
+            apus: values[Flags.apus], image: measured.image, engine: values[Flags.engine],
+            socket: socket)
+        let session = try BlockSession(
+            path: socket, queueCount: measured.queueCount, measured.shape)
+        let before = process.cpuTime
+        let result = try session.run(nanoseconds: values[Flags.milliseconds] * 1_000_000)
+        let cpuTime = process.cpuTime - before
+        return LoadSample(result, size: measured.shape.size, cpuTime: cpuTime)
     }
 }

@@ -7,10 +7,10 @@ enum Peer: CaseIterable {
     case apus
     case storageDaemon
 
-    var name: String {
+    var contender: Comparison.Contender {
         switch self {
-        case .apus: "apus-block"
-        case .storageDaemon: "qemu-storage-daemon"
+        case .apus: .init("apus-block", isOurs: true)
+        case .storageDaemon: .init("qemu-storage-daemon", isOurs: false)
         }
     }
 
@@ -21,43 +21,65 @@ enum Peer: CaseIterable {
         let queues = "num-queues=2"
         switch self {
         case .apus:
-            let engine = engine.map { ",engine=\($0)" } ?? ""
+            let direct = image.kind == .disk ? "on" : "off"
+            let engine = engine ?? (image.kind == .null ? "null" : "auto")
             return try PeerProcess(
                 apus,
                 [
                     "block", "--socket-path", socket, "--disk",
-                    "path=\(image.path),direct=\(image.isDirect ? "on" : "off"),\(queues)\(engine)",
+                    "path=\(image.path),direct=\(direct),engine=\(engine),\(queues)",
                 ])
         case .storageDaemon:
-            let cache = image.isDirect ? "cache.direct=on,aio=io_uring" : "aio=threads"
             return try PeerProcess(
                 Self.storageDaemonPath,
                 [
-                    "--blockdev", "driver=file,node-name=disk,filename=\(image.path),\(cache)",
+                    "--blockdev", "node-name=disk,\(Self.driver(of: image))",
                     "--object", "iothread,id=thread", "--export",
                     "type=vhost-user-blk,id=export,node-name=disk,iothread=thread,writable=on,"
                         + "addr.type=unix,addr.path=\(socket),\(queues)",
                 ])
         }
     }
+
+    /// What the storage daemon serves an image with.
+    private static func driver(of image: Image) -> String {
+        let file = "driver=file,filename=\(image.path)"
+        return switch image.kind {
+        case .null: "driver=null-co,size=\(Image.size)"
+        case .tmpfs: "\(file),aio=threads"
+        case .disk: "\(file),cache.direct=on,aio=io_uring"
+        }
+    }
 }
 
 /// A disk image, removed when the measurement is over.
 final class Image {
-    let name: String
+    enum Kind: String {
+        /// Nothing is read or written: what is left is the protocol.
+        case null
+        /// A file in memory.
+        case tmpfs
+        /// A file that is used with O_DIRECT.
+        case disk
+    }
+
+    let kind: Kind
     let path: String
-    let isDirect: Bool
-    private static let size = 256 << 20
+    static let size = 256 << 20
+
+    var name: String { kind.rawValue }
 
     /// - Parameter directory: where to put it.
-    init(name: String, directory: String, isDirect: Bool) throws {
-        self.name = name
-        self.isDirect = isDirect
-        path = "\(directory)/apus-benchmark-\(getpid()).img"
-        let piece = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) })
+    init(_ kind: Kind, directory: String) throws {
+        self.kind = kind
+        path = "\(directory)/apus-benchmark-\(kind.rawValue)-\(getpid()).img"
         _ = FileManager.default.createFile(atPath: path, contents: nil)
         let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
-        for _ in 0..<Self.size / piece.count { try handle.write(contentsOf: piece) }
+        try handle.truncate(atOffset: UInt64(Self.size))
+        if kind != .null {
+            let piece = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) })
+            for _ in 0..<Self.size / piece.count { try handle.write(contentsOf: piece) }
+        }
         try handle.synchronize()
         try handle.close()
     }

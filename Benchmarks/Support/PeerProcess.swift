@@ -1,7 +1,7 @@
 import Core
 import Foundation
 
-/// A program that serves a disk until it is told to end.
+/// A program that serves a device until it is told to end.
 package final class PeerProcess {
     private let process: ChildProcess
 
@@ -17,10 +17,18 @@ package final class PeerProcess {
         _ = process.wait()
     }
 
-    /// CPU time that all of its threads have used, in nanoseconds.
-    package var cpuTime: UInt64 { Self.cpuTime(of: process.processID) ?? 0 }
+    /// CPU time that all threads have used, its own and those of the processes that it started, in
+    /// nanoseconds.
+    package var cpuTime: UInt64 { Self.cpuTime(ofFamily: process.processID) }
 
     package var processID: Int32 { process.processID }
+
+    private static func cpuTime(ofFamily process: Int32) -> UInt64 {
+        let path = "/proc/\(process)/task/\(process)/children"
+        let children = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        return children.split(separator: " ").compactMap { Int32($0) }
+            .reduce(cpuTime(of: process) ?? 0) { $0 + cpuTime(ofFamily: $1) }
+    }
 
     /// CPU time that all threads of a process have used, in nanoseconds; `nil` if there is none.
     package static func cpuTime(of process: Int32) -> UInt64? {

@@ -86,6 +86,21 @@ struct Setting: CustomTestStringConvertible, Sendable {
         }
     }
 
+    @Test("an engine that does nothing leaves image and buffers as they are")
+    func null() throws {
+        let image = try ScratchImage(pattern(16 << 10))
+        var options = BlockOptions(path: image.path)
+        options.engine = .null
+        let disk = try TestDisk(options)
+        #expect(try disk.request(Wire.write, pattern(1024, seed: 2)).status == Wire.ok)
+        let read = try disk.request(Wire.read, reading: 1024)
+        #expect(read.status == Wire.ok)
+        #expect(read.written == 1025)
+        #expect(read.data == [UInt8](repeating: 0, count: 1024))
+        #expect(try disk.request(Wire.flush).status == Wire.ok)
+        #expect(try image.bytes == pattern(16 << 10))
+    }
+
     @Test("the serial number is padded with zeroes")
     func identify() throws {
         let image = try ScratchImage(size: 4096)

@@ -16,7 +16,8 @@ extension BlockOptions {
             "direct", .bool, default: false, help: "bypass the host's page cache (O_DIRECT)")
         static let engine = OptionKey(
             "engine", .choice(Engine.self), default: .automatic,
-            help: "how I/O is done; auto takes the best that the host allows")
+            help: "how I/O is done; auto takes the best that the host allows; null, for measuring, "
+                + "does none: what is read is undefined, and what is written is lost")
         static let threads = OptionKey(
             "threads", .integer(0...64),
             help: "most threads that engine=threads may add to each queue's own; by default "

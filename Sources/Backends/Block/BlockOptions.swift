@@ -9,6 +9,8 @@ package struct BlockOptions: Equatable, Sendable {
         case aio
         /// Ordinary system calls in threads.
         case threads
+        /// Nobody: reads leave buffers as they are, and what is written is lost. To measure the rest.
+        case null
     }
 
     /// The image: a regular file or a block device. Its content is the disk's content, byte for

@@ -42,6 +42,8 @@ final class BlockQueue {
         case .ioURing: try run(URingEngine(setup), queue, index: index, shared: shared)
         case .aio: try run(AIOEngine(setup), queue, index: index, shared: shared)
         case .threads: try run(ThreadEngine(setup), queue, index: index, shared: shared)
+        case .null:
+            try run(ThreadEngine(setup, isNull: true), queue, index: index, shared: shared)
         }
     }
 
@@ -74,6 +76,7 @@ enum EngineKind: String {
     case ioURing = "io_uring"
     case aio
     case threads
+    case null
 
     /// What to try, in order, for a choice of the user.
     static func candidates(
@@ -89,6 +92,7 @@ enum EngineKind: String {
             guard image.isDirect else { throw BlockError("engine=aio needs direct=on") }
             return [.aio]
         case .threads: return [.threads]
+        case .null: return [.null]
         }
     }
 
@@ -101,7 +105,7 @@ enum EngineKind: String {
             switch self {
             case .ioURing: try URingEngine(setup).check()
             case .aio: _ = try AIOEngine(setup)
-            case .threads: _ = try ThreadEngine(setup)
+            case .threads, .null: _ = try ThreadEngine(setup)
             }
             return nil
         } catch {

@@ -20,6 +20,7 @@ extension BlockWorker {
         var operation = IOOperation(kind: isRead ? .read : isWriteThrough ? .stableWrite : .write)
         operation.isCached = slots[slot].isCached
         operation.offset = slots[slot].offset
+        operation.length = slots[slot].remaining
         // SAFETY: the slot keeps its parts until the operation has ended (RequestSlot.swift).
         unsafe operation.parts = slots[slot].parts
         // The kernel takes no more at once; the rest follows like that of any partial transfer.

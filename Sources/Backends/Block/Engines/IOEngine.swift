@@ -23,6 +23,7 @@ internal import Core
     var mode: Int32 = 0
     /// Bytes into the image. The device has checked that all of the operation lies inside it.
     var offset: UInt64 = 0
+    /// Bytes of a range, or of all buffers together.
     var length: UInt64 = 0
     /// Buffers, in the request's slot, which does not change while the operation runs.
     var parts: UnsafeMutablePointer<iovec>?

@@ -1,21 +1,23 @@
 /// Counts durations in classes that are at most 1/32 wide of their value.
-struct LatencyHistogram: Sendable {
+package struct LatencyHistogram: Sendable {
     private static let subBits = 5
     private var counts = [Int](repeating: 0, count: 60 << subBits)
     private var total = 0
 
-    mutating func add(_ nanoseconds: UInt64) {
+    package init() {}
+
+    package mutating func add(_ nanoseconds: UInt64) {
         counts[Self.position(nanoseconds)] += 1
         total += 1
     }
 
-    mutating func merge(_ other: LatencyHistogram) {
+    package mutating func merge(_ other: LatencyHistogram) {
         for index in counts.indices { counts[index] += other.counts[index] }
         total += other.total
     }
 
     /// The duration that `share` (0 to 1) of all stay below, in nanoseconds.
-    func percentile(_ share: Double) -> UInt64 {
+    package func percentile(_ share: Double) -> UInt64 {
         let wanted = Int((Double(total) * share).rounded(.up))
         var seen = 0
         for index in counts.indices {
