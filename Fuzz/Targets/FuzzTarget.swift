@@ -45,6 +45,7 @@ enum FuzzTargets {
         SharedFolderTarget.self,
         PCIConfigTarget.self,
         VirtioPCITarget.self,
+        SwitchTarget.self,
         VsockTarget.self,
         SerialTarget.self,
         IOAPICTarget.self,

@@ -6,7 +6,8 @@ struct ExamplesTests {
     @Test(
         "an example checks its own guest and finds all right", .timeLimit(.minutes(5)),
         arguments: [
-            "backends-for-qemu", "console-reattach", "quickstart", "shared-root", "two-machines",
+            "backends-for-qemu", "console-reattach", "quickstart", "shared-root",
+            "switched-machines", "two-machines",
         ])
     func example(name: String) throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()

@@ -80,6 +80,22 @@ package struct NetworkOptions: Equatable, Sendable {
             Keys.mtu.any, Keys.queueSize.any,
         ])
 
+    /// What can be said of a switch's up-link.
+    package static let upLinkSchema = OptionSchema(
+        "uplink", leadingKey: "type",
+        keys: [
+            Keys.type.any, Keys.path.any, Keys.server.any, Keys.interface.any, Keys.fd.any,
+        ])
+
+    /// Takes what `upLinkSchema` has parsed.
+    package init(upLink values: OptionValues) throws(OptionError) {
+        try self.init(values)
+        switch link {
+        case .stream, .tap, .inherited: break
+        default: throw OptionError("--uplink: type is stream, tap or connected")
+        }
+    }
+
     /// Takes what `schema` has parsed.
     package init(_ values: OptionValues) throws(OptionError) {
         link = try Self.link(values)

@@ -106,7 +106,7 @@ final class LinkedPair<Link: UpLink>: QueuePair {
 }
 
 /// The calling thread looks for sockets there from now on.
-private func enterFolder(_ folder: SharedFD?) {
+func enterFolder(_ folder: SharedFD?) {
     guard let folder else { return }
     let code = clinux_enter_folder(folder.rawValue)
     if code != 0 {

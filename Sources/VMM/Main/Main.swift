@@ -32,6 +32,12 @@ enum Main {
         if arguments.dropFirst().first == AttachProgram.name {
             exit(AttachProgram.run(arguments: Array(arguments.dropFirst(2))))
         }
+        if name == "apus-switch" {
+            exit(SwitchProgram.run(arguments: Array(arguments.dropFirst())))
+        }
+        if arguments.dropFirst().first == SwitchProgram.name {
+            exit(SwitchProgram.run(arguments: Array(arguments.dropFirst(2))))
+        }
         exit(
             VMMProgram.run(
                 arguments: Array(arguments.dropFirst()), backends: backends.map { $0.make() }))

@@ -39,7 +39,8 @@ struct LinkFiles {
         }
     }
 
-    private static func listener(_ path: String) throws(BackendError) -> SharedFD {
+    /// Listens there, for as long as somebody has the descriptor.
+    static func listener(_ path: String) throws(BackendError) -> SharedFD {
         do {
             return try UnixListener(path: path, isPassedOn: true).fd
         } catch {

@@ -7,23 +7,9 @@ internal import Glibc
 /// or sought.
 // SAFETY: `prefix` belongs to this object and has four bytes, of which `prefixCount` have come.
 @safe final class StreamLink: UpLink {
-    /// Where connections come from.
-    enum Source {
-        /// The socket of that name in the thread's working folder.
-        case connect(name: String)
-        case accept(SharedFD)
-        /// There was one, and there will be no other.
-        case none
-    }
-
-    private static let shortestRetry: UInt64 = 20_000_000
-    private static let longestRetry: UInt64 = 1_000_000_000
-
-    private let source: Source
+    private var source: StreamSource
     private var socket: SharedFD?
     private var fd: Int32 = -1
-    private var retryDelay = StreamLink.shortestRetry
-    private(set) var deadline: UInt64?
 
     private let prefix: UnsafeMutablePointer<UInt8>
     private var prefixCount = 0
@@ -41,17 +27,17 @@ internal import Glibc
     let hasLengths = true
     var isConnected: Bool { fd >= 0 }
     var writeFD: Int32 { fd }
-    var readFD: Int32 {
-        if case .accept(let listener) = source, fd < 0 { return listener.rawValue }
-        return fd
-    }
+    var readFD: Int32 { fd < 0 ? source.fd : fd }
+    var deadline: UInt64? { fd < 0 ? source.deadline : nil }
 
-    init(_ source: Source, connected: SharedFD? = nil) {
-        self.source = source
+    init(_ source: StreamSource.Kind, connected: SharedFD? = nil) {
+        self.source = StreamSource(source)
         unsafe prefix = .allocate(capacity: 4)
         unsafe prefix.initialize(repeating: 0, count: 4)
-        if let connected { adopt(connected) }
-        if case .connect = source { deadline = 0 }
+        if let connected {
+            _ = clinux_set_nonblocking(connected.rawValue)
+            adopt(connected)
+        }
     }
 
     deinit { unsafe prefix.deallocate() }
@@ -60,35 +46,12 @@ internal import Glibc
 
     func turn(isReadable: Bool) {
         isDrained = !isReadable
-        guard fd < 0 else { return }
-        switch source {
-        case .none: break
-        case .accept(let listener):
-            guard isReadable else { return }
-            let new = clinux_accept(listener.rawValue)
-            if new >= 0 { adopt(SharedFD(owning: new)) }
-        case .connect(let name):
-            guard let deadline, Clock.monotonic() >= deadline else { return }
-            connect(name)
-        }
-    }
-
-    private func connect(_ name: String) {
-        let new = clinux_unix_socket()
-        if new >= 0 {
-            let socket = SharedFD(owning: new)
-            if unsafe clinux_unix_connect(new, name) == 0 { return adopt(socket) }
-        }
-        deadline = Clock.monotonic() + retryDelay
-        retryDelay = min(retryDelay * 2, Self.longestRetry)
+        if fd < 0, let new = source.next(isReadable: isReadable) { adopt(new) }
     }
 
     private func adopt(_ new: SharedFD) {
-        _ = clinux_set_nonblocking(new.rawValue)
         socket = new
         fd = new.rawValue
-        deadline = nil
-        retryDelay = Self.shortestRetry
         networkLog(.info, "the up-link is connected")
     }
 
@@ -101,7 +64,7 @@ internal import Glibc
         frameLength = 0
         isSkipping = false
         tail = []
-        if case .connect = source { deadline = 0 }
+        source.disconnected()
     }
 
     // MARK: Sending

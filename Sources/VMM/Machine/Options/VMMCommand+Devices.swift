@@ -26,7 +26,9 @@ extension VMMCommand {
                 + "\(backends.first?.program ?? ""), by which a link to apus starts it.")
         let attach = HelpText.entry(
             "apus attach [OPTION...]", "Makes this terminal that of a console at a Unix socket.")
-        return (entries + [note] + attach).joined(separator: "\n")
+        let network = HelpText.entry(
+            "apus switch [OPTION...]", "Joins the networks of virtual machines, and an up-link.")
+        return (entries + [note] + attach + network).joined(separator: "\n")
     }
 
     func deviceOptions(
