@@ -44,6 +44,7 @@ enum FuzzTargets {
         RandomTarget.self,
         SharedFolderTarget.self,
         PCIConfigTarget.self,
+        HotPlugTarget.self,
         VirtioPCITarget.self,
         SwitchTarget.self,
         VsockTarget.self,

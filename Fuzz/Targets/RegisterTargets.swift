@@ -71,7 +71,7 @@ private struct VirtioRig {
     /// Takes the buses apart, which hold each other.
     func end() {
         reset()
-        for device in 0..<2 { bus.remove(device: device) }
+        for device in 0..<2 { bus.remove(.device(device)) }
         for case (let bus, let handle?) in accesses { bus.detach(handle) }
         memory.reclaim()
         ports.reclaim()

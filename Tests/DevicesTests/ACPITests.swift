@@ -18,6 +18,7 @@ struct ACPITests {
 
     static let large: ACPITables = {
         var configuration = ACPIConfiguration(cpuCount: 300)
+        configuration.hasHotPlug = true
         configuration.lastPCIBus = 0
         configuration.pciWindow64 = PCIWindow(start: 0x10_0000_0000, size: 0x10_0000_0000)
         configuration.serial = nil

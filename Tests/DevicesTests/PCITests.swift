@@ -32,6 +32,7 @@ private final class TwoBARs: PCIFunction {
     func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 { UInt64(bar) << 4 | offset }
     func writeBAR(_ bar: Int, offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect { .none }
     func resetConfig() { config.reset() }
+    func resetAll() { config.reset() }
 }
 
 @Suite("PCI")
@@ -172,7 +173,7 @@ struct PCITests {
 
     @Test("a removed function's place and addresses are free again")
     func removal() throws {
-        bus.remove(device: 1)
+        bus.remove(.device(1))
         #expect(config.read32(0) == 0xFFFF_FFFF)
         #expect(memory.read(0xC000_0008, size: 4) == 0xFFFF_FFFF)
         #expect(try bus.add(TwoBARs()) == 1)

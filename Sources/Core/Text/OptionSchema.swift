@@ -204,6 +204,14 @@ public struct OptionValues: Equatable, Sendable {
         given.contains { $0.key == key.name }
     }
 
+    /// These values without some keys, which are for somebody else.
+    package func without(_ keys: [AnyOptionKey]) -> OptionValues {
+        let names = keys.map { $0.name }
+        return OptionValues(
+            schema: schema, values: values.filter { !names.contains($0.key) },
+            given: given.filter { !names.contains($0.key) })
+    }
+
     /// How many keys the user gave.
     public var givenCount: Int { given.count }
 

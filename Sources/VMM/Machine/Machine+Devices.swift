@@ -9,11 +9,15 @@ extension Machine {
 
     /// Connects the devices to the bus, and to the processes that serve them.
     func addDevices() throws(BootError) {
-        for device in options.devices {
+        for (index, device) in options.devices.enumerated() {
             do {
-                let attached = try attach(device)
-                devices.append(attached)
-                try pci.add(attached.function)
+                if device.slot != nil {
+                    try addSlot(device, index)
+                } else {
+                    let attached = try attach(index, control: makeControl(device))
+                    devices.append(attached)
+                    try pci.add(attached.function)
+                }
             } catch let error as BootError {
                 throw error
             } catch {
@@ -22,22 +26,28 @@ extension Machine {
         }
     }
 
-    private func attach(_ device: DeviceOptions) throws -> AttachedDevice {
+    /// What a device lives on: in lockstep the machine's own thread, else one of its own that does
+    /// not run yet.
+    func makeControl(_ device: DeviceOptions) throws(SystemError) -> ControlThread {
         let isCounted = options.accelerator.isCounted
         if isCounted, !device.isInOrder {
             Self.log(
                 .warning, "the \(device.title) answers when it likes, so runs do not repeat")
         }
-        // In lockstep, the machine's own thread serves the device.
-        let isInLockstep = isCounted && device.isInOrder
-        let control = isInLockstep ? control : ControlThread(try EventLoop())
+        return isCounted && device.isInOrder ? control : ControlThread(try EventLoop())
+    }
+
+    /// Connects a device to who serves it. Called on the device's control thread, or before it runs.
+    /// - Parameter index: in the options.
+    func attach(_ index: Int, control: ControlThread) throws -> AttachedDevice {
+        let device = options.devices[index]
         let frontend: Frontend
         var process: BackendProcess?
         switch device.source {
         case .child:
             guard let launcher = given.launcher else { throw BootError("there is no launcher") }
             let new = BackendProcess(
-                device, launcher: launcher, program: devices.count { $0.isOurs },
+                device, launcher: launcher, program: options.devices[..<index].count { $0.isOurs },
                 loop: control.loop)
             try new.start()
             (frontend, process) = (new.frontend, new)
@@ -46,7 +56,8 @@ extension Machine {
         }
         return try AttachedDevice(
             .init(title: device.title, frontend: frontend, process: process), control: control,
-            pace: isInLockstep ? .lockstep : .free, memory: memory, machine: virtualMachine)
+            pace: control === self.control ? .lockstep : .free, isExpress: device.slot != nil,
+            memory: memory, machine: virtualMachine)
     }
 
     private func connect(
@@ -66,13 +77,18 @@ extension Machine {
     /// Starts the devices' threads.
     func startDevices() throws(BootError) {
         do {
-            let filter = try SeccompFilter(VMMSystemCalls.device, options.sandbox.seccomp)
+            let filter = try makeDeviceFilter()
             for (index, device) in devices.enumerated() where device.control !== control {
                 try device.control.launch(name: "device\(index)", filter: filter)
             }
         } catch {
             throw BootError("a device's thread cannot be made: \(error)")
         }
+    }
+
+    /// What a device's thread restricts itself with.
+    func makeDeviceFilter() throws -> SeccompFilter? {
+        try SeccompFilter(VMMSystemCalls.device, options.sandbox.seccomp)
     }
 
     /// Whether the devices that the guest waits for are done. Ask until they are.
@@ -90,6 +106,7 @@ extension Machine {
     /// control thread, which meanwhile serves others. No CPU runs.
     func resetDevices(then completion: @escaping @Sendable () -> Void) {
         resetEach { [self] in
+            finishUnplugging()
             pci.reset()
             configPorts.reset()
             serial?.reset()

@@ -38,6 +38,9 @@ final class Machine: @unchecked Sendable {
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
     var devices: [AttachedDevice] = []
+    var slots: [DeviceSlot] = []
+    /// A device, named by its id, has left its slot.
+    var onUnplugged: ((String) -> Void)?
     /// Devices whose reset nobody has reported yet.
     var resetsUnderWay = 0
     var run: RunState
@@ -116,6 +119,7 @@ final class Machine: @unchecked Sendable {
         configuration.ecamAddress = MemoryMap.ecam.start
         configuration.pciWindow32 = PCIWindow(MemoryMap.pci32)
         configuration.pciWindow64 = PCIWindow(map.pci64)
+        configuration.hasHotPlug = options.devices.contains { $0.slot != nil }
         configuration.sleepPort = UInt16(Port.sleep)
         configuration.panicPort = UInt16(Port.panic)
         if options.serial == .off { configuration.serial = nil }

@@ -167,6 +167,15 @@ struct VMMCommandTests {
                 "--kernel k --console stdio --console stdio",
                 "--console: only one can have standard input and output"
             ),
+            (
+                "--kernel k --disk a,plugged=off",
+                "--disk: plugged=off needs an id=NAME, by which it can be plugged in"
+            ),
+            ("--kernel k --rng id=", "--rng: id has 1 to 64 characters"),
+            (
+                "--kernel k --disk a,id=x --vhost-user type=rng,socket=s,id=x",
+                "two devices have the id 'x'; give each its own"
+            ),
             ("--kernel k --disk socet=s", "--disk: unknown key 'socet'; did you mean 'socket'?"),
             (
                 "--kernel k --on-reboot stop",
@@ -187,10 +196,29 @@ struct VMMCommandTests {
         #expect(options.cpuCount == 2)
     }
 
+    @Test(
+        "devices with an id have a slot, whoever serves them, and their programs do not hear of it")
+    func slots() throws {
+        let options = try options(
+            "--kernel k --disk a,id=data --disk socket=s,id=other,plugged=off "
+                + "--vhost-user type=rng,socket=r,id=third --disk b")
+        #expect(options.devices.count == 4)
+        let slots = Dictionary(
+            uniqueKeysWithValues: options.devices.compactMap { $0.slot }.map {
+                ($0.id, $0.isPlugged)
+            })
+        #expect(slots == ["data": true, "other": false, "third": true])
+        guard case .child(let child) = options.devices[0].source else {
+            Issue.record("the first disk is not ours")
+            return
+        }
+        #expect(child.values.text == "path=a")
+    }
+
     @Test("help lists every type of device, and programs in columns")
     func lists() {
         let help = command.schema.help
-        #expect(help.contains("  --vhost-user type=NAME|N,socket=PATH\n"))
+        #expect(help.contains("  --vhost-user type=NAME|N,socket=PATH,...\n"))
         #expect(help.contains("\n  net, block, console, rng, balloon,"))
         #expect(help.contains("  apus block [OPTION...]      Serves a disk image"))
         #expect(help.contains("  apus rng [OPTION...]        Gives a virtual machine"))

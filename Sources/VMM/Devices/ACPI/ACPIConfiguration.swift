@@ -11,6 +11,8 @@ package struct ACPIConfiguration: Sendable {
     /// Where BARs may be: one window below 4 GiB, and perhaps one above.
     package var pciWindow32 = PCIWindow(start: 0xC000_0000, size: 0x2000_0000)
     package var pciWindow64: PCIWindow?
+    /// Cards come and go behind the root ports, which the system is to take care of itself.
+    package var hasHotPlug = false
 
     /// The sleep control register's port; the sleep status register is the next one.
     package var sleepPort: UInt16 = 0x600

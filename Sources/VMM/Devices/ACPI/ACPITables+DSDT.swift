@@ -31,6 +31,36 @@ extension ACPITables {
                 .name("_HID", .eisaID("PNP0A08")), .name("_CID", .eisaID("PNP0A03")),
                 .name("_SEG", .integer(0)), .name("_BBN", .integer(0)), .name("_UID", .integer(0)),
                 .name("_CRS", .resources(resources)),
+            ] + (configuration.hasHotPlug ? [hotPlugControl] : []))
+    }
+
+    /// Gives the system control of native hot-plug (PCI Firmware 3.3, section 4.5.1): of what it
+    /// asks for in the third doubleword it gets bits 0, native hot-plug, and 4, the capability that
+    /// this is done with. The first doubleword says what is wrong: bit 2, not this kind of bridge;
+    /// bit 4, not all that was asked for.
+    private static var hotPlugControl: AML {
+        let bridge: [UInt8] = [
+            0x5B, 0x4D, 0xDB, 0x33, 0xF7, 0x1F, 0x1C, 0x40,
+            0x96, 0x57, 0x74, 0x41, 0xC0, 0x3D, 0xD7, 0x66,
+        ]
+        let buffer = AML.argument(3)
+        let (status, control, asked) = (AML.reference("STAT"), AML.reference("CTRL"), AML.local(0))
+        return .method(
+            "_OSC", arguments: 4,
+            [
+                .doubleword("STAT", of: buffer, at: 0),
+                .ifEqual(
+                    .argument(0), .buffer(bridge),
+                    [
+                        .doubleword("CTRL", of: buffer, at: 8),
+                        .store(control, in: asked),
+                        .and(control, .integer(0x11), into: control),
+                        .ifEqual(control, asked, [.return(buffer)]),
+                        .or(status, .integer(0x10), into: status),
+                        .return(buffer),
+                    ]),
+                .or(status, .integer(0x04), into: status),
+                .return(buffer),
             ])
     }
 

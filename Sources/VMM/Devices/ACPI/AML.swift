@@ -82,6 +82,46 @@ package struct AML: Sendable {
         return AML([0x5B] + body.bytes)
     }
 
+    // MARK: Methods
+
+    package static func method(_ path: String, arguments: UInt8, _ body: [AML]) -> AML {
+        package(0x14, [AML(nameString(path) + [arguments & 7])] + body)
+    }
+
+    /// A method's argument 0-6.
+    package static func argument(_ index: UInt8) -> AML { AML([0x68 + index]) }
+
+    /// A method's variable 0-7.
+    package static func local(_ index: UInt8) -> AML { AML([0x60 + index]) }
+
+    /// What a name stands for.
+    package static func reference(_ path: String) -> AML { AML(nameString(path)) }
+
+    /// Names 4 bytes of a buffer.
+    package static func doubleword(_ name: String, of buffer: AML, at offset: UInt64) -> AML {
+        AML([AML([0x8A]), buffer, integer(offset), AML(nameString(name))])
+    }
+
+    package static func store(_ value: AML, in target: AML) -> AML {
+        AML([AML([0x70]), value, target])
+    }
+
+    package static func and(_ a: AML, _ b: AML, into target: AML) -> AML {
+        AML([AML([0x7B]), a, b, target])
+    }
+
+    package static func or(_ a: AML, _ b: AML, into target: AML) -> AML {
+        AML([AML([0x7D]), a, b, target])
+    }
+
+    package static func ifEqual(_ a: AML, _ b: AML, _ body: [AML]) -> AML {
+        package(0xA0, [AML([AML([0x93]), a, b])] + body)
+    }
+
+    package static func `return`(_ value: AML) -> AML { AML([AML([0xA4]), value]) }
+
+    // MARK: Paths
+
     /// A path: segments of four characters, separated by dots, perhaps after a backslash.
     private static func nameString(_ path: String) -> [UInt8] {
         var rest = path[...]

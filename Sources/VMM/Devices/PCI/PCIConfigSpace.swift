@@ -12,6 +12,7 @@ package struct PCIConfigSpace: Sendable {
         static let revision = 0x08
         static let classCode = 0x09
         static let cacheLineSize = 0x0C
+        static let headerType = 0x0E
         static let bar0 = 0x10
         static let subsystemVendor = 0x2C
         static let subsystem = 0x2E
@@ -60,13 +61,18 @@ package struct PCIConfigSpace: Sendable {
     private var nextCapability = Register.firstCapability
 
     package init(_ identity: Identity) {
+        self.init(common: identity)
+        set(Register.subsystemVendor, identity.subsystemVendor)
+        set(Register.subsystem, identity.subsystem)
+    }
+
+    /// What all types of header begin with.
+    init(common identity: Identity) {
         set(Register.vendor, identity.vendor)
         set(Register.device, identity.device)
         bytes[Register.revision] = identity.revision
         bytes[Register.classCode] = UInt8(truncatingIfNeeded: identity.classCode)
         set(Register.classCode + 1, UInt16(truncatingIfNeeded: identity.classCode >> 8))
-        set(Register.subsystemVendor, identity.subsystemVendor)
-        set(Register.subsystem, identity.subsystem)
         // Memory space, bus master, parity and SERR response, INTx disable; no I/O space.
         setWritable(Register.command, UInt16(0x0546))
         writable[Register.cacheLineSize] = 0xFF
@@ -167,12 +173,14 @@ package struct PCIConfigSpace: Sendable {
         overwrite(offset, size: 2, UInt32(value))
     }
 
-    private mutating func setWritable(_ offset: Int, _ mask: UInt16) {
+    mutating func setWritable(_ offset: Int, bits: UInt8) { writable[offset] = bits }
+
+    mutating func setWritable(_ offset: Int, _ mask: UInt16) {
         writable[offset] = UInt8(truncatingIfNeeded: mask)
         writable[offset + 1] = UInt8(truncatingIfNeeded: mask >> 8)
     }
 
-    private mutating func setWritable(_ offset: Int, _ mask: UInt32) {
+    mutating func setWritable(_ offset: Int, _ mask: UInt32) {
         setWritable(offset, UInt16(truncatingIfNeeded: mask))
         setWritable(offset + 2, UInt16(truncatingIfNeeded: mask >> 16))
     }

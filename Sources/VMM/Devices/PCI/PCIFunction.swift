@@ -23,6 +23,9 @@ package protocol PCIFunction: AnyObject, Sendable {
     /// Puts the configuration space, and what it controls, back to the state after power-on; the
     /// device behind it is for its owner to reset. Called while no vCPU runs.
     func resetConfig()
+    /// The slot that it is in has been reset, or its power was cut: function and device are as after
+    /// power-on. Called on a vCPU thread that holds no lock.
+    func resetAll()
 }
 
 /// The host bridge, function 00:00.0: a generic PCI Express host bridge without registers of its
@@ -51,4 +54,5 @@ package final class PCIHostBridge: PCIFunction {
         _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
     ) -> MachineEffect { .none }
     package func resetConfig() { config.reset() }
+    package func resetAll() { config.reset() }
 }

@@ -15,7 +15,7 @@ extension VirtioPCI {
     /// The configuration space of a virtio device, and where in it the guest controls MSI-X and
     /// the window to the BAR.
     static func makeConfigSpace(
-        _ id: VirtioDeviceID, msix: MSIXTable
+        _ id: VirtioDeviceID, msix: MSIXTable, isExpress: Bool
     ) -> (space: PCIConfigSpace, msixOffset: Int, windowOffset: Int) {
         let number = UInt16(0x40) &+ id.rawValue
         var space = PCIConfigSpace(
@@ -33,6 +33,9 @@ extension VirtioPCI {
             pendingOffset: 5 * UInt32(Layout.page))
         let msixOffset = space.addCapability(
             id: MSIXTable.capabilityID, body: msixBytes.body, mask: msixBytes.mask)
+        if isExpress {
+            _ = space.addCapability(id: ExpressCapability.id, body: ExpressCapability.endpoint)
+        }
         return (space, msixOffset, window)
     }
 

@@ -85,10 +85,13 @@ internal import Synchronization
     private let notifyBase = Mutex<UInt64?>(nil)
 
     /// Wraps `device`. Called on the control thread (as all use of the device).
-    /// - Parameter name: what messages call the device.
+    /// - Parameters:
+    ///   - name: what messages call the device.
+    ///   - isExpress: it is a card behind a port, not a part of the host bridge.
     package init(
         _ device: any VirtioDevice, name: String = "device", memory: GuestMemory,
-        machine: any VirtualMachine, control: any ControlPlane, pace: Pace = .free
+        machine: any VirtualMachine, control: any ControlPlane, pace: Pace = .free,
+        isExpress: Bool = false
     ) throws(SystemError) {
         // SAFETY: on the control thread; nobody else has this object yet.
         unsafe self.device = device
@@ -118,7 +121,7 @@ internal import Synchronization
         }
         self.kicks = kicks
         self.calls = calls
-        let space = Self.makeConfigSpace(device.deviceID, msix: msix)
+        let space = Self.makeConfigSpace(device.deviceID, msix: msix, isExpress: isExpress)
         config = LockedConfigSpace(space.space)
         msixOffset = space.msixOffset
         windowOffset = space.windowOffset
@@ -236,6 +239,11 @@ internal import Synchronization
     package func resetConfig() {
         msix.reset()
         config.reset()
+    }
+
+    package func resetAll() {
+        reset()
+        resetConfig()
     }
 
     /// Resets the device, but for the PCI part.

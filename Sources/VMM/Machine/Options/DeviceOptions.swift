@@ -7,6 +7,16 @@ package struct DeviceOptions: Equatable, Sendable {
     /// What messages call it: `disk 'root.img'`.
     package var title: String
     package var source: Source
+    /// `nil` if it stays for as long as the machine.
+    package var slot: Slot?
+
+    /// A device that can come and go: in a slot of its own.
+    package struct Slot: Equatable, Sendable {
+        /// What the monitor's commands call it.
+        package var id: String
+        /// It is there from the start.
+        package var isPlugged: Bool
+    }
 
     /// Who serves it.
     package enum Source: Equatable, Sendable {
@@ -35,6 +45,11 @@ package struct DeviceOptions: Equatable, Sendable {
     /// It never answers by itself, nor in another order than it was asked.
     package var isInOrder: Bool {
         if case .child(let child) = source { child.isInOrder } else { false }
+    }
+
+    /// A process of ours serves it.
+    package var isOurs: Bool {
+        if case .child = source { true } else { false }
     }
 
     /// Its process has the user's terminal, or what stands for it.

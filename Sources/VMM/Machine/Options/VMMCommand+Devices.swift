@@ -6,12 +6,21 @@ extension VMMCommand {
     static let socket = OptionKey<String?>(
         "socket", .path, help: "Served by a vhost-user backend that listens here")
 
+    /// Devices that come and go.
+    enum Slot {
+        static let id = OptionKey<String?>(
+            "id", .string, help: "A name for the monitor, and a slot: the device can be unplugged")
+        static let plugged = OptionKey(
+            "plugged", .bool, default: true, help: "off: wait until the monitor plugs it in")
+        static let keys = [id.any, plugged.any]
+    }
+
     enum Foreign {
         static let type = OptionKey.required(
             "type", DeviceType.optionType, help: "What it is; see below for its names")
         static let socket = OptionKey.required(
             "socket", .path, help: "Where its backend listens")
-        static let schema = OptionSchema("vhost-user", keys: [type.any, socket.any])
+        static let schema = OptionSchema("vhost-user", keys: [type.any, socket.any] + Slot.keys)
     }
     static let foreign = Flag.many(
         "vhost-user", Foreign.schema, help: "A device of any type, which a backend of others serves"
@@ -49,13 +58,52 @@ extension VMMCommand {
         }
         for device in values[Self.foreign] {
             let type = device[Foreign.type]
-            result.append(DeviceOptions(type.id, type.noun, socket: device[Foreign.socket]))
+            var options = DeviceOptions(type.id, type.noun, socket: device[Foreign.socket])
+            do throws(OptionError) {
+                options.slot = try Self.slot(device)
+            } catch {
+                throw error.inside("--\(Self.foreign.name)")
+            }
+            result.append(options)
         }
+        try Self.checkIDs(result)
         return result
     }
 
+    private static func checkIDs(_ devices: [DeviceOptions]) throws(OptionError) {
+        var ids = Set<String>()
+        for device in devices {
+            guard let slot = device.slot else { continue }
+            guard ids.insert(slot.id).inserted else {
+                throw OptionError("two devices have the id '\(slot.id)'; give each its own")
+            }
+        }
+    }
+
+    private static func slot(_ values: OptionValues) throws(OptionError) -> DeviceOptions.Slot? {
+        guard let id = values[Slot.id] else {
+            guard values[Slot.plugged] else {
+                throw OptionError("plugged=off needs an id=NAME, by which it can be plugged in")
+            }
+            return nil
+        }
+        guard !id.isEmpty, id.utf8.count <= 64 else {
+            throw OptionError("id has 1 to 64 characters")
+        }
+        return DeviceOptions.Slot(id: id, isPlugged: values[Slot.plugged])
+    }
+
     private static func device(
-        _ kind: BackendKind, _ values: OptionValues, isCounted: Bool
+        _ kind: BackendKind, _ given: OptionValues, isCounted: Bool
+    ) throws(OptionError) -> DeviceOptions {
+        var options = try device(
+            kind, served: given.without(Slot.keys), isCounted: isCounted)
+        options.slot = try slot(given)
+        return options
+    }
+
+    private static func device(
+        _ kind: BackendKind, served values: OptionValues, isCounted: Bool
     ) throws(OptionError) -> DeviceOptions {
         if let socket = values[Self.socket] {
             guard values.givenCount == 1 else {

@@ -118,7 +118,7 @@ package struct VMMCommand: Sendable {
     package init(backends: [BackendKind]) {
         self.backends = backends.map { kind in
             let flag = Flag.many(
-                kind.schema.name, kind.schema.extended(with: [Self.socket.any]),
+                kind.schema.name, kind.schema.extended(with: [Self.socket.any] + Slot.keys),
                 help: "A \(kind.noun), served by a process of its own")
             return (kind, flag)
         }

@@ -27,16 +27,19 @@ final class AttachedDevice: @unchecked Sendable {
     private var release: EventRegistration?
     private let answered = Atomic<Bool>(true)
 
-    /// - Parameter control: the device's own, which does not run yet, or in lockstep the machine's.
+    /// - Parameters:
+    ///   - control: the device's own, or in lockstep the machine's.
+    ///   - isExpress: it is behind a port.
     init(
-        _ backend: Backend, control: ControlThread, pace: VirtioPCI.Pace, memory: GuestMemory,
-        machine: any VirtualMachine
+        _ backend: Backend, control: ControlThread, pace: VirtioPCI.Pace, isExpress: Bool,
+        memory: GuestMemory, machine: any VirtualMachine
     ) throws(SystemError) {
         self.backend = backend
         self.control = control
         let frontend = backend.frontend
         function = try VirtioPCI(
-            frontend, memory: memory, machine: machine, control: control, pace: pace)
+            frontend, memory: memory, machine: machine, control: control, pace: pace,
+            isExpress: isExpress)
         frontend.onFirstStart = { [weak self] in
             self?.release = StartupMemory.release(on: control.loop)
         }
@@ -45,9 +48,6 @@ final class AttachedDevice: @unchecked Sendable {
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
         }
     }
-
-    /// Whether its process is one of ours.
-    var isOurs: Bool { backend.process != nil }
 
     /// Resets the device; `completion` is called on some thread when that is done.
     func reset(then completion: @escaping @Sendable () -> Void) {
