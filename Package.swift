@@ -85,6 +85,7 @@ let package = Package(
         library("CLZMA", "liblzma", "liblzma-dev"),
         library("CSeccomp", "libseccomp", "libseccomp-dev"),
         library("CCapNG", "libcap-ng", "libcap-ng-dev"),
+        library("CJansson", "jansson", "libjansson-dev"),
 
         target("Core", "Core", uses: ["CLinux", "CGLib", "CNUMA", "CSeccomp", "CCapNG"]),
         target("VhostUser", "VhostUser", uses: ["Core", "CLinux"]),
@@ -104,11 +105,12 @@ let package = Package(
             settings: productSettings + optimised),
         target("KVM", "VMM/KVM", uses: ["Accelerator", "Core", "CLinux"]),
         target("Devices", "VMM/Devices", uses: ["Accelerator", "Core"]),
+        target("Monitor", "VMM/Monitor", uses: ["Core", "CJansson"]),
         target(
             "VMM", "VMM/Machine",
             uses: [
-                "Devices", "TCG", "KVM", "Accelerator", "VhostUser", "Core", "CLinux", "CZlib",
-                "CZstd", "CLZ4", "CLZMA",
+                "Devices", "Monitor", "TCG", "KVM", "Accelerator", "VhostUser", "Core", "CLinux",
+                "CZlib", "CZstd", "CLZ4", "CLZMA",
             ]),
         .executableTarget(
             name: "apus",
@@ -175,6 +177,7 @@ let package = Package(
         tests(
             "Devices",
             uses: ["Devices", "Accelerator", "Core", "TestSupport", "DeviceFakes"]),
+        tests("Monitor", uses: ["Monitor", "Core", "TestSupport"]),
         tests(
             "VMM",
             uses: backends + [
@@ -193,7 +196,8 @@ let package = Package(
 /// What the fuzz targets use.
 let fuzzed: [Target.Dependency] =
     backends + [
-        "VMM", "Devices", "TCG", "TCGDecoder", "Accelerator", "VhostUser", "Core", "CLinux",
+        "VMM", "Devices", "Monitor", "TCG", "TCGDecoder", "Accelerator", "VhostUser", "Core",
+        "CLinux",
         "TestSupport", "DeviceFakes", "CZlib", "CZstd", "CLZ4", "CLZMA",
     ]
 

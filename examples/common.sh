@@ -10,7 +10,7 @@ export PATH=$PATH:/usr/sbin:/sbin
 # The Swift toolchain's own needs come first: it does not even start without some of them.
 BUILD_PACKAGES=(binutils git libcurl4 libgcc-12-dev libncurses6 libstdc++-12-dev libxml2 libc6-dev
     libglib2.0-dev libaio-dev liburing-dev libnuma-dev zlib1g-dev libzstd-dev liblz4-dev
-    liblzma-dev libseccomp-dev libcap-ng-dev pkg-config)
+    liblzma-dev libseccomp-dev libcap-ng-dev libjansson-dev pkg-config)
 GUEST_PACKAGES=(cpio e2fsprogs kmod procps)
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }

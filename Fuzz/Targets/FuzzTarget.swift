@@ -55,6 +55,7 @@ enum FuzzTargets {
         PayloadTarget.self,
         InitramfsTarget.self,
         OptionsTarget.self,
+        QMPTarget.self,
         DecoderTarget.self,
         InterpreterTarget.self,
         FallbackTarget.self,

@@ -36,6 +36,10 @@ struct OptionsTarget: FuzzTarget {
         max-bytes=5
         --vhost-user
         type=fs,socket=f
+        --qmp
+        listen=/s
+        --name
+        a machine
         --serial
         file,path=log
         --on-reboot

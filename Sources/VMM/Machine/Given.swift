@@ -16,6 +16,8 @@ struct Given {
     let sockets: [String: String]
     /// The folders that they are in.
     let socketFolders: [String]
+    /// Where monitors' clients connect.
+    let monitors: [UnixListener]
     let sandbox: Sandbox
 
     /// Opens everything. This process must have one thread.
@@ -45,9 +47,19 @@ struct Given {
         }
         self.sockets = sockets
         socketFolders = folders
+        monitors = try options.monitors.map(Self.listen)
         let terminal = try Self.terminal(options)
         self.terminal = terminal?.near
         launcher = try Self.launcher(options, terminal?.far)
+    }
+
+    private static func listen(_ path: String) throws(BootError) -> UnixListener {
+        do {
+            // The file stays when we end: by then we have no way to it.
+            return try UnixListener(path: path, isPassedOn: true)
+        } catch {
+            throw BootError("the monitor cannot listen at '\(path)': \(error.reason)")
+        }
     }
 
     /// What a console's process has in place of the user's terminal.

@@ -2,6 +2,7 @@ internal import Accelerator
 internal import Core
 internal import Devices
 internal import Glibc
+internal import Monitor
 
 /// The machine `microvm`: its memory, buses, devices and CPUs, put together from its options.
 ///
@@ -44,6 +45,8 @@ final class Machine: @unchecked Sendable {
     /// Devices whose reset nobody has reported yet.
     var resetsUnderWay = 0
     var run: RunState
+    /// Tells the monitors' clients of events; `nil` if there are no monitors.
+    var monitor: QMPServer?
     /// `--boot-timing` has been answered.
     var hasReportedTiming = false
 

@@ -51,7 +51,7 @@ package enum VMMProgram {
             switch signal {
             case SIGCONT: run.continued()
             case SIGWINCH: run.resized()
-            default: run.end(.ended)
+            default: run.end(.ended, .hostSignal)
             }
         }
         let machine = try Machine(options, given, loop: loop, timeline: timeline, run: run)
@@ -68,6 +68,7 @@ package enum VMMProgram {
         let state = try machine.load()
         try machine.startDevices()
         try machine.makeCPUs()
+        machine.startMonitor()
         machine.console.start(machine.serial)
         run.begin(machine, state)
         let release = StartupMemory.release(after: 1000, on: loop)

@@ -22,7 +22,7 @@ package enum VMMSystemCalls {
     }
 
     /// The machine's control thread: does so in the beginning, makes the other threads, talks to
-    /// the terminal, and reads the kernel.
+    /// the terminal and to the monitors' clients, and reads the kernel.
     package static var control: SystemCallRules {
         var rules = running
         rules.add(serving)
@@ -30,6 +30,7 @@ package enum VMMSystemCalls {
         rules.add(.terminal)
         rules.allow("ioctl", argument: 1, mask: kvmMask, is: kvmType)
         rules.allow("ioctl", argument: 1, oneOf: [setTerminalSize])
+        rules.allow("accept4")
         return rules
     }
 

@@ -10,6 +10,10 @@ package struct MachineOptions: Sendable {
     package var serial: SerialBackend
     package var devices: [DeviceOptions]
     package var policies: EndPolicies
+    /// What the machine is called.
+    package var name: String?
+    /// Paths of Unix sockets where monitors listen.
+    package var monitors: [String]
     /// Whether to report when the stages of the start were reached.
     package var showsBootTiming: Bool
     /// How far the VMM and the backends lock themselves in.

@@ -140,6 +140,7 @@ package struct VMMCommand: Sendable {
                         Self.onReboot.any, Self.onShutdown.any, Self.onPanic.any,
                         Self.onTripleFault.any,
                     ]),
+                .init("Control", [Self.name.any, Self.qmp.any]),
                 .init("Sandbox", SandboxOptions.flags),
                 .init(
                     "Program",
@@ -212,6 +213,8 @@ package struct VMMCommand: Sendable {
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
+            name: values[Self.name],
+            monitors: values[Self.qmp].map { $0[QMP.listen] },
             showsBootTiming: values[Self.bootTiming],
             sandbox: SandboxOptions(values))
     }

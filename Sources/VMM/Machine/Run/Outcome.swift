@@ -13,7 +13,7 @@ package enum Outcome: Int32, Sendable, CaseIterable {
     case panic = 4
     /// The guest's CPU stopped with a triple fault.
     case tripleFault = 5
-    /// Ctrl-A x, or a signal that asks to end.
+    /// Ctrl-A x, a signal that asks to end, or the monitor's `quit`.
     case ended = 6
     /// A system call that is not allowed; a sentence was printed.
     case forbiddenCall = 7
@@ -26,7 +26,7 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .reboot: "the guest rebooted"
         case .panic: "the guest reported a panic"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
-        case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP"
+        case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP, quit"
         case .forbiddenCall: "apus tried a system call that it does not need (--seccomp)"
         }
     }

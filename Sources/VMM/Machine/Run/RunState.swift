@@ -7,8 +7,18 @@ internal import Core
 final class RunState: @unchecked Sendable {
     /// What happens as soon as no CPU runs.
     private enum Action {
-        case restart
+        case restart(EndCause)
         case end(Outcome)
+    }
+
+    /// What others are told of.
+    enum Event {
+        /// No CPU runs any more, as was asked for.
+        case paused
+        case resumed
+        case reset(EndCause)
+        /// The machine is about to end.
+        case ending(EndCause)
     }
 
     private static let log = Log("machine")
@@ -28,6 +38,13 @@ final class RunState: @unchecked Sendable {
     private var isResetting = false
     private var endTimer: EventRegistration?
     private(set) var outcome: Outcome?
+    /// The CPUs are not to run, until `resume`.
+    private(set) var isPaused = false
+    /// Those who wait for the CPUs to rest.
+    private var pauseWaits: [() -> Void] = []
+    private var hasToldPause = false
+    var onEvent: (Event) -> Void = { _ in }
+    var isEnding: Bool { if case .end = action { true } else { false } }
 
     init(policies: EndPolicies, loop: EventLoop) {
         self.policies = policies
@@ -45,7 +62,55 @@ final class RunState: @unchecked Sendable {
         waiting = []
         // All of them before any runs: the first may call the others at once.
         for cpu in machine.cpus { cpu.prepare(cpu.index == 0 ? state : .reset) }
-        for cpu in machine.cpus { cpu.give(.resume) }
+        for cpu in machine.cpus { resumeLater(cpu) }
+    }
+
+    /// Lets a CPU go on that has no order, now or at the end of a pause.
+    private func resumeLater(_ cpu: VCPUThread) {
+        if isPaused {
+            parked.insert(cpu.index)
+        } else {
+            parked.remove(cpu.index)
+            cpu.give(.resume)
+        }
+    }
+
+    // MARK: Pauses
+
+    /// Keeps the CPUs from running. Devices finish what the guest has asked them to do, and its
+    /// clocks go on.
+    /// - Parameter completion: called when no CPU runs, or `resume` has been called.
+    func pause(then completion: @escaping () -> Void) {
+        pauseWaits.append(completion)
+        if !isPaused {
+            isPaused = true
+            for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
+        }
+        proceed()
+    }
+
+    /// Ends a pause.
+    func resume() {
+        guard isPaused else { return }
+        isPaused = false
+        if hasToldPause { onEvent(.resumed) }
+        endPauseWaits()
+        hasToldPause = false
+        guard action == nil else { return }
+        // Those that have not reported yet go on when they do.
+        for index in parked.subtracting(waiting) { resume(index) }
+    }
+
+    private func completePause() {
+        if !hasToldPause { onEvent(.paused) }
+        hasToldPause = true
+        endPauseWaits()
+    }
+
+    private func endPauseWaits() {
+        let waits = pauseWaits
+        pauseWaits = []
+        for wait in waits { wait() }
     }
 
     // MARK: What comes in
@@ -54,12 +119,13 @@ final class RunState: @unchecked Sendable {
     func stopped(_ index: Int, _ exit: VCPUExit) {
         parked.insert(index)
         switch exit {
-        case .kicked: break
+        // Of a pause that is over.
+        case .kicked: resume(index)
         case .effect(let effect): take(effect, from: index)
         case .tripleFault: take(.tripleFault, policies.tripleFault)
         case .internalError(let reason):
             Self.log(.error, "CPU \(index) cannot go on: \(reason)")
-            request(.end(.error))
+            request(.end(.error), .hostError)
         }
         proceed()
     }
@@ -79,8 +145,7 @@ final class RunState: @unchecked Sendable {
 
     private func resume(_ index: Int) {
         guard action == nil, let cpu = machine?.cpus[index] else { return }
-        parked.remove(index)
-        cpu.give(.resume)
+        resumeLater(cpu)
     }
 
     /// Lets the waiting CPUs go on as soon as the devices are done.
@@ -103,12 +168,18 @@ final class RunState: @unchecked Sendable {
         // What a guest's user did not ask for must not end silently.
         let isAccident = outcome == .panic || outcome == .tripleFault
         Self.log(isAccident ? .warning : .info, outcome.meaning)
-        request(policy == .restart ? .restart : .end(outcome))
+        let cause: EndCause =
+            switch outcome {
+            case .powerOff: .guestShutdown
+            case .panic: .guestPanic
+            default: .guestReset
+            }
+        request(policy == .restart ? .restart(cause) : .end(outcome), cause)
     }
 
     func consoleEvent(_ event: HostConsole.Event) {
         switch event {
-        case .leave: end(.ended)
+        case .leave: end(.ended, .hostUI)
         case .firstUserLine: machine?.reachedUserSpace()
         }
     }
@@ -123,26 +194,37 @@ final class RunState: @unchecked Sendable {
     }
 
     /// Ends the machine, whatever the guest is doing.
-    func end(_ outcome: Outcome) {
-        request(.end(outcome))
+    func end(_ outcome: Outcome, _ cause: EndCause) {
+        request(.end(outcome), cause)
+        proceed()
+    }
+
+    /// Resets the machine, whatever the guest is doing.
+    func reset(_ cause: EndCause) {
+        request(.restart(cause), cause)
         proceed()
     }
 
     // MARK: What is done
 
     /// The first request counts, except that an end overrules a restart.
-    private func request(_ new: Action) {
+    private func request(_ new: Action, _ cause: EndCause) {
         switch action {
         case nil, .restart: action = new
         case .end: return
         }
-        if case .end = new { endTimer = machine?.abandonSilentDevices() }
+        if case .end = new {
+            onEvent(.ending(cause))
+            endTimer = machine?.abandonSilentDevices()
+        }
         for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
     }
 
     private func proceed() {
-        guard let action, let machine, parked.count == machine.cpus.count else { return }
+        guard let machine, parked.count == machine.cpus.count else { return }
+        if isPaused { completePause() }
         switch action {
+        case nil: break
         case .restart: restart(machine)
         case .end(let outcome): finish(machine, outcome)
         }
@@ -156,10 +238,11 @@ final class RunState: @unchecked Sendable {
 
     private func startAgain(_ machine: Machine) {
         isResetting = false
-        guard case .restart = action else { return }
+        guard case .restart(let cause) = action else { return }
         do {
             let state = try machine.load()
             action = nil
+            onEvent(.reset(cause))
             start(machine, state)
         } catch {
             Self.log(.error, "\(error)")

@@ -1,4 +1,5 @@
 internal import Accelerator
+internal import CLinux
 internal import Core
 internal import Synchronization
 
@@ -26,6 +27,7 @@ final class VCPUThread: Sendable {
     private let filter: SeccompFilter?
     private let thread = Mutex<Thread?>(nil)
     private let instructions = Atomic<UInt64>(0)
+    private let systemID = Atomic<Int32>(0)
 
     /// - Parameters:
     ///   - filter: what the thread restricts itself with.
@@ -73,7 +75,11 @@ final class VCPUThread: Sendable {
     /// Instructions retired when the CPU last stopped.
     var retiredInstructions: UInt64 { instructions.load(ordering: .relaxed) }
 
+    /// The thread's number on the host; 0 before it runs.
+    var threadID: Int32 { systemID.load(ordering: .relaxed) }
+
     private func serve() {
+        systemID.store(clinux_gettid(), ordering: .relaxed)
         filter?.loadOrEnd()
         while true {
             orderGiven.wait()

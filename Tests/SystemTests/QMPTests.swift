@@ -1,0 +1,185 @@
+import Core
+import Foundation
+import TestSupport
+import Testing
+
+@Suite("The monitor", .enabled(if: Setting.hasGuest), .serialized)
+struct QMPTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("the guest rests, goes on, begins again and ends as clients want it")
+    func lifecycle() throws {
+        let guest = try Guest(
+            ["--qmp", "listen=\(folder["qmp"])", "--name", "test", "--cpus", "2"], in: folder)
+        try guest.awaitShell()
+        let monitor = try MonitorClient(folder["qmp"])
+        let other = try MonitorClient(folder["qmp"])
+        #expect(try monitor.ask("query-name") == ["name": "test"])
+        #expect(try monitor.status() == "running")
+        try checkCPUs(monitor, of: guest)
+
+        try checkPause(guest, monitor)
+        let ready = guest.apus.text.components(separatedBy: "apus-guest: ready").count
+        #expect(try monitor.ask("system_reset") == [:])
+        let reset = try monitor.expectEvent("RESET")
+        #expect(reset as? NSDictionary == ["guest": false, "reason": "host-qmp-system-reset"])
+        let deadline = Date() + 120
+        while guest.apus.text.components(separatedBy: "apus-guest: ready").count == ready {
+            try #require(Date() < deadline && guest.apus.isRunning)
+            usleep(20_000)
+        }
+        #expect(try monitor.status() == "running")
+
+        // Also while it rests.
+        #expect(try monitor.ask("stop") == [:])
+        #expect(try monitor.ask("quit") == [:])
+        for event in ["STOP", "RESUME", "RESET", "STOP"] { try other.expectEvent(event) }
+        let end = try other.expectEvent("SHUTDOWN")
+        #expect(end as? NSDictionary == ["guest": false, "reason": "host-qmp-quit"])
+        #expect(try guest.apus.wait() == 6)
+    }
+
+    @Test("a power-off of the guest is told")
+    func powerOff() throws {
+        let guest = try Guest(["--qmp", folder["qmp"]], in: folder)
+        let monitor = try MonitorClient(folder["qmp"])
+        // Before there is a shell.
+        #expect(try monitor.ask("stop") == [:])
+        #expect(try monitor.ask("cont") == [:])
+        try guest.awaitShell()
+        #expect(try guest.powerOff() == 0)
+        for event in ["STOP", "RESUME"] { try monitor.expectEvent(event) }
+        let end = try monitor.expectEvent("SHUTDOWN")
+        #expect(end as? NSDictionary == ["guest": true, "reason": "guest-shutdown"])
+        // The file stays, and the next start replaces it.
+        let next = try Guest(["--qmp", folder["qmp"]], in: folder)
+        #expect(try MonitorClient(folder["qmp"]).ask("quit") == [:])
+        #expect(try next.apus.wait() == 6)
+    }
+
+    @Test("a machine does not start where somebody else listens")
+    func taken() throws {
+        let listener = try UnixListener(path: folder["qmp"])
+        let apus = try RunningProgram.apus([
+            "--kernel", Guest.path("vmlinuz"), "--qmp", folder["qmp"],
+        ])
+        #expect(try apus.wait() == 1)
+        #expect(
+            apus.errorText.contains(
+                "the monitor cannot listen at '\(folder["qmp"])': Address already in use"))
+        withExtendedLifetime(listener) {}
+    }
+
+    /// The threads that clients are told of run the guest's CPUs.
+    private func checkCPUs(_ monitor: MonitorClient, of guest: Guest) throws {
+        let cpus = try #require(try monitor.value(of: "query-cpus-fast") as? [[String: Any]])
+        #expect(cpus.map { $0["cpu-index"] as? Int } == [0, 1])
+        for (index, cpu) in cpus.enumerated() {
+            let thread = try #require(cpu["thread-id"] as? Int)
+            let name = try String(
+                contentsOfFile: "/proc/\(guest.apus.id)/task/\(thread)/comm", encoding: .utf8)
+            #expect(name == "vcpu\(index)\n")
+        }
+    }
+
+    /// A guest that counts all the time, on both CPUs, stands still between `stop` and `cont`.
+    private func checkPause(_ guest: Guest, _ monitor: MonitorClient) throws {
+        let count = "i=0; while :; do i=$((i + 1)); echo count $i; usleep 20000; done"
+        guest.send("(while :; do :; done) & (\(count)) &")
+        try guest.apus.waitFor("count 5\n")
+        #expect(try monitor.ask("stop") == [:])
+        #expect(try monitor.status() == "paused")
+        // What was printed before is on its way for a moment.
+        usleep(100_000)
+        let text = guest.apus.text
+        let time = try cpuTime(of: guest)
+        usleep(500_000)
+        #expect(guest.apus.text == text)
+        #expect(try cpuTime(of: guest) - time < 5)
+        #expect(try monitor.ask("stop") == [:])
+        #expect(try monitor.ask("cont") == [:])
+        #expect(try monitor.ask("cont") == [:])
+        #expect(try monitor.status() == "running")
+        try guest.apus.waitFor("count ", after: text.count)
+        #expect(try guest.run("kill %1 %2; echo done") == "done")
+        try monitor.expectEvent("STOP")
+        try monitor.expectEvent("RESUME")
+    }
+
+    /// Of all threads, in hundredths of a second.
+    private func cpuTime(of guest: Guest) throws -> Int {
+        let line = try String(contentsOfFile: "/proc/\(guest.apus.id)/stat", encoding: .utf8)
+        let fields = try #require(line.split(separator: ")").last).split(separator: " ")
+        return (Int(fields[11]) ?? 0) + (Int(fields[12]) ?? 0)
+    }
+}
+
+/// A client of QMP.
+private final class MonitorClient {
+    private let socket: UnixSocket
+    private var bytes: [UInt8] = []
+    private var events: [[String: Any]] = []
+
+    /// Connects as soon as somebody listens, and negotiates.
+    init(_ path: String) throws {
+        let deadline = Date() + 30
+        while true {
+            do {
+                socket = try UnixSocket(connectingTo: path)
+                break
+            } catch {
+                guard Date() < deadline else { throw error }
+                usleep(10_000)
+            }
+        }
+        let greeting = try read()
+        guard greeting["QMP"] != nil else { throw TestFailure("no greeting: \(greeting)") }
+        _ = try value(of: "qmp_capabilities")
+    }
+
+    /// What a command returns.
+    func value(of command: String) throws -> Any {
+        try socket.send(Array("{\"execute\": \"\(command)\"}".utf8))
+        while true {
+            let message = try read()
+            if let value = message["return"] { return value }
+            guard message["event"] != nil else { throw TestFailure("\(command): \(message)") }
+            events.append(message)
+        }
+    }
+
+    /// What a command returns, which is an object.
+    func ask(_ command: String) throws -> NSDictionary? {
+        try value(of: command) as? NSDictionary
+    }
+
+    func status() throws -> String? { try ask("query-status")?["status"] as? String }
+
+    /// Waits for the next event, which is to be of that name.
+    /// - Returns: its data.
+    @discardableResult
+    func expectEvent(_ name: String) throws -> Any? {
+        let event = try events.isEmpty ? read() : events.removeFirst()
+        guard event["event"] as? String == name, event["timestamp"] is NSDictionary else {
+            throw TestFailure("no event \(name): \(event)")
+        }
+        return event["data"]
+    }
+
+    private func read() throws -> [String: Any] {
+        let deadline = Date() + 60
+        while !bytes.contains(UInt8(ascii: "\n")) {
+            guard Date() < deadline else { throw TestFailure("the monitor says nothing") }
+            _ = socket.waitReadable(timeoutMilliseconds: 100)
+            guard let got = try socket.receive(upTo: 65536) else { continue }
+            guard !got.bytes.isEmpty else { throw TestFailure("the monitor has gone") }
+            bytes += got.bytes
+        }
+        let line = bytes.prefix { $0 != UInt8(ascii: "\n") }
+        bytes.removeFirst(line.count + 1)
+        let value = try JSONSerialization.jsonObject(with: Data(line))
+        return value as? [String: Any] ?? [:]
+    }
+}
