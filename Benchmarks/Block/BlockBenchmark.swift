@@ -84,16 +84,17 @@ enum BlockBenchmark {
     private static func measure(
         _ peer: Peer, _ measured: Case, _ values: CommandValues
     ) throws -> LoadSample {
-        let socket = "/tmp/apus-benchmark-\(getpid()).sock"
-        defer { unsafe unlink(socket) }
-        let process = try peer.start(
-            apus: values[Flags.apus], image: measured.image, engine: values[Flags.engine],
-            socket: socket)
-        let session = try BlockSession(
-            path: socket, queueCount: measured.queueCount, measured.shape)
-        let before = process.cpuTime
-        let result = try session.run(nanoseconds: values[Flags.milliseconds] * 1_000_000)
-        let cpuTime = process.cpuTime - before
-        return LoadSample(result, size: measured.shape.size, cpuTime: cpuTime)
+        try withBackEnd(threadCount: measured.queueCount) { socket in
+            try peer.start(
+                apus: values[Flags.apus], image: measured.image, engine: values[Flags.engine],
+                socket: socket)
+        } _: { socket, process in
+            let session = try BlockSession(
+                path: socket, queueCount: measured.queueCount, measured.shape)
+            let before = process.cpuTime
+            let result = try session.run(nanoseconds: values[Flags.milliseconds] * 1_000_000)
+            let cpuTime = process.cpuTime - before
+            return LoadSample(result, size: measured.shape.size, cpuTime: cpuTime)
+        }
     }
 }

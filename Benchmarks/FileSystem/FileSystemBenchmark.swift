@@ -80,23 +80,23 @@ enum FileSystemBenchmark {
         // More than anyone makes or removes in the time.
         let files = Int(nanoseconds / 5_000) / measured.depth
         try folder.prepareWork(places: measured.depth, files: isUnlink ? files : 0)
-        let socket = "/tmp/apus-benchmark-\(getpid()).sock"
-        defer { unsafe unlink(socket) }
-        let process = try peer.start(
-            apus: values[Flags.apus], folder: folder.path, socket: socket)
-        let session = try FSSession(
-            path: socket, queueCount: peer.queueCount, depth: measured.depth / peer.queueCount,
-            dataSize: max(measured.size, BenchmarkFolder.listingSize))
-        let node = try session.lookUp([measured.operation.target])
-        let handle = measured.operation.needsOpenFile ? try session.open(node) : 0
-        let loads = session.lanes.indices.map {
-            FSLoad(
-                measured.operation, size: measured.size, session, lane: $0, node: node,
-                handle: handle, fileLimit: isUnlink ? files : .max)
+        return try withBackEnd(threadCount: peer.queueCount) { socket in
+            try peer.start(apus: values[Flags.apus], folder: folder.path, socket: socket)
+        } _: { socket, process in
+            let session = try FSSession(
+                path: socket, queueCount: peer.queueCount, depth: measured.depth / peer.queueCount,
+                dataSize: max(measured.size, BenchmarkFolder.listingSize))
+            let node = try session.lookUp([measured.operation.target])
+            let handle = measured.operation.needsOpenFile ? try session.open(node) : 0
+            let loads = session.lanes.indices.map {
+                FSLoad(
+                    measured.operation, size: measured.size, session, lane: $0, node: node,
+                    handle: handle, fileLimit: isUnlink ? files : .max)
+            }
+            let before = process.cpuTime
+            let result = try runLoads(loads, on: session.lanes, nanoseconds: nanoseconds)
+            return LoadSample(result, size: measured.size, cpuTime: process.cpuTime - before)
         }
-        let before = process.cpuTime
-        let result = try runLoads(loads, on: session.lanes, nanoseconds: nanoseconds)
-        return LoadSample(result, size: measured.size, cpuTime: process.cpuTime - before)
     }
 }
 

@@ -25,7 +25,16 @@ package struct Comparison {
         var cpuRatio: Double?
     }
 
+    /// How much is moved.
+    package enum Volume {
+        case mebibytes, gigabits
+
+        var name: String { self == .mebibytes ? "MiB" : "Gbit" }
+        var bytes: Double { self == .mebibytes ? 1_048_576 : 125_000_000 }
+    }
+
     private let contenders: [Contender]
+    private let volume: Volume
     private let rounds: Int
     private let isJSON: Bool
     private var rows: [Row] = []
@@ -34,13 +43,18 @@ package struct Comparison {
     ///   - unit: what `LoadSample.rate` counts.
     ///   - rounds: how often the programs take turns under each load.
     ///   - isJSON: print JSON at the end, and no tables.
-    package init(_ contenders: [Contender], unit: String, rounds: Int, isJSON: Bool) {
+    package init(
+        _ contenders: [Contender], unit: String, volume: Volume = .mebibytes, rounds: Int,
+        isJSON: Bool
+    ) {
+        self.volume = volume
         self.contenders = contenders
         self.rounds = rounds
         self.isJSON = isJSON
         guard !isJSON else { return }
         show(
-            "| load | program | \(unit)/s | MiB/s | p50 µs | p99 µs | CPU µs | ratio | CPU ratio |")
+            "| load | program | \(unit)/s | \(volume.name)/s | p50 µs | p99 µs | CPU µs | ratio "
+                + "| CPU ratio |")
         show("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     }
 
@@ -67,16 +81,19 @@ package struct Comparison {
                 row.cpuRatio = middle.cpu / best.cpu
             }
             rows.append(row)
-            if !isJSON { show(Self.line(row)) }
+            if !isJSON { show(line(row)) }
         }
     }
 
-    private static func line(_ row: Row) -> String {
+    private func line(_ row: Row) -> String {
         let middle = row.middle
         func ratio(_ value: Double?) -> String { value.map { String(format: "%.2f", $0) } ?? "" }
-        let figures = String(
-            format: "%.0f | %.0f | %.0f | %.0f | %.2f", middle.rate, middle.throughput, middle.p50,
-            middle.p99, middle.cpu)
+        func latency(_ value: Double) -> String { value > 0 ? String(format: "%.0f", value) : "-" }
+        let amount = middle.throughput / volume.bytes
+        let figures =
+            String(format: amount < 100 ? "%.0f | %.1f | " : "%.0f | %.0f | ", middle.rate, amount)
+            + "\(latency(middle.p50)) | \(latency(middle.p99)) | "
+            + String(format: "%.2f", middle.cpu)
         return "| \(row.load) | \(row.program) | \(figures) | \(ratio(row.rateRatio)) | "
             + "\(ratio(row.cpuRatio)) |"
     }

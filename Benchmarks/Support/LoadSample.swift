@@ -2,9 +2,9 @@
 package struct LoadSample: Sendable, Encodable {
     /// Operations a second.
     package var rate = 0.0
-    /// MiB a second.
+    /// Bytes a second.
     package var throughput = 0.0
-    /// Microseconds.
+    /// Microseconds; 0 where that is not measured.
     package var p50 = 0.0
     package var p99 = 0.0
     /// Microseconds of the program's processes for each operation.
@@ -16,7 +16,7 @@ package struct LoadSample: Sendable, Encodable {
     package init(_ result: LoadResult, size: Int, cpuTime: UInt64) {
         let operations = Double(max(result.operations, 1))
         rate = Double(result.operations) * 1e9 / Double(max(result.elapsed, 1))
-        throughput = rate * Double(size) / 1_048_576
+        throughput = rate * Double(size)
         p50 = Double(result.latencies.percentile(0.5)) / 1000
         p99 = Double(result.latencies.percentile(0.99)) / 1000
         cpu = Double(cpuTime) / 1000 / operations

@@ -5,8 +5,11 @@ import Foundation
 package final class PeerProcess {
     private let process: ChildProcess
 
-    package init(_ path: String, _ arguments: [String]) throws {
-        process = try ChildProcess(path: path, arguments: [path] + arguments, environment: [])
+    /// - Parameter isQuiet: what it prints is not for the user.
+    package init(_ path: String, _ arguments: [String], isQuiet: Bool = false) throws {
+        let quietly = ["/bin/sh", "-c", "exec \"$@\" > /dev/null 2>&1", "sh"]
+        let command = (isQuiet ? quietly : []) + [path] + arguments
+        process = try ChildProcess(path: command[0], arguments: command, environment: [])
     }
 
     /// By SIGTERM, which gives the image's lock back at once. QEMU's daemon sometimes hangs then.

@@ -32,6 +32,7 @@ import VhostUser
         options.engine = .aio
         options.queueCount = 2
         options.maximumQueueSize = 256
+        options.pollMicroseconds = 0
         options.serial = "x"
         options.isWriteback = false
         options.allowsDiscard = false
@@ -39,7 +40,7 @@ import VhostUser
         options.isLocked = false
         let text =
             "path=\"a,b.img\",readonly=on,direct=on,engine=aio,num-queues=2,queue-size=256,"
-            + "serial=x,format=raw,writeback=off,discard=off,block-size=4096,lock=off"
+            + "poll-us=0,serial=x,format=raw,writeback=off,discard=off,block-size=4096,lock=off"
         #expect(
             outcome("--socket-path", "s", "--disk", text)
                 == .served(.path("s"), options))

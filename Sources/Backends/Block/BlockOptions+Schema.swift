@@ -27,6 +27,9 @@ extension BlockOptions {
             help: "most queues that a driver may use, each with a thread")
         static let queueSize = OptionKey(
             "queue-size", .integer(2...1024), default: 1024, help: "most entries in a queue")
+        static let poll = OptionKey(
+            "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
+            help: "how long to look for requests before sleeping, at most, in microseconds")
         static let serial = OptionKey(
             "serial", .text("TEXT"), default: "",
             help: "the disk's serial number, at most \(serialSize) bytes")
@@ -56,9 +59,9 @@ extension BlockOptions {
         "disk", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.format.any, Keys.readOnly.any, Keys.direct.any, Keys.engine.any,
-            Keys.threads.any, Keys.queueCount.any, Keys.queueSize.any, Keys.serial.any,
-            Keys.writeback.any,
-            Keys.discard.any, Keys.blockSize.any, Keys.lock.any,
+            Keys.threads.any, Keys.queueCount.any, Keys.queueSize.any, Keys.poll.any,
+            Keys.serial.any, Keys.writeback.any, Keys.discard.any, Keys.blockSize.any,
+            Keys.lock.any,
         ])
 
     /// Takes what `schema` has parsed.
@@ -70,6 +73,7 @@ extension BlockOptions {
         helperCount = values[Keys.threads].map { Int(clamping: $0) }
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+        pollMicroseconds = values[Keys.poll]
         serial = values[Keys.serial]
         isWriteback = values[Keys.writeback]
         allowsDiscard = values[Keys.discard]

@@ -1,3 +1,5 @@
+internal import Core
+
 /// How a disk is to be served. What the command line and the VMM say is parsed into this once.
 package struct BlockOptions: Equatable, Sendable {
     /// Who does the I/O.
@@ -24,6 +26,8 @@ package struct BlockOptions: Equatable, Sendable {
     /// `nil`: none for images in memory, otherwise `usualHelperCount`.
     package var helperCount: Int?
     package var queueCount = 4
+    /// How long a queue's thread looks for requests before it sleeps, at most.
+    package var pollMicroseconds = IdlePolling.usualMicroseconds
     /// The largest ring that a driver may make.
     package var maximumQueueSize: UInt16 = 1024
     /// What the guest sees as the disk's serial number; at most 20 bytes.

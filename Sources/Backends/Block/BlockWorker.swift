@@ -15,6 +15,8 @@ final class BlockShared: Sendable {
 
     /// Threads that each queue may have besides its own, for operations that wait.
     let helperCount: Int
+    /// How long a queue's thread looks for requests before it sleeps, at most.
+    let pollMicroseconds: UInt64
     /// What the queues' threads restrict themselves with.
     let queueFilter: SeccompFilter?
 
@@ -25,6 +27,7 @@ final class BlockShared: Sendable {
     ) throws(BlockError) {
         self.image = image
         helperCount = options.helperCount ?? (image.isInMemory ? 0 : BlockOptions.usualHelperCount)
+        pollMicroseconds = options.pollMicroseconds
         self.queueFilter = queueFilter
         isWriteback = Atomic(options.isWriteback)
         let text = Array(options.serial.utf8.prefix(BlockOptions.serialSize))
@@ -48,6 +51,7 @@ final class BlockWorker<Engine: IOEngine> {
     let features: UInt64
     private let call: EventFD?
     private var hasPushed = false
+    private var polling: IdlePolling
     /// Where the image was seen to end in this turn; asked when something is to be changed.
     private var imageEnd: UInt64 = 0
 
@@ -60,6 +64,7 @@ final class BlockWorker<Engine: IOEngine> {
         slots = SlotTable(count: Int(queue.size))
         features = queue.setup.features
         call = queue.setup.call
+        polling = IdlePolling(microseconds: shared.pollMicroseconds)
     }
 
     var image: RawImage { shared.image }
@@ -73,7 +78,10 @@ final class BlockWorker<Engine: IOEngine> {
         var isStopping = false
         while !isStopping || slots.inFlight > 0 {
             imageEnd = 0
+            let isIdle = !mustLook && !isStopping && slots.inFlight == 0
+            if isIdle { mustLook = polling.find(in: queue) }
             engine.wait(mayBlock: !mustLook || isStopping || slots.inFlight == slots.count)
+            if isIdle, !mustLook { polling.endSleep() }
             while let event = engine.nextEvent() {
                 switch event {
                 case .completion(let slot, let result): complete(slot, result)

@@ -21,6 +21,8 @@ package struct FSOptions: Equatable, Sendable {
     package var cache = Cache.auto
     package var queueCount = 4
     package var maximumQueueSize: UInt16 = 1024
+    /// How long a queue's thread looks for requests before it sleeps, at most.
+    package var pollMicroseconds = IdlePolling.usualMicroseconds
     package var hasExtendedAttributes = false
 
     /// The tag has this many bytes on the wire (VIRTIO 1.3, section 5.11.4).
@@ -45,6 +47,9 @@ package struct FSOptions: Equatable, Sendable {
             help: "most queues for requests that a driver may use, each with a thread")
         static let queueSize = OptionKey(
             "queue-size", .integer(2...1024), default: 1024, help: "most entries in a queue")
+        static let poll = OptionKey(
+            "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
+            help: "how long to look for requests before sleeping, at most, in microseconds")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
     }
@@ -53,7 +58,7 @@ package struct FSOptions: Equatable, Sendable {
         "fs", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
-            Keys.queueSize.any, Keys.xattr.any,
+            Keys.queueSize.any, Keys.poll.any, Keys.xattr.any,
         ])
 
     /// Takes what `schema` has parsed.
@@ -64,6 +69,7 @@ package struct FSOptions: Equatable, Sendable {
         cache = values[Keys.cache]
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+        pollMicroseconds = values[Keys.poll]
         hasExtendedAttributes = values[Keys.xattr]
         guard let tag else { return }
         guard !tag.isEmpty, !tag.utf8.contains(0), tag.utf8.count <= Self.tagSize else {

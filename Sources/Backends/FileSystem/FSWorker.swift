@@ -33,13 +33,16 @@ final class FSWorker {
     func run(kick: EventFD, stop: EventFD) {
         // Requests may have come before anybody listened.
         var mustLook = true
+        var polling = IdlePolling(microseconds: fileSystem.options.pollMicroseconds)
         while true {
             let ready = clinux_poll_two(
                 kick.rawValue, Int16(POLLIN), stop.rawValue, Int16(POLLIN), mustLook ? 0 : -1)
             if ready & 2 != 0 { return }
             if ready & 1 != 0 { kick.drain() }
+            if !mustLook { polling.endSleep() }
             queue.disableNotifications()
-            mustLook = serveBatch() || queue.enableNotifications()
+            mustLook =
+                serveBatch() || queue.enableNotifications() || polling.find(in: queue)
         }
     }
 

@@ -55,6 +55,16 @@ int clinux_unix_bind(int socket, const char *path);
 
 int clinux_accept(int socket);
 
+// For loops that wait for another CPU's store: lets the other thread of the core go first.
+static inline void clinux_pause(void)
+{
+    __builtin_ia32_pause();
+}
+
+// The first 64 CPUs, as a mask, of those that the calling thread may use; 0 on failure.
+uint64_t clinux_allowed_cpus(void);
+int clinux_allow_cpus(uint64_t mask);
+
 // A connected pair of stream sockets, or an unbound one; close-on-exec and non-blocking.
 int clinux_unix_pair(int fds[_Nonnull 2]);
 int clinux_unix_socket(void);

@@ -348,6 +348,11 @@ struct PackedQueue: ~Copyable {
             hasEventIndex
                 ? UInt32(available.raw) | EventFlag.descriptor << 16 : EventFlag.enable << 16, log)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
+        return hasAvailable
+    }
+
+    /// Whether there is something to pop.
+    var hasAvailable: Bool {
         let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
         let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return isAvailable(UInt16(truncatingIfNeeded: word >> 48)) || isPending

@@ -209,24 +209,34 @@ struct SplitQueue: ~Copyable {
     // MARK: Notifications
 
     mutating func disableNotifications(log: QueueLog?) {
-        // With event indices the driver's index soon leaves the last wish behind.
-        guard !hasEventIndex, !notificationsDisabled else { return }
+        guard !notificationsDisabled else { return }
         notificationsDisabled = true
+        if hasEventIndex {
+            // The driver's index has left this wish behind already.
+            used.storeRelaxed16(availableEventOffset, nextAvailable &- 1)
+            if let log { log.markUsed(offset: availableEventOffset, count: 2) }
+            return
+        }
         used.storeRelaxed16(0, 1)  // VIRTQ_USED_F_NO_NOTIFY
         if let log { log.markUsed(offset: 0, count: 2) }
     }
 
     mutating func enableNotifications(log: QueueLog?) -> Bool {
+        notificationsDisabled = false
         if hasEventIndex {
             used.storeRelaxed16(availableEventOffset, nextAvailable)
             if let log { log.markUsed(offset: availableEventOffset, count: 2) }
         } else {
-            notificationsDisabled = false
             used.storeRelaxed16(0, 0)
             if let log { log.markUsed(offset: 0, count: 2) }
         }
         // As in `publish`: our wish must be out before the driver's index is read.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
+        return hasAvailable
+    }
+
+    /// Whether there is something to pop.
+    var hasAvailable: Bool {
         let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return available.loadAcquiring16(2) != nextAvailable || isPending
     }

@@ -160,4 +160,14 @@ public final class Virtqueue: @unchecked Sendable {
             }
         return hasMore && !isBroken
     }
+
+    /// Whether there is something to pop, for who looks again and again while notifications are
+    /// disabled.
+    public var hasAvailable: Bool {
+        if isBroken { return false }
+        return switch ring {
+        case .split(let queue): unsafe queue.pointee.hasAvailable
+        case .packed(let queue): unsafe queue.pointee.hasAvailable
+        }
+    }
 }
