@@ -74,20 +74,25 @@ final class SharedFolderRig {
     }
 
     let folder: TestFolder
-    let fileSystem: FileSystem
-    let device: FSDevice
+    private(set) var fileSystem: FileSystem
+    private(set) var device: FSDevice
+    private let files: SharedFolder
+    private let options: FSOptions
     let scratch: ScratchMemory
     private(set) var lanes: [Lane] = []
 
     init(
         _ text: String = "", ring: UInt64 = 0, queues: Int = 1, isStarted: Bool = true,
-        in parent: String = "/tmp"
+        in parent: String = "/tmp", isKept: Bool = false
     ) throws {
         folder = try TestFolder(in: parent)
         let options = try FSOptions(
             FSOptions.schema.parse(
                 "path=\(folder.path),num-queues=\(queues)" + (text.isEmpty ? "" : ",\(text)")))
-        fileSystem = try FileSystem(SharedFolder(options), options)
+        self.options = options
+        files = try SharedFolder(options)
+        fileSystem = try FileSystem(
+            files, options, keeper: isKept ? try Self.takeOver(files) : nil)
         device = FSDevice(fileSystem)
         scratch = try ScratchMemory(size: 8 << 20)
         for index in 0...queues {
@@ -98,6 +103,30 @@ final class SharedFolderRig {
     }
 
     deinit { device.reset() }
+
+    private static func takeOver(_ files: SharedFolder) throws -> Keeper {
+        let keeper = try Keeper(files.keeperFiles)
+        keeper.takeOver()
+        return keeper
+    }
+
+    /// Goes on with the device of another process.
+    /// - Parameter stage: what the old process had noted of `request` when it died; it has done it.
+    func replace(while request: [UInt8]? = nil, at stage: clinux_task_stage? = nil) throws {
+        device.reset()
+        if let request, let stage {
+            let task = try unsafe #require(fileSystem.ledger).task(1)
+            unsafe task.pointee.unique = request[8..<16].reversed().reduce(0) {
+                $0 << 8 | UInt64($1)
+            }
+            unsafe task.pointee.stage = stage.rawValue
+        }
+        // Nothing of what it has is closed, as nothing is by a process that is killed.
+        _ = unsafe Unmanaged.passRetained(fileSystem)
+        fileSystem = try FileSystem(files, options, keeper: Self.takeOver(files))
+        device = FSDevice(fileSystem)
+        for index in lanes.indices { try start(index) }
+    }
 
     func start(_ index: Int) throws {
         let lane = lanes[index]

@@ -161,18 +161,35 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
+    /// Five by default; many more by hand.
+    private static let kills = Setting.environment["APUS_KILLS"].flatMap { Int($0) } ?? 5
+
     @Test(
-        "a process that is killed is replaced, and the folder can be mounted again",
-        .timeLimit(.minutes(5)))
+        "a guest works on with its files when the process is killed", .timeLimit(.minutes(30)))
     func killed() throws {
+        let disk = folder["root.ext4"]
+        try Guest.makeDisk(disk)
+        try GuestTool.install("fswork", on: disk, folder)
         let guest = try start()
-        _ = try guest.run("echo before >/run/m/file; sync")
-        kill(try #require(process(of: guest)), SIGKILL)
-        // What the old process knew is lost: the guest is told so, and not given other files.
-        #expect(
-            try guest.run("sleep 2; ls /run/m/ >/dev/null 2>&1; umount -l /run/m; echo $?") == "0")
-        #expect(try guest.run(Self.mount) == "ok")
-        #expect(try guest.run("cat /run/m/file") == "before")
+        guest.send("(fswork /run/m 3 >/tmp/result 2>&1; touch /tmp/over) &")
+        for kill in 1...Self.kills {
+            usleep(useconds_t.random(in: 300_000...900_000))
+            let id = try #require(process(of: guest), "kill \(kill)")
+            Glibc.kill(id, SIGKILL)
+            var waits = 0
+            while process(of: guest).map({ $0 == id }) ?? true, waits < 1000 {
+                usleep(10_000)
+                waits += 1
+            }
+        }
+        usleep(300_000)
+        _ = try onHost("touch stop")
+        let result = try guest.run(
+            "until [ -e /tmp/over ]; do sleep 1; done; cat /tmp/result"
+        ).split(separator: " ")
+        #expect(result.filter { $0 == "clean" }.count == 3, "\(result)")
+        #expect(result.count == 6, "\(result)")
+        #expect(try onHost("find . -type f") == "./stop")
         #expect(try guest.powerOff() == 0)
     }
 

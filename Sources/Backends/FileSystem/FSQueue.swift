@@ -23,7 +23,7 @@ final class FSQueue {
                 return
             }
             fileSystem.queueFilter?.loadOrEnd()
-            FSWorker(queue, fileSystem).run(kick: kick, stop: stop)
+            FSWorker(queue, index: index, fileSystem).run(kick: kick, stop: stop)
         }
     }
 

@@ -10,6 +10,7 @@ final class FSWorker {
     let reply = FUSEReply()
     let chain = DescriptorChain(capacity: 8)
     let listing = FolderListing()
+    let task: TaskNote
     private let queue: Virtqueue
 
     /// What is to become of a request that has been done.
@@ -25,8 +26,9 @@ final class FSWorker {
     /// How many requests are done before the stop signal is looked at.
     private static let batch = 64
 
-    init(_ queue: Virtqueue, _ fileSystem: FileSystem) {
+    init(_ queue: Virtqueue, index: Int, _ fileSystem: FileSystem) {
         self.queue = queue
+        task = TaskNote(fileSystem.ledger, queue: index)
         self.fileSystem = fileSystem
     }
 
@@ -58,6 +60,7 @@ final class FSWorker {
             queue.push(chain, written: serve())
             // The driver waits for most requests, and the next may take long.
             if queue.publish() { queue.setup.call?.signal() }
+            task.end()
         }
         return true
     }
@@ -67,6 +70,7 @@ final class FSWorker {
     private func serve() -> UInt32 {
         reply.clear()
         guard request.take(chain) else { return reply.write(to: chain, request, error: EINVAL) }
+        task.begin(request, fileSystem)
         do throws(FUSEError) {
             guard let opcode = FUSEOpcode(rawValue: request.rawOpcode) else {
                 throw .unknownRequest

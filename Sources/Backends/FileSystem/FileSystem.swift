@@ -10,7 +10,7 @@ internal import VhostUser
 final class FileSystem: Sendable {
     let options: FSOptions
     let nodes: NodeTable
-    let handles = HandleTable()
+    let handles: HandleTable
     /// /proc, where threads find the process's own descriptors.
     let proc: SharedFD
     /// Whether what users create is given to them; otherwise all is our own user's.
@@ -18,19 +18,28 @@ final class FileSystem: Sendable {
     /// What the queues' threads restrict themselves with.
     let queueFilter: SeccompFilter?
     /// What was agreed on in INIT.
-    private let abilities = Atomic<UInt64>(0)
+    private let abilities: Atomic<UInt64>
+    /// Lets another process go on, if there can be one.
+    private let keeper: Keeper?
 
-    /// - Parameter files: what `SharedFolder.open` has opened.
+    /// - Parameters:
+    ///   - files: what `SharedFolder.open` has opened.
+    ///   - keeper: has taken over from an earlier process.
     init(
-        _ files: SharedFolder, _ options: FSOptions, queueFilter: SeccompFilter? = nil
+        _ files: SharedFolder, _ options: FSOptions, queueFilter: SeccompFilter? = nil,
+        keeper: Keeper? = nil
     ) throws(BackendError) {
         self.options = options
+        self.keeper = keeper
+        abilities = Atomic(keeper?.ledger.abilities ?? 0)
+        handles = HandleTable(keeper?.ledger)
         self.queueFilter = queueFilter
         proc = files.proc
         setsUsers = clinux_may_set_users() != 0
         do {
             let status = try FileStatus.of(files.folder.rawValue)
-            nodes = NodeTable(root: Node(try files.folder.duplicate(), status))
+            nodes = NodeTable(
+                root: Node(try files.folder.duplicate(), status), keeper?.ledger)
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")
         }
@@ -40,6 +49,8 @@ final class FileSystem: Sendable {
     func begin(_ agreed: FUSEAbilities) {
         end()
         abilities.store(agreed.rawValue, ordering: .relaxed)
+        ledger?.abilities = agreed.rawValue
+        ledger?.forgetTasks()
     }
 
     /// Ends a session.
@@ -47,6 +58,9 @@ final class FileSystem: Sendable {
         handles.removeAll()
         nodes.removeAll()
     }
+
+    /// Where all this is noted for another process.
+    var ledger: Ledger? { keeper?.ledger }
 
     func has(_ ability: FUSEAbilities) -> Bool {
         abilities.load(ordering: .relaxed) & ability.rawValue != 0

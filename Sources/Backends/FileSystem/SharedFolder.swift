@@ -3,12 +3,13 @@ internal import Core
 internal import Glibc
 internal import VhostUser
 
-/// What a file system is made of: the shared folder, and /proc.
+/// What a file system is made of: the shared folder, /proc, and what a keeper needs.
 struct SharedFolder {
     let folder: SharedFD
     let proc: SharedFD
+    let keeperFiles: [SharedFD]
 
-    var all: [SharedFD] { [folder, proc] }
+    var all: [SharedFD] { [folder, proc] + keeperFiles }
 
     /// Opens what the options name.
     init(_ options: FSOptions) throws(BackendError) {
@@ -17,14 +18,21 @@ struct SharedFolder {
             opened: unsafe clinux_open_share(options.path, options.isReadOnly ? 1 : 0),
             orFail: "cannot open the folder \(options.path)")
         proc = try SharedFD(opened: clinux_open_proc(), orFail: "cannot open /proc")
+        do {
+            keeperFiles = try Keeper.makeFiles()
+        } catch {
+            throw BackendError("no memory and sockets for processes that go on: \(error.reason)")
+        }
     }
 
     /// Takes what somebody else has opened.
     init(adopting files: [SharedFD]) throws(BackendError) {
-        guard files.count == 2 else {
-            throw BackendError("a shared folder and /proc are needed as open files")
+        guard files.count == 2 + Keeper.fileCount else {
+            throw BackendError(
+                "a shared folder, /proc and a keeper's files are needed as open files")
         }
         folder = files[0]
         proc = files[1]
+        keeperFiles = Array(files[2...])
     }
 }

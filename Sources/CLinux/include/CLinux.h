@@ -19,6 +19,7 @@
 #include "CLinuxFiles.h"
 #include "CLinuxGuard.h"
 #include "CLinuxKVM.h"
+#include "CLinuxKeeper.h"
 #include "CLinuxNetwork.h"
 #include "CLinuxSandbox.h"
 

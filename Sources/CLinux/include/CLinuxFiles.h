@@ -47,6 +47,8 @@ struct clinux_file_status {
     uint32_t node_major, node_minor; // what a device's node stands for
 };
 
+static const uint32_t CLINUX_STATUS_HAS_BTIME = 0x800;
+
 // An empty name means the folder itself, which may be any file then.
 int clinux_file_status(int folder, const char *name, struct clinux_file_status *status);
 

@@ -105,6 +105,8 @@ package struct BackendSurroundings {
     /// What `BackendKind.open` has opened, in its order.
     package let files: [SharedFD]
     package let seccomp: SandboxOptions.Seccomp
+    /// Whoever has opened the files starts another process with them should this one die.
+    package let isReplaceable: Bool
     /// The control thread's.
     package let loop: EventLoop
     /// To be called on the control thread when the configuration space has changed by itself.

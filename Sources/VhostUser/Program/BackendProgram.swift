@@ -55,7 +55,8 @@ package struct BackendProgram {
         var server: BackendServer?
         let device = try kind.makeDevice(
             BackendSurroundings(
-                values: values, files: files, seccomp: sandboxOptions.seccomp, loop: loop,
+                values: values, files: files, seccomp: sandboxOptions.seccomp,
+                isReplaceable: adopted != nil, loop: loop,
                 configChanged: { server?.configurationChanged() }))
         // Filters have been made.
         StartupMemory.trimHeap()

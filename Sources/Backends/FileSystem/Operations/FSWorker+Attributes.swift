@@ -13,6 +13,7 @@ extension FSWorker {
     /// Answers with what a name stands for, and counts that the driver knows it.
     func putEntry(_ folder: Node, _ name: FUSEText) throws(FUSEError) {
         let (id, status) = try find(folder, name)
+        task.counted(id)
         reply.putEntry(id, status, fileSystem.validity)
     }
 
@@ -27,7 +28,7 @@ extension FSWorker {
                 unsafe clinux_open_beneath(folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
         // The name may stand for another file by now.
         let opened = try FileStatus.of(fd.rawValue)
-        return (fileSystem.nodes.add(Node(fd, opened)), opened)
+        return (try fileSystem.nodes.add(Node(fd, opened)), opened)
     }
 
     func getAttributes() throws(FUSEError) {

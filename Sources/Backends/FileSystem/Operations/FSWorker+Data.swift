@@ -32,17 +32,32 @@ extension FSWorker {
         }
         chain.trimReadable(first: header)
         let parts = unsafe chain.readable
-        var count = 0
+        var count: Int64 = 0
         if let first = parts.baseAddress, !parts.isEmpty {
             // SAFETY: as in `read`.
-            count = Int(
-                try fuseChecking(
-                    unsafe clinux_pwritev(
-                        file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset,
-                        0)))
+            let write = {
+                unsafe clinux_pwritev(
+                    file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0)
+            }
+            count = try fuseChecking(
+                file.appends ? try append(file, Int64(size), write) : Int64(write()))
         }
         reply.put(UInt32(clamping: count))
         reply.put(0 as UInt32)
+    }
+
+    /// A write to the end, wherever that is: if it is done again, it is done twice.
+    private func append(
+        _ file: OpenFile, _ size: Int64, _ write: () -> Int
+    ) throws(FUSEError) -> Int64 {
+        try task.change { () throws(FUSEError) in
+            try FileStatus.of(file.fd).size
+        } wasMade: { _, before in
+            guard let now = try? FileStatus.of(file.fd).size, now > before else { return nil }
+            return min(Int64(clamping: now - before), size)
+        } _: {
+            Int64(write())
+        }
     }
 
     /// The next number, an offset in a file.

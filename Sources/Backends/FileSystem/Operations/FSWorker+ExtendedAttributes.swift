@@ -21,7 +21,15 @@ extension FSWorker {
         let name = try request.freeText(Self.nameLimit)
         let value = try unsafe request.data(size)
         try fuseChecking(
-            unsafe clinux_set_attribute(node.fd, name.pointer, value, size, Int32(flags)))
+            task.change { _, _ in
+                // XATTR_CREATE: it would be there.
+                unsafe flags & 1 != 0 && clinux_get_attribute(node.fd, name.pointer, nil, 0) == size
+                    ? 0 : nil
+            } _: {
+                Int64(
+                    unsafe clinux_set_attribute(
+                        node.fd, name.pointer, value, size, Int32(flags)))
+            })
     }
 
     func getExtendedAttribute() throws(FUSEError) {
@@ -62,7 +70,13 @@ extension FSWorker {
     func removeExtendedAttribute() throws(FUSEError) {
         try needExtendedAttributes()
         let node = try node()
+        let name = try request.freeText(Self.nameLimit)
         try fuseChecking(
-            unsafe clinux_remove_attribute(node.fd, request.freeText(Self.nameLimit).pointer))
+            task.change { _, _ in
+                unsafe clinux_get_attribute(node.fd, name.pointer, nil, 0) == -Int(ENODATA)
+                    ? 0 : nil
+            } _: {
+                Int64(unsafe clinux_remove_attribute(node.fd, name.pointer))
+            })
     }
 }

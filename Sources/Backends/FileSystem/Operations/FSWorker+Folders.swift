@@ -12,7 +12,9 @@ extension FSWorker {
             owning: try fuseChecking(
                 unsafe clinux_open_beneath(folder.fd, ".", O_RDONLY | O_DIRECTORY, 0)))
         let file = OpenFile(fd, nodeID: request.nodeID, isFolder: true)
-        reply.put(fileSystem.handles.add(file))
+        let handle = try fileSystem.handles.add(file)
+        task.opened(handle)
+        reply.put(handle)
         let caches = fileSystem.options.cache == .always
         reply.put(caches ? FUSEOpenFlag.cacheFolder | FUSEOpenFlag.keepCache : 0)
         reply.put(0 as UInt32)

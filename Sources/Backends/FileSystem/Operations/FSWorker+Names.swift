@@ -16,10 +16,9 @@ extension FSWorker {
         let folder = try folder()
         let name = try request.name()
         let target = try request.freeText(FUSELimit.path)
-        try asUser { () throws(FUSEError) in
-            try fuseChecking(unsafe clinux_make_symlink(target.pointer, folder.fd, name.pointer))
+        try make(folder, name, S_IFLNK) {
+            unsafe clinux_make_symlink(target.pointer, folder.fd, name.pointer)
         }
-        try putEntry(folder, name)
     }
 
     func makeNode() throws(FUSEError) {
@@ -29,10 +28,9 @@ extension FSWorker {
         let (major, minor) = FUSEReply.majorAndMinor(try request.next(UInt32.self))
         try request.skip(8)  // umask, padding
         let name = try request.name()
-        try asUser { () throws(FUSEError) in
-            try fuseChecking(unsafe clinux_make_node(folder.fd, name.pointer, mode, major, minor))
+        try make(folder, name, mode & S_IFMT) {
+            unsafe clinux_make_node(folder.fd, name.pointer, mode, major, minor)
         }
-        try putEntry(folder, name)
     }
 
     func makeFolder() throws(FUSEError) {
@@ -41,18 +39,52 @@ extension FSWorker {
         let mode = try request.next(UInt32.self)
         try request.skip(4)  // umask
         let name = try request.name()
+        try make(folder, name, S_IFDIR) {
+            unsafe clinux_make_folder(folder.fd, name.pointer, mode & 0o7777)
+        }
+    }
+
+    /// Makes something of a type, and answers with it.
+    private func make(
+        _ folder: Node, _ name: FUSEText, _ type: UInt32, _ body: () -> Int32
+    ) throws(FUSEError) {
         try asUser { () throws(FUSEError) in
-            try fuseChecking(unsafe clinux_make_folder(folder.fd, name.pointer, mode & 0o7777))
+            try fuseChecking(
+                task.change { [self] time, _ in
+                    wasMade(folder, name, type, since: time) ? 0 : nil
+                } _: {
+                    Int64(body())
+                })
         }
         try putEntry(folder, name)
     }
 
-    func unlink() throws(FUSEError) {
-        try fuseChecking(unsafe clinux_remove(folder().fd, request.name().pointer, 0))
+    /// Whether a name stands for something of a type that was made at a time or later.
+    func wasMade(
+        _ folder: Node, _ name: FUSEText, _ type: UInt32, since time: TaskNote.Time
+    ) -> Bool {
+        guard let status = status(folder, name) else { return false }
+        return status.type == type && status.isMade(since: time)
     }
 
-    func removeFolder() throws(FUSEError) {
-        try fuseChecking(unsafe clinux_remove(folder().fd, request.name().pointer, 1))
+    /// What a name stands for, if there is anything.
+    private func status(_ folder: Node, _ name: FUSEText) -> clinux_file_status? {
+        try? FileStatus.of(folder.fd, name)
+    }
+
+    func unlink() throws(FUSEError) { try remove(isFolder: false) }
+
+    func removeFolder() throws(FUSEError) { try remove(isFolder: true) }
+
+    private func remove(isFolder: Bool) throws(FUSEError) {
+        let folder = try folder()
+        let name = try request.name()
+        try fuseChecking(
+            task.change { [self] _, _ in
+                status(folder, name) == nil ? 0 : nil
+            } _: {
+                Int64(unsafe clinux_remove(folder.fd, name.pointer, isFolder ? 1 : 0))
+            })
     }
 
     /// RENAME and RENAME2
@@ -68,9 +100,19 @@ extension FSWorker {
         guard flags & ~7 == 0 else { throw .invalid }
         let name = try request.name()
         let newName = try request.name()
+        // With the last two, something has the old name afterwards as well.
+        let needsInode = flags & 6 != 0
         try fuseChecking(
-            unsafe clinux_rename(
-                folder.fd, name.pointer, newFolder.fd, newName.pointer, flags))
+            task.change { () throws(FUSEError) in
+                needsInode ? try FileStatus.of(folder.fd, name).inode : 0
+            } wasMade: { [self] _, inode in
+                guard let new = status(newFolder, newName) else { return nil }
+                return (needsInode ? new.inode == inode : status(folder, name) == nil) ? 0 : nil
+            } _: {
+                Int64(
+                    unsafe clinux_rename(
+                        folder.fd, name.pointer, newFolder.fd, newName.pointer, flags))
+            })
     }
 
     /// LINK: the request is about the folder of the new name.
@@ -79,7 +121,15 @@ extension FSWorker {
         let folder = try folder()
         let file = try fileSystem.nodes.node(try request.next(UInt64.self))
         let name = try request.name()
-        try fuseChecking(unsafe clinux_link(file.fd, folder.fd, name.pointer))
+        try fuseChecking(
+            task.change { [self] time, _ in
+                guard let status = status(folder, name), status.isChanged(since: time),
+                    Node.Key(status) == file.key
+                else { return nil }
+                return 0
+            } _: {
+                Int64(unsafe clinux_link(file.fd, folder.fd, name.pointer))
+            })
         try putEntry(folder, name)
     }
 }

@@ -19,7 +19,7 @@ extension FSWorker {
         let flags = try request.next(UInt32.self)
         if fileSystem.options.isReadOnly, Self.changes(flags) { throw .readOnly }
         let fd = try reopen(try node(), flags)
-        putHandle(fd, nodeID: request.nodeID, flags)
+        try putHandle(fd, nodeID: request.nodeID, flags)
     }
 
     /// Opens a regular file. Other files are opened by nobody on the host.
@@ -31,9 +31,15 @@ extension FSWorker {
     }
 
     /// Answers with the number of an open file (`fuse_open_out`).
-    private func putHandle(_ fd: consuming OwnedFD, nodeID: UInt64, _ flags: UInt32) {
-        let file = OpenFile(fd, nodeID: nodeID, isFolder: false)
-        reply.put(fileSystem.handles.add(file))
+    private func putHandle(
+        _ fd: consuming OwnedFD, nodeID: UInt64, _ flags: UInt32
+    ) throws(FUSEError) {
+        let file = OpenFile(
+            fd, nodeID: nodeID, isFolder: false,
+            appends: Int32(bitPattern: flags) & O_APPEND != 0)
+        let handle = try fileSystem.handles.add(file)
+        task.opened(handle)
+        reply.put(handle)
         var openFlags: UInt32 =
             switch fileSystem.options.cache {
             case .never, .metadata: FUSEOpenFlag.directIO
@@ -54,22 +60,45 @@ extension FSWorker {
         try request.skip(8)  // umask, open_flags
         let name = try request.name()
         let wanted = hostFlags(flags) | O_CREAT | O_EXCL
+        var fd: Int32 = -1
         let result = try asUser { () throws(FUSEError) in
-            unsafe clinux_open_beneath(folder.fd, name.pointer, wanted, mode)
-        }
-        if result == -EEXIST, Int32(bitPattern: flags) & O_EXCL == 0 {
-            let (id, status) = try find(folder, name)
-            do throws(FUSEError) {
-                let fd = try reopen(try fileSystem.nodes.node(id), flags)
-                reply.putEntry(id, status, fileSystem.validity)
-                putHandle(fd, nodeID: id, flags)
-            } catch {
-                fileSystem.nodes.forget(id, 1)
-                throw error
+            try task.change { [self] time, _ in
+                wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
+            } _: {
+                fd = unsafe clinux_open_beneath(folder.fd, name.pointer, wanted, mode)
+                return Int64(min(fd, 0))
             }
-            return
         }
-        try putCreated(OwnedFD(owning: try fuseChecking(result)), flags)
+        if fd >= 0 { return try putCreated(OwnedFD(owning: fd), flags) }
+        let isThere = result == -Int64(EEXIST) && Int32(bitPattern: flags) & O_EXCL == 0
+        guard isThere || result == 0 else { throw FUSEError(Int32(-result)) }
+        try putExisting(folder, name, flags, isOurs: result == 0)
+    }
+
+    /// Opens a file that is there.
+    /// - Parameter isOurs: an earlier process has made it for this request, which has the right to
+    ///   open it, whatever its mode says.
+    private func putExisting(
+        _ folder: Node, _ name: FUSEText, _ flags: UInt32, isOurs: Bool
+    ) throws(FUSEError) {
+        let (id, status) = try find(folder, name)
+        do throws(FUSEError) {
+            let node = try fileSystem.nodes.node(id)
+            let isOpen = isOurs && status.mode & 0o600 != 0o600
+            if isOpen {
+                try fuseChecking(clinux_change_mode(node.fd, status.mode & 0o7777 | 0o600))
+            }
+            defer {
+                if isOpen { _ = clinux_change_mode(node.fd, status.mode & 0o7777) }
+            }
+            let fd = try reopen(node, flags)
+            reply.putEntry(id, status, fileSystem.validity)
+            try putHandle(fd, nodeID: id, flags)
+        } catch {
+            fileSystem.nodes.forget(id, 1)
+            throw error
+        }
+        task.counted(id)
     }
 
     /// TMPFILE: makes a file without a name.
@@ -90,9 +119,15 @@ extension FSWorker {
     private func putCreated(_ fd: consuming OwnedFD, _ flags: UInt32) throws(FUSEError) {
         let node = OwnedFD(owning: try fuseChecking(clinux_reopen(fd.rawValue, CLINUX_O_PATH)))
         let status = try FileStatus.of(node.rawValue)
-        let id = fileSystem.nodes.add(Node(node, status))
+        let id = try fileSystem.nodes.add(Node(node, status))
         reply.putEntry(id, status, fileSystem.validity)
-        putHandle(fd, nodeID: id, flags)
+        do throws(FUSEError) {
+            try putHandle(fd, nodeID: id, flags)
+        } catch {
+            fileSystem.nodes.forget(id, 1)
+            throw error
+        }
+        task.counted(id)
     }
 
     /// RELEASE and RELEASEDIR

@@ -56,7 +56,8 @@ extension FSWorker {
 
     /// FORGET has no reply.
     func forget() throws(FUSEError) -> Outcome {
-        fileSystem.nodes.forget(request.nodeID, try request.next(UInt64.self))
+        task.forget(
+            request.nodeID, try request.next(UInt64.self), entry: 0, in: fileSystem.nodes)
         return .nothing
     }
 
@@ -64,11 +65,11 @@ extension FSWorker {
     func forgetMany() throws(FUSEError) -> Outcome {
         let count = UInt64(try request.next(UInt32.self))
         var offset = UInt64(FUSELimit.requestHeader + 8)
-        for _ in 0..<min(count, (chain.readableLength &- offset) / 16) {
+        for entry in 0..<min(count, (chain.readableLength &- offset) / 16) {
             guard let id = chain.read(at: offset, as: UInt64.self),
                 let lookups = chain.read(at: offset + 8, as: UInt64.self)
             else { break }
-            fileSystem.nodes.forget(id, lookups)
+            task.forget(id, lookups, entry: Int64(entry), in: fileSystem.nodes)
             offset += 16
         }
         return .nothing

@@ -22,9 +22,17 @@ extension BackendKind {
         open: { try SharedFolder(FSOptions($0)).all },
         makeDevice: { surroundings in
             let options = try FSOptions(surroundings.values)
+            let files = try SharedFolder(adopting: surroundings.files)
+            var keeper: Keeper?
+            if surroundings.isReplaceable {
+                let new = try Keeper(files.keeperFiles)
+                new.takeOver()
+                keeper = new
+            }
             return FSDevice(
                 try FileSystem(
-                    SharedFolder(adopting: surroundings.files), options,
-                    queueFilter: try SeccompFilter(FSSystemCalls.queue, surroundings.seccomp)))
+                    files, options,
+                    queueFilter: try SeccompFilter(FSSystemCalls.queue, surroundings.seccomp),
+                    keeper: keeper))
         })
 }

@@ -32,6 +32,9 @@ package enum FSSystemCalls {
         // What a queue's thread does first.
         rules.allow("umask", "fchdir", "setgroups", "geteuid")
         rules.allow("unshare", argument: 0, oneOf: [0x200])  // CLONE_FS
+        // A keeper is a process that shares the descriptors (CLONE_FILES, SIGCHLD).
+        rules.allow("clone", argument: 0, oneOf: [0x400 | 17])
+        rules.allow("pidfd_open", "close_range")
         return rules
     }
 }

@@ -1,12 +1,39 @@
+internal import CLinux
+internal import Core
+internal import Glibc
 internal import Synchronization
 
 /// The files and folders that the driver has open, by number.
 final class HandleTable: Sendable {
-    private let state = Mutex(SlotIDs<OpenFile>())
+    private let state: Mutex<SlotIDs<OpenFile>>
+    private let ledger: Ledger?
+
+    /// - Parameter ledger: holds what is known already.
+    init(_ ledger: Ledger?) {
+        self.ledger = ledger
+        var open = SlotIDs<OpenFile>(limit: Ledger.handleLimit)
+        if let ledger {
+            for index in 0..<ledger.handleSlots {
+                let kept = ledger.keptHandle(index)
+                open.restore(
+                    kept.kept.isUsed ? OpenFile(kept, ledger.column) : nil,
+                    generation: kept.kept.generation)
+            }
+        }
+        state = Mutex(open)
+    }
 
     var count: Int { state.withLock { $0.count } }
 
-    func add(_ file: OpenFile) -> UInt64 { state.withLock { $0.insert(file) } }
+    func add(_ file: OpenFile) throws(FUSEError) -> UInt64 {
+        let id = state.withLock { state in
+            let id = state.insert(file)
+            if let id { ledger?.note(id, file) }
+            return id
+        }
+        guard let id else { throw FUSEError(ENFILE) }
+        return id
+    }
 
     /// An open file, if it is one of the node's.
     func file(_ id: UInt64, of nodeID: UInt64) throws(FUSEError) -> OpenFile {
@@ -26,13 +53,17 @@ final class HandleTable: Sendable {
 
     func remove(_ id: UInt64) {
         // Closed outside the lock.
-        _ = state.withLock { $0.remove(id) }
+        _ = state.withLock { state in
+            let file = state.remove(id)
+            if file != nil { ledger?.forgetHandle(id) }
+            return file
+        }
     }
 
     func removeAll() {
         let old = state.withLock { state -> SlotIDs<OpenFile> in
             let old = state
-            state.removeAll()
+            state.removeAll { ledger?.forgetHandle($0) }
             return old
         }
         _ = old

@@ -17,16 +17,29 @@ final class Node: Sendable {
             device = UInt64(status.major) << 32 | UInt64(status.minor)
             mount = status.mount
         }
+
+        init(_ kept: clinux_kept_node) {
+            inode = kept.inode
+            device = kept.device
+            mount = kept.mount
+        }
     }
 
     private let owned: OwnedFD
     let key: Key
-    private let type: UInt32
+    let type: UInt32
 
     init(_ fd: consuming OwnedFD, _ status: clinux_file_status) {
         owned = fd
         key = Key(status)
         type = status.mode & S_IFMT
+    }
+
+    /// One that an earlier process knew.
+    init(_ kept: clinux_kept_node, _ column: Int) {
+        owned = OwnedFD(owning: kept.kept.number(in: column))
+        key = Key(kept)
+        type = kept.type
     }
 
     /// Valid as long as this object lives.
@@ -39,6 +52,19 @@ final class Node: Sendable {
     func status() throws(FUSEError) -> clinux_file_status {
         try FileStatus.of(fd)
     }
+}
+
+extension clinux_file_status {
+    var type: UInt32 { mode & S_IFMT }
+
+    /// Whether this was made at a time or later; of a file system that does not say so, whether it
+    /// was changed.
+    func isMade(since time: TaskNote.Time) -> Bool {
+        mask & CLINUX_STATUS_HAS_BTIME != 0
+            ? time.isNotAfter(btime, btime_ns) : isChanged(since: time)
+    }
+
+    func isChanged(since time: TaskNote.Time) -> Bool { time.isNotAfter(ctime, ctime_ns) }
 }
 
 enum FileStatus {

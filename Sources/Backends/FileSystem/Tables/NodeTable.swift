@@ -1,3 +1,6 @@
+internal import CLinux
+internal import Core
+internal import Glibc
 internal import Synchronization
 
 /// The files that the driver knows, by number, and how often it was told each number: it gives
@@ -12,14 +15,33 @@ final class NodeTable: Sendable {
     }
 
     private struct State {
-        var entries = SlotIDs<Entry>()
+        var entries = SlotIDs<Entry>(limit: Ledger.nodeLimit)
         var ids: [Node.Key: UInt64] = [:]
     }
 
     let root: Node
-    private let state = Mutex(State())
+    private let state: Mutex<State>
+    private let ledger: Ledger?
 
-    init(root: Node) { self.root = root }
+    /// - Parameter ledger: holds what is known already.
+    init(root: Node, _ ledger: Ledger?) {
+        self.root = root
+        self.ledger = ledger
+        var known = State()
+        if let ledger {
+            for index in 0..<ledger.nodeSlots {
+                let kept = ledger.keptNode(index)
+                guard kept.kept.isUsed else {
+                    known.entries.restore(nil, generation: kept.kept.generation)
+                    continue
+                }
+                let node = Node(kept, ledger.column)
+                known.ids[node.key] = known.entries.restore(
+                    Entry(node: node, lookups: kept.lookups), generation: kept.kept.generation)
+            }
+        }
+        state = Mutex(known)
+    }
 
     /// How many files are known, besides the root.
     var count: Int { state.withLock { $0.entries.count } }
@@ -34,37 +56,50 @@ final class NodeTable: Sendable {
     /// - Returns: its number; `nil` if it is not known.
     func lookUp(_ key: Node.Key) -> UInt64? {
         if key == root.key { return Self.rootID }
-        return state.withLock { Self.count(key, &$0) }
+        return state.withLock { count(key, &$0) }
     }
 
     /// Adds a file, or counts a look-up if it is there already.
     /// - Returns: its number.
-    func add(_ node: Node) -> UInt64 {
+    func add(_ node: Node) throws(FUSEError) -> UInt64 {
         if node.key == root.key { return Self.rootID }
-        return state.withLock { state in
-            if let id = Self.count(node.key, &state) { return id }
-            let id = state.entries.insert(Entry(node: node, lookups: 1))
+        let id = state.withLock { state -> UInt64? in
+            if let id = count(node.key, &state) { return id }
+            guard let id = state.entries.insert(Entry(node: node, lookups: 1)) else { return nil }
             state.ids[node.key] = id
+            ledger?.note(id, node, lookups: 1)
             return id
         }
-    }
-
-    private static func count(_ key: Node.Key, _ state: inout State) -> UInt64? {
-        guard let id = state.ids[key] else { return nil }
-        state.entries[id]?.lookups &+= 1
+        guard let id else { throw FUSEError(ENFILE) }
         return id
     }
 
+    private func count(_ key: Node.Key, _ state: inout State) -> UInt64? {
+        guard let id = state.ids[key] else { return nil }
+        setLookups(of: id, &state) { $0 &+ 1 }
+        return id
+    }
+
+    private func setLookups(of id: UInt64, _ state: inout State, _ change: (UInt64) -> UInt64) {
+        guard var entry = state.entries[id] else { return }
+        entry.lookups = change(entry.lookups)
+        state.entries[id] = entry
+        ledger?.note(id, lookups: entry.lookups)
+    }
+
     /// Takes `count` look-ups back. The root is never forgotten.
-    func forget(_ id: UInt64, _ count: UInt64) {
+    /// - Parameter noting: is told before how many will be left.
+    func forget(_ id: UInt64, _ count: UInt64, noting: (UInt64) -> Void = { _ in }) {
         // The node may go with its last holder, which must not happen under the lock.
         _ = state.withLock { state -> Node? in
             guard let entry = state.entries[id] else { return nil }
+            noting(entry.lookups - min(count, entry.lookups))
             if count < entry.lookups {
-                state.entries[id]?.lookups -= count
+                setLookups(of: id, &state) { $0 - count }
                 return nil
             }
             state.entries.remove(id)
+            ledger?.forgetNode(id)
             state.ids[entry.node.key] = nil
             return entry.node
         }
@@ -74,7 +109,7 @@ final class NodeTable: Sendable {
     func removeAll() {
         let old = state.withLock { state -> State in
             let old = state
-            state.entries.removeAll()
+            state.entries.removeAll { ledger?.forgetNode($0) }
             state.ids = [:]
             return old
         }

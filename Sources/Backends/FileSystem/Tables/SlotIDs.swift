@@ -9,6 +9,10 @@ struct SlotIDs<Item: Sendable>: Sendable {
 
     private var slots: [Slot] = []
     private var free: [UInt32] = []
+    private let limit: Int
+
+    /// - Parameter limit: the most items at a time.
+    init(limit: Int) { self.limit = limit }
 
     /// Slots that are in use.
     var count: Int { slots.count - free.count }
@@ -29,18 +33,29 @@ struct SlotIDs<Item: Sendable>: Sendable {
         }
     }
 
-    /// - Returns: the item's number; never 0.
-    mutating func insert(_ item: Item) -> UInt64 {
+    /// - Returns: the item's number, which is never 0; `nil` if there is no room.
+    mutating func insert(_ item: Item) -> UInt64? {
         let index: Int
         if let last = free.popLast() {
             index = Int(last)
         } else {
+            guard slots.count < limit else { return nil }
             index = slots.count
             slots.append(Slot())
         }
         slots[index].generation &+= 1
         slots[index].item = item
         return UInt64(slots[index].generation) << 32 | UInt64(index)
+    }
+
+    /// Adds a slot as another process has left it.
+    /// - Returns: the item's number.
+    @discardableResult
+    mutating func restore(_ item: Item?, generation: UInt32) -> UInt64 {
+        let index = slots.count
+        slots.append(Slot(item: item, generation: generation))
+        if item == nil, generation < .max { free.append(UInt32(index)) }
+        return UInt64(generation) << 32 | UInt64(index)
     }
 
     /// Takes an item out.
@@ -53,9 +68,12 @@ struct SlotIDs<Item: Sendable>: Sendable {
         return item
     }
 
-    mutating func removeAll() {
+    /// - Parameter body: is told the number of each item.
+    mutating func removeAll(_ body: (UInt64) -> Void) {
         for index in slots.indices where slots[index].item != nil {
-            remove(UInt64(slots[index].generation) << 32 | UInt64(index))
+            let id = UInt64(slots[index].generation) << 32 | UInt64(index)
+            body(id)
+            remove(id)
         }
     }
 }

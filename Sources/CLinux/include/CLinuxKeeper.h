@@ -1,0 +1,89 @@
+// What a process knows and has open, kept for the next one if it is killed: a ledger in shared
+// memory, and a keeper, a small process that shares the table of descriptors.
+#ifndef CLINUX_KEEPER_H
+#define CLINUX_KEEPER_H
+
+#include <stdint.h>
+
+#pragma clang assume_nonnull begin
+
+// A thing with a descriptor.
+struct clinux_kept {
+    uint64_t state; // bits 63-32: how many things this slot has held; bit 0: it holds one
+    int32_t numbers[2]; // of the descriptor, in each of the ledger's columns
+};
+
+struct clinux_kept_node {
+    struct clinux_kept kept;
+    uint64_t lookups, inode, device, mount;
+    uint32_t type, spare;
+};
+
+struct clinux_kept_handle {
+    struct clinux_kept kept;
+    uint64_t node;
+    uint32_t is_folder, appends;
+};
+
+// How far a request has got that must not be done twice.
+enum clinux_task_stage { CLINUX_TASK_NONE, CLINUX_TASK_BEGUN, CLINUX_TASK_DONE };
+
+// What a queue was last asked to do.
+struct clinux_task {
+    uint64_t unique; // of the request; 0: of none
+    uint32_t opcode;
+    uint32_t stage;  // an enum clinux_task_stage
+    int64_t result;  // once done: what the system call returned, or -errno
+    int64_t seconds; // when it was begun
+    uint32_t nanoseconds, spare;
+    uint64_t before; // what was looked up before it was begun
+    uint64_t node;   // whose look-ups it has counted, by one
+    uint64_t handle; // which it has made
+    uint64_t forgotten; // the node that it is about to forget; `before` is what will be left of it
+};
+
+// The beginning of a ledger; tasks, handles and nodes follow.
+struct clinux_ledger {
+    uint64_t version;   // 0: nothing was noted
+    uint64_t abilities; // what was agreed on with the driver
+    int32_t keepers[2]; // the processes' numbers
+    uint32_t column;    // which of the two counts
+    uint32_t node_slots, handle_slots; // how many have ever been used
+    uint32_t spare;
+};
+
+enum { CLINUX_LEDGER_NODES = 1 << 20, CLINUX_LEDGER_HANDLES = 1 << 17, CLINUX_LEDGER_TASKS = 65 };
+
+static inline struct clinux_task *clinux_ledger_tasks(struct clinux_ledger *ledger)
+{
+    return (struct clinux_task *)(ledger + 1);
+}
+
+static inline struct clinux_kept_handle *clinux_ledger_handles(struct clinux_ledger *ledger)
+{
+    return (struct clinux_kept_handle *)(clinux_ledger_tasks(ledger) + CLINUX_LEDGER_TASKS);
+}
+
+static inline struct clinux_kept_node *clinux_ledger_nodes(struct clinux_ledger *ledger)
+{
+    return (struct clinux_kept_node *)(clinux_ledger_handles(ledger) + CLINUX_LEDGER_HANDLES);
+}
+
+static const unsigned long CLINUX_LEDGER_SIZE =
+    sizeof(struct clinux_ledger) + CLINUX_LEDGER_TASKS * sizeof(struct clinux_task) +
+    CLINUX_LEDGER_HANDLES * sizeof(struct clinux_kept_handle) +
+    CLINUX_LEDGER_NODES * sizeof(struct clinux_kept_node);
+
+// How many descriptors a keeper is asked for at once, and the size of a request: how many, and
+// their numbers. It answers with a byte and the descriptors. A request for none ends it.
+enum { CLINUX_KEEPER_BATCH = 60, CLINUX_KEEPER_REQUEST = 4 * (CLINUX_KEEPER_BATCH + 1) };
+
+// Starts a keeper for the calling process, whose every descriptor it holds as well. When the
+// process has ended, it closes those that the ledger's column does not name. It ends when nobody
+// holds the other end of `socket`, or if it is not the column's keeper by then.
+// Returns the keeper's number, or -errno.
+int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket);
+
+#pragma clang assume_nonnull end
+
+#endif
