@@ -141,6 +141,9 @@ let package = Package(
             name: "fs-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
             path: "Benchmarks/FileSystem", swiftSettings: swiftSettings),
         .executableTarget(
+            name: "net-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
+            path: "Benchmarks/Network", swiftSettings: swiftSettings),
+        .executableTarget(
             name: "footprint-benchmark", dependencies: ["BenchmarkSupport", "TestSupport", "Core"],
             path: "Benchmarks/Footprint", swiftSettings: swiftSettings),
         .executableTarget(
