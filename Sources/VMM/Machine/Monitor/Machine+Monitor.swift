@@ -43,8 +43,9 @@ extension Machine {
                 run.resume()
                 return [:]
             },
-            MonitorCommand("system_reset") { [run] _ in
-                run.reset(.monitorReset)
+            // The answer comes first: to put the kernel into memory again takes a while.
+            MonitorCommand("system_reset") { [control, run] _ in
+                control.loop.post { run.reset(.monitorReset) }
                 return [:]
             },
             MonitorCommand("quit") { [run] _ in
