@@ -6,8 +6,13 @@ internal import VhostUser
 /// A device cannot be plugged in or unplugged; one sentence for the user.
 struct HotPlugError: Error, CustomStringConvertible {
     let description: String
+    /// There is no such device.
+    let isUnknown: Bool
 
-    init(_ description: String) { self.description = description }
+    init(_ description: String, isUnknown: Bool = false) {
+        self.description = description
+        self.isUnknown = isUnknown
+    }
 }
 
 // Devices that come and go while the guest runs. The guest hears of them as of cards in slots of a
@@ -47,7 +52,7 @@ extension Machine {
             let known = slots.map { "'\($0.id)'" }.joined(separator: ", ")
             throw HotPlugError(
                 "there is no device '\(id)'; the machine was started with "
-                    + (known.isEmpty ? "none that has an id" : known))
+                    + (known.isEmpty ? "none that has an id" : known), isUnknown: true)
         }
         return slot
     }
@@ -108,7 +113,7 @@ extension Machine {
 
     // MARK: Out
 
-    /// Asks the guest to do without a device. When it has agreed, `onUnplugged` is called.
+    /// Asks the guest to do without a device. When it has agreed, monitors' clients are told.
     func unplug(_ id: String) throws(HotPlugError) {
         let slot = try slot(id)
         let now = Clock.monotonic()
@@ -148,7 +153,8 @@ extension Machine {
             control.loop.post {
                 device.control.end()
                 self.slots[number].state = .empty
-                self.onUnplugged?(self.slots[number].id)
+                self.run.whileStill { self.buses.memory.reclaim() }
+                self.monitor?.emitUnplugged(self.slots[number].id)
             }
         }
     }

@@ -34,14 +34,12 @@ final class Machine: @unchecked Sendable {
     let configPorts: PCIConfigPorts
     let serial: Serial?
     let console: HostConsole
-    private let buses = MachineBuses()
+    let buses = MachineBuses()
     private let acpi: ACPITables
     /// Set when the machine is complete.
     var cpus: [VCPUThread] = []
     var devices: [AttachedDevice] = []
     var slots: [DeviceSlot] = []
-    /// A device, named by its id, has left its slot.
-    var onUnplugged: ((String) -> Void)?
     /// Devices whose reset nobody has reported yet.
     var resetsUnderWay = 0
     var run: RunState

@@ -9,7 +9,8 @@ extension Machine {
     func startMonitor() {
         if given.monitors.isEmpty { return }
         let table = MonitorTable(
-            MonitorVersion(package: "apus \(Release.version)"), queries + runCommands)
+            MonitorVersion(package: "apus \(Release.version)"),
+            queries + runCommands + deviceCommands)
         let server = QMPServer(table, on: control.loop)
         for listener in given.monitors { server.listen(on: listener) }
         monitor = server

@@ -43,6 +43,8 @@ final class RunState: @unchecked Sendable {
     /// Those who wait for the CPUs to rest.
     private var pauseWaits: [() -> Void] = []
     private var hasToldPause = false
+    /// What is done while no CPU runs; they go on afterwards.
+    private var errands: [() -> Void] = []
     var onEvent: (Event) -> Void = { _ in }
     var isEnding: Bool { if case .end = action { true } else { false } }
 
@@ -67,7 +69,7 @@ final class RunState: @unchecked Sendable {
 
     /// Lets a CPU go on that has no order, now or at the end of a pause.
     private func resumeLater(_ cpu: VCPUThread) {
-        if isPaused {
+        if isPaused || !errands.isEmpty {
             parked.insert(cpu.index)
         } else {
             parked.remove(cpu.index)
@@ -98,6 +100,22 @@ final class RunState: @unchecked Sendable {
         hasToldPause = false
         guard action == nil else { return }
         // Those that have not reported yet go on when they do.
+        for index in parked.subtracting(waiting) { resume(index) }
+    }
+
+    /// Calls `errand` while no CPU runs, which nobody notices.
+    func whileStill(_ errand: @escaping () -> Void) {
+        errands.append(errand)
+        for cpu in machine?.cpus ?? [] where !parked.contains(cpu.index) { cpu.pause() }
+        proceed()
+    }
+
+    private func runErrands() {
+        guard !errands.isEmpty else { return }
+        let all = errands
+        errands = []
+        for errand in all { errand() }
+        guard action == nil else { return }
         for index in parked.subtracting(waiting) { resume(index) }
     }
 
@@ -222,6 +240,7 @@ final class RunState: @unchecked Sendable {
 
     private func proceed() {
         guard let machine, parked.count == machine.cpus.count else { return }
+        runErrands()
         if isPaused { completePause() }
         switch action {
         case nil: break

@@ -60,12 +60,14 @@ package final class PCIRootPort: PCIFunction {
 
     // MARK: The card
 
-    /// A card has been put in or taken out.
+    /// A card has been put in or taken out. Where there is a button, Linux waits for that to be
+    /// pressed once a card is in (pciehp), so it is.
     package func setPresent(_ isPresent: Bool) {
         change { state in
             guard state.isPresent != isPresent else { return }
             state.isPresent = isPresent
-            Self.note(ExpressCapability.Status.presenceChanged, &state)
+            let button = isPresent ? ExpressCapability.Status.attentionButton : 0
+            Self.note(ExpressCapability.Status.presenceChanged | button, &state)
             Self.updateLink(&state)
         }
     }
