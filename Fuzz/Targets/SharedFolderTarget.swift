@@ -52,7 +52,7 @@ struct SharedFolderTarget: FuzzTarget {
         let options = try FSOptions(
             FSOptions.schema.parse("path=\(share),num-queues=1,xattr=on"))
         fileSystem = try FileSystem(SharedFolder(options), options)
-        device = FSDevice(fileSystem)
+        device = FSDevice(options) { [fileSystem] in fileSystem }
         scratch = try ScratchMemory(size: 1 << 20)
         let features = device.features & ~(VirtioFeature.packedRing | VirtioFeature.eventIndex)
         driver = DriverQueue(scratch, size: 64, features: features, tableSize: 16)

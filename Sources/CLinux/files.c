@@ -320,18 +320,36 @@ int clinux_may_set_users(void)
     return geteuid() == 0 && get_capabilities(data) == 0 && (data[0].permitted & needed) == needed;
 }
 
+// Uses a capability that is permitted from now on, or does not.
+static int set_effective(unsigned capability, int is_used)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    if (get_capabilities(data) < 0)
+        return -errno;
+    data[0].effective &= ~capability;
+    if (is_used)
+        data[0].effective |= data[0].permitted & capability;
+    return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
 // With another file user than root a thread loses those capabilities that have to do with files,
 // and gets them back afterwards. The one that passes over permissions is taken back at once, because
 // the guest's kernel has checked them, and it knows all of the user's groups. Not so the right to
 // keep the set-group bit, which the user need not have.
 static int keep_access(void)
 {
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct data[2];
-    if (get_capabilities(data) < 0)
-        return -errno;
-    data[0].effective |= data[0].permitted & 1U << CAP_DAC_OVERRIDE;
-    return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+    return set_effective(1U << CAP_DAC_OVERRIDE, 1);
+}
+
+int clinux_may_keep_set_id(int may)
+{
+    return set_effective(1U << CAP_FSETID, may);
+}
+
+void clinux_set_mask(unsigned mask)
+{
+    umask((mode_t)mask);
 }
 
 int clinux_set_file_user(unsigned user, unsigned group)

@@ -104,12 +104,14 @@ _Noreturn static void keep(const struct keeper *keeper)
     }
 }
 
-int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket)
+int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket, int *pidfd)
 {
+    // Nobody asks how it has ended.
+    signal(SIGCHLD, SIG_IGN);
     struct keeper keeper = {ledger, column, socket, (int)syscall(SYS_pidfd_open, getpid(), 0)};
     if (keeper.owner < 0)
         return -errno;
-    long process = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+    long process = syscall(SYS_clone, CLONE_FILES | CLONE_PIDFD | SIGCHLD, 0, pidfd, 0, 0);
     if (process == 0)
         keep(&keeper);
     if (process < 0) {
@@ -117,6 +119,6 @@ int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socke
         close(keeper.owner);
         return error;
     }
-    // The keeper's descriptors are this process's: they stay open.
+    // The keeper's descriptors are this process's: `owner` stays open.
     return (int)process;
 }

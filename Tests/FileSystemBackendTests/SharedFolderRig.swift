@@ -78,6 +78,9 @@ final class SharedFolderRig {
     private(set) var device: FSDevice
     private let files: SharedFolder
     private let options: FSOptions
+    private var keeper: Keeper?
+    /// Nobody runs it.
+    private let loop: EventLoop
     let scratch: ScratchMemory
     private(set) var lanes: [Lane] = []
 
@@ -91,9 +94,10 @@ final class SharedFolderRig {
                 "path=\(folder.path),num-queues=\(queues)" + (text.isEmpty ? "" : ",\(text)")))
         self.options = options
         files = try SharedFolder(options)
-        fileSystem = try FileSystem(
-            files, options, keeper: isKept ? try Self.takeOver(files) : nil)
-        device = FSDevice(fileSystem)
+        loop = try EventLoop()
+        keeper = isKept ? try Self.takeOver(files, loop) : nil
+        fileSystem = try FileSystem(files, options, ledger: keeper?.ledger)
+        device = FSDevice(options) { [fileSystem] in fileSystem }
         scratch = try ScratchMemory(size: 8 << 20)
         for index in 0...queues {
             lanes.append(try Lane(scratch, ring: ring))
@@ -104,8 +108,8 @@ final class SharedFolderRig {
 
     deinit { device.reset() }
 
-    private static func takeOver(_ files: SharedFolder) throws -> Keeper {
-        let keeper = try Keeper(files.keeperFiles)
+    private static func takeOver(_ files: SharedFolder, _ loop: EventLoop) throws -> Keeper {
+        let keeper = try Keeper(files.keeperFiles, on: loop)
         keeper.takeOver()
         return keeper
     }
@@ -123,8 +127,9 @@ final class SharedFolderRig {
         }
         // Nothing of what it has is closed, as nothing is by a process that is killed.
         _ = unsafe Unmanaged.passRetained(fileSystem)
-        fileSystem = try FileSystem(files, options, keeper: Self.takeOver(files))
-        device = FSDevice(fileSystem)
+        keeper = try Self.takeOver(files, loop)
+        fileSystem = try FileSystem(files, options, ledger: keeper?.ledger)
+        device = FSDevice(options) { [fileSystem] in fileSystem }
         for index in lanes.indices { try start(index) }
     }
 

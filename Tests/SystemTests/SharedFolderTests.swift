@@ -148,6 +148,36 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
+    /// Calls that do something else in the guest than on the host.
+    private static let differences: [(text: String, reason: String)] = [
+        ("mknod(\"n\",", "nobody makes devices on the host: the process is in a user namespace"),
+        ("mknod(\"b\",", "the same"), ("n: ", "so it is not there"), ("b: ", "the same"),
+        ("unlink(\"p\") | unlink(\"n\")", "the same"),
+    ]
+
+    @Test(
+        "a file system in the guest does what the host's does, as POSIX has it",
+        .enabled(if: getuid() == 0), .timeLimit(.minutes(5)))
+    func posix() throws {
+        let disk = folder["root.ext4"]
+        try Guest.makeDisk(disk)
+        try GuestTool.install("posix", on: disk, folder)
+        _ = try onHost("mkdir guest; mkdir ../host; ../posix.tool ../host >../wanted")
+        let guest = try start()
+        #expect(try guest.run("posix /run/m/guest >/run/m/found; echo $?") == "0")
+        // Each line begins with its number in the source.
+        let wanted = try onHost("cut -d ' ' -f 2- <../wanted").split(separator: "\n")
+        let found = try onHost("cut -d ' ' -f 2- <found").split(separator: "\n")
+        try #require(wanted.count == found.count)
+        #expect(wanted.count > 400)
+        for (wanted, found) in zip(wanted, found) where wanted != found {
+            #expect(
+                Self.differences.contains { wanted.hasPrefix($0.text) },
+                "on the host: \(wanted); in the guest: \(found)")
+        }
+        #expect(try guest.powerOff() == 0)
+    }
+
     @Test("a guest that reboots mounts the folder again", .timeLimit(.minutes(5)))
     func reboot() throws {
         let guest = try start()
@@ -175,6 +205,13 @@ struct SharedFolderTests {
         for kill in 1...Self.kills {
             usleep(useconds_t.random(in: 300_000...900_000))
             let id = try #require(process(of: guest), "kill \(kill)")
+            if kill % 2 == 0 {
+                // Who keeps the files for the next one is replaced as well.
+                let keeper = try #require(
+                    RunningProgram.children(of: id).first { $0.arguments == ["apus-keeper"] })
+                Glibc.kill(keeper.id, SIGKILL)
+                usleep(50_000)
+            }
             Glibc.kill(id, SIGKILL)
             var waits = 0
             while process(of: guest).map({ $0 == id }) ?? true, waits < 1000 {

@@ -4,7 +4,10 @@ internal import VhostUser
 /// A virtio file system device (VIRTIO 1.3, section 5.11) that shares a folder. Each started queue
 /// has a thread of its own; the verbs are the control thread's.
 package final class FSDevice: VirtioDevice {
-    private let fileSystem: FileSystem
+    private let options: FSOptions
+    private let open: () throws -> FileSystem
+    /// There from the first queue's start on: until then, another process may work with the files.
+    private var fileSystem: FileSystem?
     private var config = ConfigSpace(size: FSOptions.tagSize + 4)
     private var queues: [FSQueue?]
 
@@ -13,9 +16,10 @@ package final class FSDevice: VirtioDevice {
         VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
         | VirtioFeature.packedRing
 
-    init(_ fileSystem: FileSystem) {
-        self.fileSystem = fileSystem
-        let options = fileSystem.options
+    /// - Parameter open: is called when the first queue starts.
+    init(_ options: FSOptions, _ open: @escaping () throws -> FileSystem) {
+        self.options = options
+        self.open = open
         config.store(Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
         config.store(UInt32(options.queueCount), at: FSOptions.tagSize)
         // The first one is for requests that must not wait.
@@ -26,7 +30,7 @@ package final class FSDevice: VirtioDevice {
 
     package var queueCount: Int { queues.count }
 
-    package func maximumQueueSize(_ queue: Int) -> UInt16 { fileSystem.options.maximumQueueSize }
+    package func maximumQueueSize(_ queue: Int) -> UInt16 { options.maximumQueueSize }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
         config.read(offset: offset, count: count)
@@ -46,6 +50,8 @@ package final class FSDevice: VirtioDevice {
             throw VirtioDeviceError("queue \(index) cannot be started")
         }
         do {
+            let fileSystem = try self.fileSystem ?? open()
+            self.fileSystem = fileSystem
             queues[index] = try FSQueue(try Virtqueue(setup), index: index, fileSystem)
         } catch {
             throw VirtioDeviceError("queue \(index): \(error)")

@@ -24,6 +24,10 @@ package struct FSOptions: Equatable, Sendable {
     /// How long a queue's thread looks for requests before it sleeps, at most.
     package var pollMicroseconds = IdlePolling.usualMicroseconds
     package var hasExtendedAttributes = false
+    package var hasAccessLists = false
+    /// A guest keeps what is written, and writes it later.
+    package var writesBack = false
+    package var announcesSubmounts = true
 
     /// The tag has this many bytes on the wire (VIRTIO 1.3, section 5.11.4).
     package static let tagSize = 36
@@ -52,13 +56,25 @@ package struct FSOptions: Equatable, Sendable {
             help: "how long to look for requests before sleeping, at most, in microseconds")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
+        static let accessLists = OptionKey(
+            "posix-acl", .bool, default: false,
+            help: "let guests keep and check POSIX ACLs, which are extended attributes")
+        static let writeback = OptionKey(
+            "writeback", .bool, default: false,
+            help: "let guests keep for a while what is written; with cache=auto or always, and if "
+                + "nobody else changes the files")
+        static let submounts = OptionKey(
+            "announce-submounts", .bool, default: true,
+            help: "let guests see the bounds of file systems that are mounted in the folder")
     }
 
     package static let schema = OptionSchema(
         "fs", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
-            Keys.queueSize.any, Keys.poll.any, Keys.xattr.any,
+            Keys.queueSize.any, Keys.poll.any, Keys.xattr.any, Keys.accessLists.any,
+            Keys.writeback.any,
+            Keys.submounts.any,
         ])
 
     /// Takes what `schema` has parsed.
@@ -71,6 +87,16 @@ package struct FSOptions: Equatable, Sendable {
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         pollMicroseconds = values[Keys.poll]
         hasExtendedAttributes = values[Keys.xattr]
+        hasAccessLists = values[Keys.accessLists]
+        writesBack = values[Keys.writeback]
+        announcesSubmounts = values[Keys.submounts]
+        guard hasExtendedAttributes || !hasAccessLists else {
+            throw OptionError("posix-acl: ACLs are extended attributes; add xattr=on")
+        }
+        guard !writesBack || cache == .auto || cache == .always else {
+            throw OptionError(
+                "writeback: with cache=\(cache.rawValue) guests keep no data; use auto or always")
+        }
         guard let tag else { return }
         guard !tag.isEmpty, !tag.utf8.contains(0), tag.utf8.count <= Self.tagSize else {
             throw OptionError("tag: '\(tag)' does not have 1 to \(Self.tagSize) bytes")

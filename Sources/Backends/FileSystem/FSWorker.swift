@@ -103,6 +103,28 @@ final class FSWorker {
         guard chain.writableLength >= UInt64(FUSELimit.replyHeader + size) else { throw .invalid }
     }
 
+    /// Makes something as the user who made the request.
+    /// - Parameter mask: what the user takes from the mode, as far as that is not done yet.
+    @discardableResult
+    func asUser<R>(
+        mask: UInt32, _ body: () throws(FUSEError) -> R
+    ) throws(FUSEError) -> R {
+        guard fileSystem.has(.leavesMask) else { return try asUser(body) }
+        clinux_set_mask(mask & 0o777)
+        defer { clinux_set_mask(0) }
+        return try asUser(body)
+    }
+
+    /// Does something without the right to keep set-ID bits, if they are to go.
+    func droppingSetID<R: ~Copyable>(
+        _ isWanted: Bool, _ body: () throws(FUSEError) -> R
+    ) throws(FUSEError) -> R {
+        guard isWanted, fileSystem.setsUsers else { return try body() }
+        try fuseChecking(clinux_may_keep_set_id(0))
+        defer { _ = clinux_may_keep_set_id(1) }
+        return try body()
+    }
+
     /// Does something as the user who made the request.
     @discardableResult
     func asUser<R>(_ body: () throws(FUSEError) -> R) throws(FUSEError) -> R {

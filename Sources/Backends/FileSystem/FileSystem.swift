@@ -19,27 +19,27 @@ final class FileSystem: Sendable {
     let queueFilter: SeccompFilter?
     /// What was agreed on in INIT.
     private let abilities: Atomic<UInt64>
-    /// Lets another process go on, if there can be one.
-    private let keeper: Keeper?
+    /// Where all this is noted for another process, if there can be one.
+    let ledger: Ledger?
 
     /// - Parameters:
     ///   - files: what `SharedFolder.open` has opened.
-    ///   - keeper: has taken over from an earlier process.
+    ///   - ledger: what an earlier process has noted, with descriptors of this one.
     init(
         _ files: SharedFolder, _ options: FSOptions, queueFilter: SeccompFilter? = nil,
-        keeper: Keeper? = nil
+        ledger: Ledger? = nil
     ) throws(BackendError) {
         self.options = options
-        self.keeper = keeper
-        abilities = Atomic(keeper?.ledger.abilities ?? 0)
-        handles = HandleTable(keeper?.ledger)
+        self.ledger = ledger
+        abilities = Atomic(ledger?.abilities ?? 0)
+        handles = HandleTable(ledger)
         self.queueFilter = queueFilter
         proc = files.proc
         setsUsers = clinux_may_set_users() != 0
         do {
             let status = try FileStatus.of(files.folder.rawValue)
             nodes = NodeTable(
-                root: Node(try files.folder.duplicate(), status), keeper?.ledger)
+                root: Node(try files.folder.duplicate(), status), ledger)
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")
         }
@@ -58,9 +58,6 @@ final class FileSystem: Sendable {
         handles.removeAll()
         nodes.removeAll()
     }
-
-    /// Where all this is noted for another process.
-    var ledger: Ledger? { keeper?.ledger }
 
     func has(_ ability: FUSEAbilities) -> Bool {
         abilities.load(ordering: .relaxed) & ability.rawValue != 0

@@ -97,6 +97,10 @@ int clinux_may_set_users(void);
 // What the calling thread creates from now on belongs to this user and group, as if they did it,
 // but permissions were checked already. 0 and 0 go back to what was before.
 int clinux_set_file_user(unsigned user, unsigned group);
+// Gives the calling thread the right to keep set-ID bits of what it changes, or takes it away.
+int clinux_may_keep_set_id(int may);
+// What is taken from the mode of what the calling thread creates.
+void clinux_set_mask(unsigned mask);
 
 #pragma clang assume_nonnull end
 

@@ -81,8 +81,8 @@ enum { CLINUX_KEEPER_BATCH = 60, CLINUX_KEEPER_REQUEST = 4 * (CLINUX_KEEPER_BATC
 // Starts a keeper for the calling process, whose every descriptor it holds as well. When the
 // process has ended, it closes those that the ledger's column does not name. It ends when nobody
 // holds the other end of `socket`, or if it is not the column's keeper by then.
-// Returns the keeper's number, or -errno.
-int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket);
+// Returns the keeper's number, or -errno; *pidfd can be read from when it has ended.
+int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket, int *pidfd);
 
 #pragma clang assume_nonnull end
 

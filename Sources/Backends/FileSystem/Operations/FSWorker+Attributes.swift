@@ -14,7 +14,8 @@ extension FSWorker {
     func putEntry(_ folder: Node, _ name: FUSEText) throws(FUSEError) {
         let (id, status) = try find(folder, name)
         task.counted(id)
-        reply.putEntry(id, status, fileSystem.validity)
+        reply.putEntry(
+            id, status, fileSystem.validity, below: fileSystem.has(.submounts) ? folder : nil)
     }
 
     /// The file that a name stands for, which the driver knows from now on.
@@ -68,7 +69,9 @@ extension FSWorker {
                     changes.contains(.group) ? group : .max))
         }
         if changes.contains(.size) {
-            try truncate(node, to: size, handle: changes.contains(.handle) ? handle : nil)
+            try droppingSetID(changes.contains(.dropSetID)) { () throws(FUSEError) in
+                try truncate(node, to: size, handle: changes.contains(.handle) ? handle : nil)
+            }
         }
         if !changes.isDisjoint(with: [.accessTime, .modificationTime]) {
             let access = Self.nanoseconds(

@@ -26,6 +26,7 @@ extension FSWorker {
         let file = try file()
         let offset = try self.offset()
         let size = UInt64(try request.next(UInt32.self))
+        let dropsSetID = try request.next(UInt32.self) & FUSEDropSetID.writing != 0
         let header = UInt64(FUSELimit.requestHeader + FUSELimit.writeArguments)
         guard chain.readableLength >= header, chain.readableLength - header == size else {
             throw .invalid
@@ -39,8 +40,10 @@ extension FSWorker {
                 unsafe clinux_pwritev(
                     file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0)
             }
-            count = try fuseChecking(
-                file.appends ? try append(file, Int64(size), write) : Int64(write()))
+            count = try droppingSetID(dropsSetID) { () throws(FUSEError) in
+                try fuseChecking(
+                    file.appends ? try append(file, Int64(size), write) : Int64(write()))
+            }
         }
         reply.put(UInt32(clamping: count))
         reply.put(0 as UInt32)

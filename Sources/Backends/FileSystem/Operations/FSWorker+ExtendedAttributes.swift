@@ -14,14 +14,18 @@ extension FSWorker {
         let node = try node()
         let size = Int(try request.next(UInt32.self))
         let flags = try request.next(UInt32.self)
-        if fileSystem.has(.largeSetAttribute) { try request.skip(8) }
+        var dropsSetID = false
+        if fileSystem.has(.largeSetAttribute) {
+            dropsSetID = try request.next(UInt32.self) & FUSEDropSetID.settingAccessList != 0
+            try request.skip(4)
+        }
         guard size <= FUSELimit.attributeValue else { throw FUSEError(E2BIG) }
         // XATTR_CREATE, XATTR_REPLACE
         guard flags & ~3 == 0 else { throw .invalid }
         let name = try request.freeText(Self.nameLimit)
         let value = try unsafe request.data(size)
-        try fuseChecking(
-            task.change { _, _ in
+        let result = try droppingSetID(dropsSetID) { () throws(FUSEError) in
+            try task.change { _, _ in
                 // XATTR_CREATE: it would be there.
                 unsafe flags & 1 != 0 && clinux_get_attribute(node.fd, name.pointer, nil, 0) == size
                     ? 0 : nil
@@ -29,7 +33,9 @@ extension FSWorker {
                 Int64(
                     unsafe clinux_set_attribute(
                         node.fd, name.pointer, value, size, Int32(flags)))
-            })
+            }
+        }
+        try fuseChecking(result)
     }
 
     func getExtendedAttribute() throws(FUSEError) {

@@ -88,6 +88,7 @@ extension FSWorker {
         guard !entry.isSpecial, let (id, status) = try? find(folder, entry.nameText) else {
             return reply.putZeroes(FUSELimit.entry)
         }
-        reply.putEntry(id, status, fileSystem.validity)
+        reply.putEntry(
+            id, status, fileSystem.validity, below: fileSystem.has(.submounts) ? folder : nil)
     }
 }

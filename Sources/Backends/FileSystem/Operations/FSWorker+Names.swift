@@ -16,7 +16,7 @@ extension FSWorker {
         let folder = try folder()
         let name = try request.name()
         let target = try request.freeText(FUSELimit.path)
-        try make(folder, name, S_IFLNK) {
+        try make(folder, name, S_IFLNK, mask: 0) {
             unsafe clinux_make_symlink(target.pointer, folder.fd, name.pointer)
         }
     }
@@ -26,9 +26,10 @@ extension FSWorker {
         let folder = try folder()
         let mode = try request.next(UInt32.self)
         let (major, minor) = FUSEReply.majorAndMinor(try request.next(UInt32.self))
-        try request.skip(8)  // umask, padding
+        let mask = try request.next(UInt32.self)
+        try request.skip(4)
         let name = try request.name()
-        try make(folder, name, mode & S_IFMT) {
+        try make(folder, name, mode & S_IFMT, mask: mask) {
             unsafe clinux_make_node(folder.fd, name.pointer, mode, major, minor)
         }
     }
@@ -37,18 +38,18 @@ extension FSWorker {
         try needRoom(FUSELimit.entry)
         let folder = try folder()
         let mode = try request.next(UInt32.self)
-        try request.skip(4)  // umask
+        let mask = try request.next(UInt32.self)
         let name = try request.name()
-        try make(folder, name, S_IFDIR) {
+        try make(folder, name, S_IFDIR, mask: mask) {
             unsafe clinux_make_folder(folder.fd, name.pointer, mode & 0o7777)
         }
     }
 
     /// Makes something of a type, and answers with it.
     private func make(
-        _ folder: Node, _ name: FUSEText, _ type: UInt32, _ body: () -> Int32
+        _ folder: Node, _ name: FUSEText, _ type: UInt32, mask: UInt32, _ body: () -> Int32
     ) throws(FUSEError) {
-        try asUser { () throws(FUSEError) in
+        try asUser(mask: mask) { () throws(FUSEError) in
             try fuseChecking(
                 task.change { [self] time, _ in
                     wasMade(folder, name, type, since: time) ? 0 : nil

@@ -6,8 +6,13 @@ internal import Glibc
 extension FSWorker {
     /// Those flags of an open file that have a meaning here. The driver does the rest.
     private func hostFlags(_ flags: UInt32) -> Int32 {
-        let kept = O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC
-        return Int32(bitPattern: flags) & kept
+        let flags = Int32(bitPattern: flags)
+        guard fileSystem.has(.writebackCache) else {
+            return flags & (O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC)
+        }
+        // The driver knows where the end is, and may have to read what is around a write.
+        let access = flags & O_ACCMODE == O_WRONLY ? O_RDWR : flags & O_ACCMODE
+        return access | flags & (O_DSYNC | O_SYNC)
     }
 
     private static func changes(_ flags: UInt32) -> Bool {
@@ -17,8 +22,12 @@ extension FSWorker {
     func open() throws(FUSEError) {
         try needRoom(16)
         let flags = try request.next(UInt32.self)
+        let openFlags = try request.next(UInt32.self)
         if fileSystem.options.isReadOnly, Self.changes(flags) { throw .readOnly }
-        let fd = try reopen(try node(), flags)
+        let node = try node()
+        let fd: OwnedFD = try droppingSetID(openFlags & FUSEDropSetID.opening != 0) {
+            () throws(FUSEError) in try reopen(node, flags)
+        }
         try putHandle(fd, nodeID: request.nodeID, flags)
     }
 
@@ -26,8 +35,13 @@ extension FSWorker {
     private func reopen(_ node: Node, _ flags: UInt32) throws(FUSEError) -> OwnedFD {
         guard node.isRegular else { throw FUSEError(node.isLink ? ELOOP : ENXIO) }
         let truncates = Int32(bitPattern: flags) & O_TRUNC
-        return OwnedFD(
-            owning: try fuseChecking(clinux_reopen(node.fd, hostFlags(flags) | truncates)))
+        let wanted = hostFlags(flags) | truncates
+        var result = clinux_reopen(node.fd, wanted)
+        if result == -EACCES, Int32(bitPattern: flags) & O_ACCMODE == O_WRONLY {
+            // It may be written, but not read.
+            result = clinux_reopen(node.fd, wanted & ~O_ACCMODE | O_WRONLY)
+        }
+        return OwnedFD(owning: try fuseChecking(result))
     }
 
     /// Answers with the number of an open file (`fuse_open_out`).
@@ -36,7 +50,7 @@ extension FSWorker {
     ) throws(FUSEError) {
         let file = OpenFile(
             fd, nodeID: nodeID, isFolder: false,
-            appends: Int32(bitPattern: flags) & O_APPEND != 0)
+            appends: hostFlags(flags) & O_APPEND != 0)
         let handle = try fileSystem.handles.add(file)
         task.opened(handle)
         reply.put(handle)
@@ -57,11 +71,12 @@ extension FSWorker {
         let folder = try folder()
         let flags = try request.next(UInt32.self)
         let mode = try request.next(UInt32.self)
-        try request.skip(8)  // umask, open_flags
+        let mask = try request.next(UInt32.self)
+        try request.skip(4)  // open_flags: what is new has no set-ID bits to lose
         let name = try request.name()
         let wanted = hostFlags(flags) | O_CREAT | O_EXCL
         var fd: Int32 = -1
-        let result = try asUser { () throws(FUSEError) in
+        let result = try asUser(mask: mask) { () throws(FUSEError) in
             try task.change { [self] time, _ in
                 wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
             } _: {
@@ -107,10 +122,11 @@ extension FSWorker {
         let folder = try folder()
         let flags = try request.next(UInt32.self)
         let mode = try request.next(UInt32.self)
+        let mask = try request.next(UInt32.self)
         guard Int32(bitPattern: flags) & O_ACCMODE != O_RDONLY else { throw .invalid }
         // Whether the file may get a name later.
         let wanted = hostFlags(flags) | CLINUX_O_TMPFILE | Int32(bitPattern: flags) & O_EXCL
-        let result = try asUser { () throws(FUSEError) in
+        let result = try asUser(mask: mask) { () throws(FUSEError) in
             unsafe clinux_open_beneath(folder.fd, ".", wanted, mode)
         }
         try putCreated(OwnedFD(owning: try fuseChecking(result)), flags)

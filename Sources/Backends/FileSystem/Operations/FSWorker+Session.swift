@@ -22,7 +22,11 @@ extension FSWorker {
             offered |= UInt64(try request.next(UInt32.self)) << 32
         }
         try needRoom(64)
-        let agreed = FUSEAbilities(rawValue: offered).intersection(wantedAbilities)
+        var agreed = FUSEAbilities(rawValue: offered).intersection(wantedAbilities)
+        // The mask counts only where a folder has no ACL for what is made in it.
+        if !agreed.isSuperset(of: Self.accessListAbilities) {
+            agreed.subtract(Self.accessListAbilities)
+        }
         fileSystem.begin(agreed)
         reply.put(FUSELimit.majorVersion)
         reply.put(min(minor, FUSELimit.minorVersion))
@@ -38,12 +42,18 @@ extension FSWorker {
         reply.putZeroes(7 * 4)
     }
 
+    private static let accessListAbilities: FUSEAbilities = [.accessLists, .leavesMask]
+
     private var wantedAbilities: FUSEAbilities {
         var wanted: FUSEAbilities = [
             .asyncRead, .truncateOnOpen, .bigWrites, .asyncDirectIO, .parallelFolders,
-            .maximumPages, .extended, .largeSetAttribute,
+            .maximumPages, .extended, .largeSetAttribute, .dropsSetID,
         ]
-        switch fileSystem.options.cache {
+        let options = fileSystem.options
+        if options.hasAccessLists { wanted.formUnion(Self.accessListAbilities) }
+        if options.writesBack { wanted.insert(.writebackCache) }
+        if options.announcesSubmounts { wanted.insert(.submounts) }
+        switch options.cache {
         case .never: wanted.insert(.mapsDirectIO)
         case .metadata: wanted.formUnion([.mapsDirectIO, .readFolderPlus, .readFolderPlusAuto])
         case .auto:

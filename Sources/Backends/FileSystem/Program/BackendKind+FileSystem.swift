@@ -23,16 +23,14 @@ extension BackendKind {
         makeDevice: { surroundings in
             let options = try FSOptions(surroundings.values)
             let files = try SharedFolder(adopting: surroundings.files)
-            var keeper: Keeper?
-            if surroundings.isReplaceable {
-                let new = try Keeper(files.keeperFiles)
-                new.takeOver()
-                keeper = new
+            let filter = try SeccompFilter(FSSystemCalls.queue, surroundings.seccomp)
+            let keeper =
+                surroundings.isReplaceable
+                ? try Keeper(files.keeperFiles, on: surroundings.loop) : nil
+            return FSDevice(options) {
+                keeper?.takeOver()
+                return try FileSystem(
+                    files, options, queueFilter: filter, ledger: keeper?.ledger)
             }
-            return FSDevice(
-                try FileSystem(
-                    files, options,
-                    queueFilter: try SeccompFilter(FSSystemCalls.queue, surroundings.seccomp),
-                    keeper: keeper))
         })
 }

@@ -21,7 +21,7 @@ package enum FSSystemCalls {
             "preadv2", "pwritev", "pwritev2", "fallocate", "copy_file_range", "setxattr",
             "getxattr", "listxattr", "removexattr")
         // Whose the new files are.
-        rules.allow("setfsuid", "setfsgid", "capget", "capset")
+        rules.allow("setfsuid", "setfsgid", "capget", "capset", "umask")
         return rules
     }
 
@@ -30,10 +30,11 @@ package enum FSSystemCalls {
         var rules = SystemCallRules.backendControl
         rules.add(files)
         // What a queue's thread does first.
-        rules.allow("umask", "fchdir", "setgroups", "geteuid")
+        rules.allow("fchdir", "setgroups", "geteuid")
         rules.allow("unshare", argument: 0, oneOf: [0x200])  // CLONE_FS
-        // A keeper is a process that shares the descriptors (CLONE_FILES, SIGCHLD).
-        rules.allow("clone", argument: 0, oneOf: [0x400 | 17])
+        // A keeper is a process that shares the descriptors (CLONE_FILES, CLONE_PIDFD,
+        // SIGCHLD).
+        rules.allow("clone", argument: 0, oneOf: [0x400 | 0x1000 | 17])
         rules.allow("pidfd_open", "close_range")
         return rules
     }

@@ -4,14 +4,21 @@ struct FUSEAbilities: OptionSet {
 
     static let asyncRead = FUSEAbilities(rawValue: 1 << 0)
     static let truncateOnOpen = FUSEAbilities(rawValue: 1 << 3)  // ATOMIC_O_TRUNC
+    /// The driver leaves the mask for new files to the device.
+    static let leavesMask = FUSEAbilities(rawValue: 1 << 6)  // DONT_MASK
     static let bigWrites = FUSEAbilities(rawValue: 1 << 5)
     static let invalidatesData = FUSEAbilities(rawValue: 1 << 12)  // AUTO_INVAL_DATA
     static let readFolderPlus = FUSEAbilities(rawValue: 1 << 13)  // DO_READDIRPLUS
     static let readFolderPlusAuto = FUSEAbilities(rawValue: 1 << 14)  // READDIRPLUS_AUTO
     static let asyncDirectIO = FUSEAbilities(rawValue: 1 << 15)  // ASYNC_DIO
+    static let writebackCache = FUSEAbilities(rawValue: 1 << 16)
     static let parallelFolders = FUSEAbilities(rawValue: 1 << 18)  // PARALLEL_DIROPS
+    static let accessLists = FUSEAbilities(rawValue: 1 << 20)  // POSIX_ACL
     static let maximumPages = FUSEAbilities(rawValue: 1 << 22)  // MAX_PAGES
     static let cacheSymlinks = FUSEAbilities(rawValue: 1 << 23)
+    static let submounts = FUSEAbilities(rawValue: 1 << 27)
+    /// The device takes set-ID bits away, when it is told to.
+    static let dropsSetID = FUSEAbilities(rawValue: 1 << 28)  // HANDLE_KILLPRIV_V2
     static let largeSetAttribute = FUSEAbilities(rawValue: 1 << 29)  // SETXATTR_EXT
     /// There are more than 32 bits.
     static let extended = FUSEAbilities(rawValue: 1 << 30)  // INIT_EXT
@@ -31,6 +38,7 @@ struct FUSEChanges: OptionSet {
     static let handle = FUSEChanges(rawValue: 1 << 6)
     static let accessTimeNow = FUSEChanges(rawValue: 1 << 7)
     static let modificationTimeNow = FUSEChanges(rawValue: 1 << 8)
+    static let dropSetID = FUSEChanges(rawValue: 1 << 11)  // FATTR_KILL_SUIDGID
 }
 
 /// What the driver may do with an open file (`FOPEN_...`).
@@ -39,6 +47,13 @@ enum FUSEOpenFlag {
     static let keepCache: UInt32 = 1 << 1
     static let cacheFolder: UInt32 = 1 << 3  // CACHE_DIR
     static let noFlush: UInt32 = 1 << 5
+}
+
+/// Requests to take set-ID bits away.
+enum FUSEDropSetID {
+    static let opening: UInt32 = 1 << 0  // FUSE_OPEN_KILL_SUIDGID
+    static let writing: UInt32 = 1 << 2  // FUSE_WRITE_KILL_SUIDGID
+    static let settingAccessList: UInt32 = 1 << 0  // FUSE_SETXATTR_ACL_KILL_SGID
 }
 
 /// Sizes and limits of the protocol.

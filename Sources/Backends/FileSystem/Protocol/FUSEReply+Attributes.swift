@@ -10,7 +10,8 @@ struct FUSEValidity {
 
 extension FUSEReply {
     /// A file's attributes (`fuse_attr`, 88 bytes).
-    func put(_ status: clinux_file_status) {
+    /// - Parameter isSubmount: it is where another file system is mounted.
+    func put(_ status: clinux_file_status, isSubmount: Bool = false) {
         put(status.inode)
         put(status.size)
         put(status.blocks)
@@ -26,7 +27,7 @@ extension FUSEReply {
         put(status.group)
         put(Self.deviceNumber(status.node_major, status.node_minor))
         put(status.block_size)
-        put(0 as UInt32)  // flags
+        put(isSubmount ? 1 : 0 as UInt32)  // FUSE_ATTR_SUBMOUNT
     }
 
     /// Linux's own form of a device's number: twelve bits of the one, twenty of the other.
@@ -40,13 +41,19 @@ extension FUSEReply {
     }
 
     /// What a name stands for (`fuse_entry_out`).
-    func putEntry(_ nodeID: UInt64, _ status: clinux_file_status, _ validity: FUSEValidity) {
+    /// - Parameter folder: where it was found, unless it was made there.
+    func putEntry(
+        _ nodeID: UInt64, _ status: clinux_file_status, _ validity: FUSEValidity,
+        below folder: Node? = nil
+    ) {
         put(nodeID)
         put(0 as UInt64)  // generation: a node's number is never used again
         put(validity.seconds)
         put(validity.seconds)
         put(0 as UInt64)  // nanoseconds of both
-        put(status)
+        let isSubmount =
+            folder.map { status.type == S_IFDIR && status.mount != $0.key.mount } ?? false
+        put(status, isSubmount: isSubmount)
     }
 
     /// `fuse_attr_out`

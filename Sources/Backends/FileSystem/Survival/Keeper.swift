@@ -5,7 +5,9 @@ internal import VhostUser
 /// Lets the next process go on with the files of one that is killed. Descriptors are kept by a
 /// small process that shares the table of them (`clinux_keeper_start`), what they stand for by a
 /// `Ledger`. Both are reached by files that whoever starts the processes holds for all of them.
-final class Keeper: Sendable {
+///
+/// All of it is the control thread's, but for the ledger.
+final class Keeper {
     /// How long a keeper may take to answer.
     private static let patienceMilliseconds: Int32 = 1000
 
@@ -14,6 +16,10 @@ final class Keeper: Sendable {
     private let askers: [UnixSocket]
     /// ...is answered at the other.
     private let answerers: [UnixSocket]
+    private let loop: EventLoop
+    /// Waits for the end of the keeper, which somebody may kill as well.
+    private var endWatch: EventRegistration?
+    private var pidfd: SharedFD?
 
     /// What `init` takes.
     static func makeFiles() throws(SystemError) -> [SharedFD] {
@@ -23,7 +29,8 @@ final class Keeper: Sendable {
 
     static let fileCount = 5
 
-    init(_ files: [SharedFD]) throws(SystemError) {
+    init(_ files: [SharedFD], on loop: EventLoop) throws(SystemError) {
+        self.loop = loop
         precondition(files.count == Self.fileCount, "a keeper has a ledger and four sockets")
         ledger = try Ledger(files[0])
         askers = [try UnixSocket(adopting: files[1]), try UnixSocket(adopting: files[2])]
@@ -31,8 +38,7 @@ final class Keeper: Sendable {
     }
 
     /// Takes over from an earlier process, if there was one: the ledger then says which of this
-    /// process's descriptors stand for what. Starts a keeper for this process, which must have one
-    /// thread.
+    /// process's descriptors stand for what. Starts a keeper for this process.
     func takeOver() {
         let old = ledger.column
         if ledger.hasHistory {
@@ -61,9 +67,18 @@ final class Keeper: Sendable {
             while let left = try? socket.receive(upTo: 4096), !left.bytes.isEmpty {}
         }
         // SAFETY: the ledger is mapped as long as the keeper's copy of this process's memory is.
+        var new: Int32 = -1
         let number = unsafe clinux_keeper_start(
-            ledger.header, UInt32(column), answerers[column].fd.rawValue)
-        if number < 0 {
+            ledger.header, UInt32(column), answerers[column].fd.rawValue, &new)
+        if number >= 0 {
+            let pidfd = SharedFD(owning: new)
+            endWatch = loop.watch(new, for: .readable) { [unowned self] _ in
+                // It may have been told to end, by a process that has taken over from this one.
+                if ledger.column == column { start(column) } else { endWatch = nil }
+            }
+            self.pidfd = pidfd
+        } else {
+            endWatch = nil
             let reason = SystemError("", errno: -number).reason
             fsLog(
                 .warning,
