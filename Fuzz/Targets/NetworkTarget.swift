@@ -9,10 +9,11 @@ struct NetworkTarget: FuzzTarget {
     static let about = "frames between a network device's rings and a stream, both hostile"
 
     /// Frames in both directions, with each kind of ring and buffers.
-    static let seeds: [[UInt8]] = (0..<4).map { number in
+    static let seeds: [[UInt8]] = (0..<8).map { number in
         FuzzSeed.make { seed in
+            seed.put(number >= 4)
             seed.choose(number & 1, of: 2)
-            seed.choose(number >> 1, of: 2)
+            seed.choose(number >> 1 & 1, of: 2)
             seed.choose(11, of: 24)
             for step in 0..<12 {
                 seed.choose(step % 3, of: 6)
@@ -26,10 +27,12 @@ struct NetworkTarget: FuzzTarget {
     }
     static let testCount = 600
 
-    init() throws {}
+    private let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
 
     mutating func run(_ input: inout FuzzInput) throws -> Bool {
-        let network = try FuzzNetwork(&input)
+        let network = try FuzzNetwork(&input, listeningAt: folder["net"])
         for _ in 0..<(1 + input.below(24)) { try network.step(&input) }
         return try network.finish()
     }
@@ -52,12 +55,14 @@ private final class FuzzNetwork {
     private var isGarbled = false
     private var moved = 0
 
-    init(_ input: inout FuzzInput) throws {
+    /// - Parameter path: where the device listens, if it is to.
+    init(_ input: inout FuzzInput, listeningAt path: String) throws {
         let (near, far) = try UnixSocket.pair()
-        let options = try NetworkOptions(
-            NetworkOptions.schema.parse("connected,fd=\(far.fd.rawValue)"))
+        let listens = input.flag()
+        let link = listens ? "stream,server=on,path=\(path)" : "connected,fd=\(far.fd.rawValue)"
+        let options = try NetworkOptions(NetworkOptions.schema.parse(link))
         device = try NetworkDevice(options, LinkFiles(options), on: EventLoop())
-        peer = near
+        peer = listens ? try UnixSocket(connectingTo: path) : near
         let features =
             VirtioFeature.version1 | VirtioFeature.indirectDescriptors
             | (input.flag() ? VirtioFeature.packedRing : 0)

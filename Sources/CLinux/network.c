@@ -29,6 +29,17 @@ ssize_t clinux_receive_parts(int socket, const struct iovec *parts, int count)
     return received < 0 ? -errno : received;
 }
 
+ssize_t clinux_peek(int socket, void *data, size_t length)
+{
+    struct iovec part = {.iov_base = data, .iov_len = length};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    ssize_t received;
+    do
+        received = recvmsg(socket, &message, MSG_DONTWAIT | MSG_PEEK);
+    while (received < 0 && errno == EINTR);
+    return received < 0 ? -errno : received;
+}
+
 int clinux_unix_datagram_socket(void)
 {
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -130,14 +130,14 @@ final class NetworkRig {
         return Array(memory.flatMap { scratch.bytes($0) }.prefix(Int(used.written)))
     }
 
-    /// Whether the device's link is up, once it is as `expected` or time is up.
+    /// Whether the device's link becomes as `expected` in time.
     func isUp(expecting expected: Bool) -> Bool {
         var isUp = !expected
         _ = loop.run(timeoutMilliseconds: 5000) {
             isUp = device.readConfig(offset: 6, count: 2) == [1, 0]
             return isUp == expected
         }
-        return isUp
+        return isUp == expected
     }
 }
 

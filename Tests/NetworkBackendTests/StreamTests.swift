@@ -159,19 +159,4 @@ import Testing
             #expect(try peer.receive() == pattern(65))
         }
     }
-
-    @Test("a socket that was passed down", arguments: [true, false])
-    func inherited(_ hasMergeableBuffers: Bool) throws {
-        let (near, far) = try UnixSocket.pair()
-        let rig = try NetworkRig(
-            "connected,fd=\(far.fd.rawValue)",
-            features: hasMergeableBuffers ? NetworkRig.mergeable : 0)
-        try rig.start()
-        rig.offer([2048])
-        let peer = StreamPeer(near)
-        try peer.send(pattern(64))
-        #expect(try rig.awaitFrame()?.frame == pattern(64))
-        try rig.send(pattern(65))
-        #expect(try peer.receive() == pattern(65))
-    }
 }

@@ -9,7 +9,14 @@ struct ExamplesTests {
             "backends-for-qemu", "console-reattach", "quickstart", "shared-root",
             "switched-machines", "two-machines",
         ])
-    func example(name: String) throws {
+    func example(name: String) throws { try check(name) }
+
+    @Test(
+        "a guest with the host's sockets as its network", .timeLimit(.minutes(5)),
+        .enabled(if: Means.program("passt") != nil, "there is no passt"))
+    func userNetwork() throws { try check("user-network") }
+
+    private func check(_ name: String) throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
             .deletingLastPathComponent().deletingLastPathComponent().path
         let script = """

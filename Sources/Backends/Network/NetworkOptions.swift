@@ -12,6 +12,8 @@ package struct NetworkOptions: Equatable, Sendable {
         case datagram(local: String, remote: String)
         /// A connected socket that the parent process left open, stream or datagram.
         case inherited(Int32)
+        /// The host's own sockets, by a program that is started for that.
+        case user(UserNetwork)
         /// A tap interface of the host, one queue for each pair of the device's.
         case tap(name: String, queues: Int)
         /// Queues of such an interface that the parent process left open.
@@ -37,14 +39,14 @@ package struct NetworkOptions: Equatable, Sendable {
     package var mtu: UInt16?
     package var maximumQueueSize: UInt16
 
-    enum Kind: String, CaseIterable, Sendable { case stream, dgram, tap, connected, none }
+    enum Kind: String, CaseIterable, Sendable { case user, stream, dgram, tap, connected, none }
 
     private enum Keys {
         static let type = OptionKey.required(
             "type", .choice(Kind.self),
-            help: "what it is connected to: a Unix socket, stream or dgram, as QEMU's -netdev of "
-                + "that name; the host, by an interface, tap; an open socket, connected; or nothing, "
-                + "none")
+            help: "what it is connected to: the host's network, by its sockets, user, or by an "
+                + "interface, tap; a Unix socket, stream or dgram, as QEMU's -netdev of that name; an "
+                + "open socket, connected; or nothing, none")
         static let path = OptionKey<String?>("path", .path, help: "the socket of type=stream")
         static let server = OptionKey(
             "server", .bool, default: false,
@@ -55,6 +57,17 @@ package struct NetworkOptions: Equatable, Sendable {
             "remote", .path, help: "the peer's socket of type=dgram, where frames go to")
         static let fd = OptionKey<UInt64?>(
             "fd", .integer(0...UInt64(Int32.max)), help: "the open socket of type=connected")
+        static let tcpPorts = OptionKey<[String]?>(
+            "tcp-ports", .list(of: .string),
+            help: "the host's ports that lead to the guest with type=user, such as [2222:22,8080]; "
+                + "as passt writes them")
+        static let udpPorts = OptionKey<[String]?>(
+            "udp-ports", .list(of: .string), help: "likewise")
+        static let passt = OptionKey<String?>(
+            "passt", .path, help: "the program of type=user, if it is not in /usr/bin")
+        static let arguments = OptionKey<[String]?>(
+            "args", .list(of: .string),
+            help: "what else it is to be told, such as [--ipv4-only,--mtu,1500]")
         static let interface = OptionKey<String?>(
             "ifname", .path, help: "the interface of type=tap, made if there is none")
         static let queues = OptionKey(
@@ -76,7 +89,8 @@ package struct NetworkOptions: Equatable, Sendable {
         "net", leadingKey: "type",
         keys: [
             Keys.type.any, Keys.path.any, Keys.server.any, Keys.local.any, Keys.remote.any,
-            Keys.fd.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
+            Keys.fd.any, Keys.tcpPorts.any, Keys.udpPorts.any, Keys.passt.any,
+            Keys.arguments.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
             Keys.mtu.any, Keys.queueSize.any,
         ])
 
@@ -112,6 +126,10 @@ package struct NetworkOptions: Equatable, Sendable {
             ("local", .dgram, values.isGiven(Keys.local)),
             ("remote", .dgram, values.isGiven(Keys.remote)),
             ("fd", .connected, values.isGiven(Keys.fd)),
+            ("tcp-ports", .user, values.isGiven(Keys.tcpPorts)),
+            ("udp-ports", .user, values.isGiven(Keys.udpPorts)),
+            ("passt", .user, values.isGiven(Keys.passt)),
+            ("args", .user, values.isGiven(Keys.arguments)),
             ("ifname", .tap, values.isGiven(Keys.interface)),
             ("queues", .tap, values.isGiven(Keys.queues)),
             ("fds", .tap, values.isGiven(Keys.fds)),
@@ -121,6 +139,12 @@ package struct NetworkOptions: Equatable, Sendable {
         }
         switch kind {
         case .none: return .none
+        case .user:
+            return .user(
+                UserNetwork(
+                    program: values[Keys.passt], tcpPorts: values[Keys.tcpPorts] ?? [],
+                    udpPorts: values[Keys.udpPorts] ?? [],
+                    arguments: values[Keys.arguments] ?? []))
         case .stream:
             let path = try need(values[Keys.path], "path", kind)
             return .stream(path: path, role: values[Keys.server] ? .server : .client)

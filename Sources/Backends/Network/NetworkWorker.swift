@@ -20,6 +20,8 @@ final class NetworkWorker<Link: UpLink> {
         let queue: Virtqueue
         let window: ReceiveWindow
         let headerSize: UInt64
+        /// The driver is told which checksums are right.
+        let checksChecksums: Bool
         /// Buffers were asked for, and a kick is waited for.
         var needsBuffers = false
         /// There once was room for any frame.
@@ -31,6 +33,7 @@ final class NetworkWorker<Link: UpLink> {
     struct Transmitter {
         let queue: Virtqueue
         let batch: TransmitBatch
+        let segmenter = Segmenter()
         let headerSize: UInt64
         /// The ring is empty, and a kick is waited for.
         var isIdle = false
@@ -56,7 +59,8 @@ final class NetworkWorker<Link: UpLink> {
             wake(events)
             var isBusy = transmit()
             if receive() { isBusy = true }
-            events = wait(mayBlock: !isBusy)
+            // A link that was just lost is told of first.
+            events = wait(mayBlock: !isBusy && link.isConnected == wasConnected)
         }
         pause()
     }
@@ -99,7 +103,7 @@ final class NetworkWorker<Link: UpLink> {
         let queue = transmitter.queue
         let batch = transmitter.batch
         queue.disableNotifications()
-        take(queue, batch, headerSize: transmitter.headerSize)
+        take(transmitter)
         if batch.isEmpty {
             self.transmitter?.isIdle = !queue.enableNotifications()
             return self.transmitter?.isIdle == false
@@ -114,17 +118,16 @@ final class NetworkWorker<Link: UpLink> {
         return result != .blocked
     }
 
-    private func take(_ queue: Virtqueue, _ batch: TransmitBatch, headerSize: UInt64) {
+    private func take(_ transmitter: Transmitter) {
+        let batch = transmitter.batch
+        let queue = transmitter.queue
         // Those that are left are sent first.
         guard batch.isEmpty else { return }
         do throws(QueueError) {
             while batch.hasRoom, try queue.pop(into: batch.freeChain) {
-                if isSound(batch.freeChain, headerSize: headerSize) {
-                    batch.add(
-                        skipping: link.carriesHeader ? 0 : headerSize, hasLength: link.hasLengths)
-                } else {
+                if !add(to: batch, transmitter) {
                     networkLog.guest("a frame of the driver makes no sense, and is dropped")
-                    batch.addNothing()
+                    batch.endChain()
                 }
             }
         } catch {
@@ -132,14 +135,26 @@ final class NetworkWorker<Link: UpLink> {
         }
     }
 
-    /// Whether a chain holds a frame that can be sent.
-    private func isSound(_ chain: DescriptorChain, headerSize: UInt64) -> Bool {
+    /// Adds what the chain holds.
+    /// - Returns: whether it is something that can be sent.
+    private func add(to batch: TransmitBatch, _ transmitter: Transmitter) -> Bool {
+        let chain = batch.freeChain
+        let headerSize = transmitter.headerSize
         let length = chain.readableLength
         guard length > headerSize, length - headerSize <= FrameLimit.maximum,
             unsafe chain.readable.count <= FrameLimit.parts
         else { return false }
-        // Flags and kind of segmentation: nothing was offered that they could ask for.
-        return link.carriesHeader || chain.read(at: 0, as: UInt16.self) == 0
+        // Flags and kind of segmentation.
+        guard !link.carriesHeader, chain.read(at: 0, as: UInt16.self) != 0 else {
+            batch.add(
+                skipping: link.carriesHeader ? 0 : headerSize, hasLength: link.hasLengths)
+            return true
+        }
+        guard
+            let request = OffloadRequest(chain, features: transmitter.queue.setup.features)
+        else { return false }
+        return transmitter.segmenter.add(
+            request, to: batch, skipping: headerSize, hasLength: link.hasLengths)
     }
 
     // MARK: To the driver
@@ -182,9 +197,13 @@ final class NetworkWorker<Link: UpLink> {
         case .nothing: return false
         case .tooLong: return true
         case .frame(let length):
+            let flags =
+                receiver.checksChecksums
+                ? ReceivedChecksum.flags(
+                    window, headerSize: receiver.headerSize, frameLength: length) : 0
             window.complete(
                 length + (link.carriesHeader ? 0 : receiver.headerSize),
-                hasHeader: link.carriesHeader, to: queue)
+                flags: link.carriesHeader ? nil : flags, to: queue)
             self.receiver?.hasPushed = true
             return true
         }

@@ -50,7 +50,9 @@ final class LinkedPair<Link: UpLink>: QueuePair {
         switch direction {
         case .receive:
             worker.receiver = .init(
-                queue: queue, window: ReceiveWindow(features: features), headerSize: headerSize)
+                queue: queue, window: ReceiveWindow(features: features), headerSize: headerSize,
+                checksChecksums: !worker.link.carriesHeader
+                    && features & NetworkFeature.guestChecksum != 0)
         case .transmit:
             worker.transmitter = .init(
                 queue: queue, batch: TransmitBatch(), headerSize: headerSize)

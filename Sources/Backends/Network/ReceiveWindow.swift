@@ -111,8 +111,9 @@ internal import Glibc
     /// Gives back the buffers of a frame that lies in them.
     /// - Parameters:
     ///   - byteCount: header included; at most `room`.
-    ///   - hasHeader: the header lies there as well, but for the number of buffers.
-    func complete(_ byteCount: UInt64, hasHeader: Bool, to queue: Virtqueue) {
+    ///   - flags: of the header, which is otherwise empty; `nil` if it lies there as well, but for
+    ///     the number of buffers.
+    func complete(_ byteCount: UInt64, flags: UInt8?, to queue: Virtqueue) {
         guard usableCount > 0 else { return }
         let head = chain(0)
         var buffers: UInt16 = 0
@@ -121,8 +122,8 @@ internal import Glibc
             left -= min(left, chain(Int(buffers)).writableLength)
             buffers += 1
         }
-        if !hasHeader {
-            head.write(at: 0, 0 as UInt64)
+        if let flags {
+            head.write(at: 0, UInt64(flags).littleEndian)
             head.write(at: 8, 0 as UInt16)
         }
         if headerSize > FrameHeader.bufferCountOffset {

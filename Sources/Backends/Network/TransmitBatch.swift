@@ -2,86 +2,137 @@ internal import CLinux
 internal import Core
 internal import Glibc
 
-/// Frames on their way from the ring to the up-link, in the ring's order.
-// SAFETY: the arrays belong to this object; all indices are below their capacities, because a frame
-// is added only where `hasRoom` says so, and has at most `FrameLimit.parts` parts.
+/// Frames on their way from the ring to the up-link, in the ring's order. A chain of the ring holds
+/// one, or what several are made of.
+///
+/// Its room is for what a driver can ask for at most, and is in memory only as far as it was used.
+// SAFETY: the arrays belong to this object; all indices are below their capacities, because a chain
+// is added only where `hasRoom` says so, and has at most `FrameLimit.parts` parts and makes at most
+// `Segmenter.segmentLimit` frames.
 @safe final class TransmitBatch {
-    static let frameLimit = 64
+    static let chainLimit = 64
+    private static let frameLimit = 4096
+    private static let partLimit = 8192
     /// What one call takes.
-    static let partLimit = 1024
+    static let callLimit = 1024
+    private static let headerSize = Segmenter.prefixLimit + 8
+    private static let headerRoom = 1 << 20
+    /// What one chain may come to: each segment has a header, and begins inside a part or with it.
+    private static let partsOfChain = 2 * Segmenter.segmentLimit + FrameLimit.parts + 1
 
     private let chains: UnsafeMutablePointer<DescriptorChain>
-    /// Where the parts of each frame end.
-    private let ends: UnsafeMutablePointer<Int>
-    /// The frames' lengths, in the order of the network.
-    private let lengths: UnsafeMutablePointer<UInt32>
+    private let memory: UnsafeMutableRawPointer
+    /// Where the parts of each frame end, and those of each chain.
+    private let ends: UnsafeMutablePointer<UInt32>
+    private let chainEnds: UnsafeMutablePointer<UInt32>
     /// What is to be sent, with `count` parts; those before `next` are gone.
     let parts: UnsafeMutablePointer<iovec>
+    /// Lengths in the order of the network, and headers.
+    private let headers: UnsafeMutableRawPointer
+    private var headerBytes = 0
     private(set) var count = 0
     private(set) var next = 0
     /// A piece of the next frame has been sent.
     private(set) var isTorn = false
-    private(set) var frameCount = 0
-    /// Frames that have been given back.
+    private var frameCount = 0
+    /// The first frame that has not been sent as a whole.
+    private var nextFrame = 0
+    private var chainCount = 0
+    /// Chains that have been given back.
     private var doneCount = 0
 
     init() {
-        unsafe chains = .allocate(capacity: Self.frameLimit)
-        for index in 0..<Self.frameLimit {
+        unsafe chains = .allocate(capacity: Self.chainLimit)
+        for index in 0..<Self.chainLimit {
             unsafe (chains + index).initialize(to: DescriptorChain(capacity: 4))
         }
-        unsafe ends = .allocate(capacity: Self.frameLimit)
-        unsafe lengths = .allocate(capacity: Self.frameLimit)
-        unsafe parts = .allocate(capacity: Self.partLimit)
+        // So much comes from the kernel, page by page.
+        unsafe memory = .allocate(
+            byteCount: Self.partLimit * MemoryLayout<iovec>.stride + Self.frameLimit * 4
+                + Self.chainLimit * 4 + Self.headerRoom, alignment: 16)
+        unsafe parts = memory.bindMemory(to: iovec.self, capacity: Self.partLimit)
+        unsafe ends = (memory + Self.partLimit * MemoryLayout<iovec>.stride).bindMemory(
+            to: UInt32.self, capacity: Self.frameLimit)
+        unsafe chainEnds = ends + Self.frameLimit
+        unsafe headers = UnsafeMutableRawPointer(chainEnds + Self.chainLimit)
     }
 
     deinit {
-        unsafe chains.deinitialize(count: Self.frameLimit)
+        unsafe chains.deinitialize(count: Self.chainLimit)
         unsafe chains.deallocate()
-        unsafe ends.deallocate()
-        unsafe lengths.deallocate()
-        unsafe parts.deallocate()
+        unsafe memory.deallocate()
     }
 
-    var isEmpty: Bool { frameCount == 0 }
+    var isEmpty: Bool { chainCount == 0 }
 
-    /// Whether any frame fits.
+    /// Whether any chain fits.
     var hasRoom: Bool {
-        frameCount < Self.frameLimit && count + FrameLimit.parts + 1 <= Self.partLimit
+        chainCount < Self.chainLimit && count + Self.partsOfChain <= Self.partLimit
+            && frameCount + Segmenter.segmentLimit <= Self.frameLimit
+            && headerBytes + Segmenter.segmentLimit * Self.headerSize <= Self.headerRoom
     }
 
-    /// Where to pop the next frame to.
-    var freeChain: DescriptorChain { unsafe chains[frameCount] }
+    /// Where to pop the next chain to.
+    var freeChain: DescriptorChain { unsafe chains[chainCount] }
 
-    /// Adds the frame in `freeChain`.
+    // MARK: Adding
+
+    /// Adds the frame in `freeChain` as it is.
     /// - Parameters:
     ///   - skip: bytes at its start that are not sent.
     ///   - hasLength: its length goes first.
     func add(skipping skip: UInt64, hasLength: Bool) {
         let chain = freeChain
         if hasLength {
-            let length = UInt32(truncatingIfNeeded: chain.readableLength &- skip)
-            let place = unsafe lengths + frameCount
-            unsafe place.initialize(to: length.bigEndian)
-            unsafe (parts + count).initialize(to: iovec(iov_base: place, iov_len: 4))
-            count += 1
+            let length = Int(truncatingIfNeeded: chain.readableLength &- skip)
+            _ = unsafe addHeader(
+                UnsafeRawBufferPointer(start: nil, count: 0), count: 0, frameLength: length,
+                hasLength: true)
         }
         chain.trimReadable(first: skip)
         let buffers = unsafe chain.readable
-        for index in 0..<buffers.count {
-            unsafe (parts + count + index).initialize(to: buffers[index])
-        }
-        count += buffers.count
-        end()
+        for index in 0..<buffers.count { unsafe addPart(buffers[index]) }
+        endFrame()
+        endChain()
     }
 
-    /// Adds the chain in `freeChain`, of which nothing is sent.
-    func addNothing() { end() }
+    /// Adds a frame's first part.
+    /// - Parameters:
+    ///   - count: how many of `bytes` it consists of.
+    ///   - frameLength: of the whole frame, which goes first if `hasLength`.
+    /// - Returns: the copy of the bytes, which may be changed until the frame is sent.
+    func addHeader(
+        _ bytes: UnsafeRawBufferPointer, count: Int, frameLength: Int, hasLength: Bool
+    ) -> UnsafeMutableRawPointer {
+        let start = unsafe headers + headerBytes
+        let prefix = hasLength ? 4 : 0
+        if hasLength {
+            unsafe start.storeBytes(
+                of: UInt32(truncatingIfNeeded: frameLength).bigEndian, as: UInt32.self)
+        }
+        if let base = bytes.baseAddress { unsafe memcpy(start + prefix, base, count) }
+        unsafe addPart(iovec(iov_base: start, iov_len: prefix + count))
+        headerBytes += (prefix + count + 7) & ~7
+        return unsafe start + prefix
+    }
 
-    private func end() {
-        unsafe (ends + frameCount).initialize(to: count)
+    func addPart(_ part: iovec) {
+        unsafe (parts + count).initialize(to: part)
+        count += 1
+    }
+
+    func endFrame() {
+        unsafe (ends + frameCount).initialize(to: UInt32(truncatingIfNeeded: count))
         frameCount += 1
     }
+
+    /// The chain in `freeChain` has been added, or nothing of it is sent.
+    func endChain() {
+        unsafe (chainEnds + chainCount).initialize(to: UInt32(truncatingIfNeeded: count))
+        chainCount += 1
+    }
+
+    // MARK: Sending
 
     /// So many bytes are gone.
     func advance(by byteCount: Int) {
@@ -91,59 +142,78 @@ internal import Glibc
             if left < length {
                 unsafe parts[next].iov_base += left
                 unsafe parts[next].iov_len -= left
+                passFrames()
                 isTorn = true
                 return
             }
             left -= length
             next += 1
         }
-        isTorn = frameCount > doneCount && next > start(of: firstUnsent)
+        passFrames()
+        isTorn = nextFrame < frameCount && next > start(of: nextFrame)
     }
+
+    private func passFrames() {
+        while nextFrame < frameCount, end(of: nextFrame) <= next { nextFrame += 1 }
+    }
+
+    private func end(of frame: Int) -> Int { Int(unsafe ends[frame]) }
+    private func start(of frame: Int) -> Int { frame > 0 ? end(of: frame - 1) : 0 }
 
     /// Goes on to the end of the next frame, which has been sent or given up.
     func advanceFrame() {
         next = nextEnd
+        passFrames()
         isTorn = false
     }
 
     /// The end of the parts of the first frame that has not been sent as a whole.
-    var nextEnd: Int {
-        let frame = firstUnsent
-        return frame < frameCount ? unsafe ends[frame] : count
-    }
+    var nextEnd: Int { nextFrame < frameCount ? end(of: nextFrame) : count }
 
-    private var firstUnsent: Int {
-        var frame = doneCount
-        while frame < frameCount, unsafe ends[frame] <= next { frame += 1 }
-        return frame
+    /// The end of the parts of as many frames as make up no more than so many bytes and as one call
+    /// takes; one at least.
+    func end(within byteCount: Int) -> Int {
+        var frame = nextFrame
+        var reached = next
+        var left = byteCount
+        while frame < frameCount {
+            let end = end(of: frame)
+            for part in reached..<end { left -= unsafe parts[part].iov_len }
+            if reached > next, left < 0 || end - next > Self.callLimit { break }
+            reached = end
+            frame += 1
+        }
+        return reached
     }
-
-    private func start(of frame: Int) -> Int { frame > 0 ? unsafe ends[frame - 1] : 0 }
 
     /// Gives up all that is left.
     func dropRest() {
         next = count
+        nextFrame = frameCount
         isTorn = false
     }
 
     /// Gives back what has been sent.
-    /// - Returns: how many frames that were.
+    /// - Returns: how many chains that were.
     func giveBack(to queue: Virtqueue) -> Int {
         let before = doneCount
-        while doneCount < frameCount, unsafe ends[doneCount] <= next {
+        while doneCount < chainCount, unsafe Int(chainEnds[doneCount]) <= next {
             queue.push(unsafe chains[doneCount], written: 0)
             doneCount += 1
         }
         let given = doneCount - before
-        if doneCount == frameCount { clear() }
+        if doneCount == chainCount { clear() }
         return given
     }
 
     /// Forgets all frames.
     func clear() {
+        headerBytes = 0
         count = 0
         next = 0
         frameCount = 0
+        nextFrame = 0
+        chainCount = 0
         doneCount = 0
         isTorn = false
     }

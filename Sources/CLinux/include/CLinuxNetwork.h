@@ -12,6 +12,9 @@
 ssize_t clinux_send_parts(int socket, const struct iovec *parts, int count);
 ssize_t clinux_receive_parts(int socket, const struct iovec *parts, int count);
 
+// Reads without waiting what stays there to be read.
+ssize_t clinux_peek(int socket, void *data, size_t length);
+
 // A datagram socket of the Unix domain, unbound, close-on-exec and non-blocking.
 int clinux_unix_datagram_socket(void);
 

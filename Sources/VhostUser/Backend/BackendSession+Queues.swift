@@ -50,11 +50,12 @@ extension BackendSession {
         guard isPacked || state.value <= UInt32(UInt16.max) else {
             throw ProtocolError("SET_VRING_BASE", "num", "\(state.value) is more than 65535")
         }
-        change(queue) {
-            $0.base = QueueState(
-                nextAvailable: UInt16(truncatingIfNeeded: state.value),
-                nextUsed: UInt16(truncatingIfNeeded: state.value >> 16))
-        }
+        var base = QueueState(
+            nextAvailable: UInt16(truncatingIfNeeded: state.value),
+            nextUsed: UInt16(truncatingIfNeeded: state.value >> 16))
+        // DPDK's front end says the available half only when it starts a packed ring.
+        if isPacked, base == QueueState(nextAvailable: 0x8000, nextUsed: 0) { base = .freshPacked }
+        change(queue) { $0.base = base }
     }
 
     /// Stops a ring and says how far it got.

@@ -52,4 +52,51 @@ struct PasstTests {
         #expect(try guest.powerOff() == 0)
         #expect(server.isRunning)
     }
+
+    @Test(
+        "a network of the host's sockets needs nothing else, and survives its process",
+        .timeLimit(.minutes(5)))
+    func user() throws {
+        let (folder, pages) = try (TestFolder(), TestFolder())
+        try pages.file(
+            "page", (0..<(24 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
+        let sum = try sha1(of: pages["page"])
+        let space = try makeSpace()
+        let server = try RunningProgram(
+            "/usr/bin/env",
+            space.prefix + [
+                Guest.path("busybox"), "httpd", "-f", "-p", "127.0.0.1:8080", "-h", pages.path,
+            ])
+        let guest = try Guest(
+            ["--net", "user,tcp-ports=[5000:6000]"], in: folder, prefix: space.prefix)
+        try guest.awaitShell()
+        let passt = try #require(guest.apus.children.first { $0.arguments.first == "passt" })
+        let commands = [
+            "modprobe virtio_net", "ip link set eth0 up", "ip addr add 192.0.2.2/24 dev eth0",
+            "ip route add default via 192.0.2.1", "echo up",
+        ]
+        #expect(try guest.run(commands.joined(separator: " && ")) == "up")
+        guest.send(
+            "wget -q -O /run/page http://192.0.2.1:8080/page; sha1sum </run/page >/run/sum; "
+                + "echo all-is-here")
+        var kills = 0
+        while !guest.apus.text.contains("\nall-is-here"), server.isRunning {
+            usleep(150_000)
+            let backend = guest.apus.children.first { $0.arguments.first == "apus-net" }
+            guard kills < 20, let backend else { continue }
+            kill(backend.id, SIGKILL)
+            kills += 1
+        }
+        #expect(kills >= 3)
+        #expect(try guest.run("cat /run/sum").prefix(40) == sum)
+        // What reaches a port of the host reaches the guest.
+        guest.send("echo hello >/run/word; nc -l -p 6000 </run/word &")
+        // passt takes connections before the guest does.
+        let ask = "until nc -w 5 127.0.0.1 5000 | grep .; do sleep 0.2; done"
+        #expect(try space.run("sh", "-c", ask) == "hello\n")
+        #expect(try guest.powerOff() == 0)
+        let deadline = Clock.monotonic() + 5_000_000_000
+        while isRunning(passt.id), Clock.monotonic() < deadline { usleep(20_000) }
+        #expect(!isRunning(passt.id))
+    }
 }

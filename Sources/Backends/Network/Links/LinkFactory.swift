@@ -17,7 +17,10 @@ struct LinkFactory {
     var features: UInt64 {
         switch options.link {
         case .tap, .inheritedTap: TapLink.features(of: files[0])
-        default: 0
+        // What is left to the device is done here.
+        default:
+            NetworkFeature.checksum | NetworkFeature.guestChecksum | NetworkFeature.hostTSO4
+                | NetworkFeature.hostTSO6 | NetworkFeature.hostECN | NetworkFeature.hostUSO
         }
     }
 
@@ -43,7 +46,7 @@ struct LinkFactory {
             return try pair(link, folder: files[1])
         case .inherited where try LinkFiles.isDatagram(files[0]):
             return try pair(DatagramLink(files[0], to: .peer, mtu: mtu))
-        case .inherited: return try pair(StreamLink(.none, connected: files[0]))
+        case .inherited, .user: return try pair(HeldStreamLink(files[0]))
         case .tap, .inheritedTap: return try tapPairs(onLinkChange)
         }
     }

@@ -19,7 +19,7 @@ struct LinkFiles {
     private static func count(_ link: NetworkOptions.Link) -> Int {
         switch link {
         case .none: 0
-        case .stream, .inherited: 1
+        case .stream, .inherited, .user: 1
         case .datagram: 2
         case .tap, .inheritedTap: link.pairCount
         }
@@ -34,6 +34,7 @@ struct LinkFiles {
         case .datagram(let local, let remote):
             all = [try Self.bound(local), try Self.folder(of: remote)]
         case .inherited(let number): all = [try Self.inherited(number)]
+        case .user(let network): all = [try network.start()]
         case .tap(let name, let queues): all = try Self.tap(name, queues)
         case .inheritedTap(let numbers): all = try numbers.map(Self.inheritedTap)
         }

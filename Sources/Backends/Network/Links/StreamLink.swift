@@ -20,8 +20,7 @@ internal import Glibc
     /// The last read has taken all there was.
     private var isDrained = false
     private let scratch = ScratchPad()
-    /// The rest of a frame, from before the pair was stopped.
-    private var tail: [UInt8] = []
+    private var tail = StreamTail()
 
     let carriesHeader = false
     let hasLengths = true
@@ -30,14 +29,10 @@ internal import Glibc
     var readFD: Int32 { fd < 0 ? source.fd : fd }
     var deadline: UInt64? { fd < 0 ? source.deadline : nil }
 
-    init(_ source: StreamSource.Kind, connected: SharedFD? = nil) {
+    init(_ source: StreamSource.Kind) {
         self.source = StreamSource(source)
         unsafe prefix = .allocate(capacity: 4)
         unsafe prefix.initialize(repeating: 0, count: 4)
-        if let connected {
-            _ = clinux_set_nonblocking(connected.rawValue)
-            adopt(connected)
-        }
     }
 
     deinit { unsafe prefix.deallocate() }
@@ -46,10 +41,7 @@ internal import Glibc
 
     func turn(isReadable: Bool) {
         isDrained = !isReadable
-        if fd < 0, let new = source.next(isReadable: isReadable) { adopt(new) }
-    }
-
-    private func adopt(_ new: SharedFD) {
+        guard fd < 0, let new = source.next(isReadable: isReadable) else { return }
         socket = new
         fd = new.rawValue
         networkLog(.info, "the up-link is connected")
@@ -63,16 +55,23 @@ internal import Glibc
         prefixCount = 0
         frameLength = 0
         isSkipping = false
-        tail = []
+        tail.clear()
         source.disconnected()
     }
 
     // MARK: Sending
 
     func send(_ batch: TransmitBatch) -> SendResult {
-        guard fd >= 0, sendTail() else { return fd < 0 ? .lost : .blocked }
+        guard fd >= 0 else { return .lost }
+        switch tail.send(to: fd) {
+        case .done: break
+        case .blocked: return .blocked
+        case .lost:
+            hangUp()
+            return .lost
+        }
         while batch.next < batch.count {
-            let count = batch.count - batch.next
+            let count = min(batch.count - batch.next, TransmitBatch.callLimit)
             // SAFETY: `count` parts follow, of memory that the batch's chains keep mapped.
             let sent = unsafe clinux_send_parts(fd, batch.parts + batch.next, Int32(count))
             if sent == -Int(EAGAIN) { return .blocked }
@@ -83,23 +82,6 @@ internal import Glibc
             batch.advance(by: sent)
         }
         return .done
-    }
-
-    private func sendTail() -> Bool {
-        while !tail.isEmpty {
-            // SAFETY: the bytes live for the call.
-            let sent = unsafe tail.withUnsafeMutableBytes { bytes in
-                var part = unsafe iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-                return unsafe clinux_send_parts(fd, &part, 1)
-            }
-            if sent == -Int(EAGAIN) { return false }
-            guard sent >= 0 else {
-                hangUp()
-                return false
-            }
-            tail.removeFirst(sent)
-        }
-        return true
     }
 
     // MARK: Receiving
@@ -182,12 +164,6 @@ internal import Glibc
     }
 
     func keepRest(of batch: TransmitBatch) {
-        guard fd >= 0, batch.isTorn else { return }
-        for index in batch.next..<batch.nextEnd {
-            // SAFETY: the parts are memory that the batch's chains keep mapped.
-            let part = unsafe batch.parts[index]
-            unsafe tail += UnsafeRawBufferPointer(start: part.iov_base, count: part.iov_len)
-        }
-        batch.advanceFrame()
+        if fd >= 0 { tail.keep(from: batch) }
     }
 }
