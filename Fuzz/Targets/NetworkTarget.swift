@@ -19,7 +19,7 @@ struct NetworkTarget: FuzzTarget {
                 seed.choose(step % 3, of: 6)
                 switch step % 3 {
                 case 0: FuzzNetwork.putOffer(&seed)
-                case 1: FuzzNetwork.putFrame(&seed)
+                case 1: FuzzNetwork.putFrame(&seed, isPacket: step > 6)
                 default: FuzzNetwork.putPacket(&seed)
                 }
             }
@@ -66,7 +66,7 @@ private final class FuzzNetwork {
         let features =
             VirtioFeature.version1 | VirtioFeature.indirectDescriptors
             | (input.flag() ? VirtioFeature.packedRing : 0)
-            | (input.flag() ? 0 : NetworkFeature.mergeableBuffers)
+            | (input.flag() ? 0 : NetworkFeature.mergeableBuffers) | Self.offloads
         let scratch = try ScratchMemory(size: 1 << 20)
         self.scratch = scratch
         drivers = (0..<2).map { _ in
@@ -156,13 +156,41 @@ private final class FuzzNetwork {
     ) throws -> (buffers: [DriverBuffer], style: DescriptorStyle) {
         var header = [UInt8](repeating: 0, count: 12)
         if input.rarely(4) { header = input.take(12) }
+        if input.rarely(3) { header = Self.packet(&input) }
         let pieces = split(input.rarely(4) ? input.below(70_000) : 100, &input)
         if let first = pieces.first { try scratch.memory.write(first.address, header) }
         return (pieces, style(&input))
     }
 
-    static func putFrame(_ seed: inout FuzzSeed) {
+    private static let offloads =
+        NetworkFeature.checksum | NetworkFeature.guestChecksum | NetworkFeature.hostTSO4
+        | NetworkFeature.hostTSO6 | NetworkFeature.hostUSO
+
+    /// A header that leaves segments to the device, and the packet's, with some bytes changed.
+    private static func packet(_ input: inout FuzzInput) -> [UInt8] {
+        let isIPv6 = input.flag()
+        let size = UInt8(truncatingIfNeeded: 1 + input.below(200))
+        var bytes: [UInt8] = [1, isIPv6 ? 4 : 1, 0, 0, size, 0, isIPv6 ? 54 : 34, 0, 16, 0, 0, 0]
+        bytes += [UInt8](repeating: 2, count: 12)
+        if isIPv6 {
+            bytes += [0x86, 0xdd, 0x60, 0, 0, 0, 0, 40, 6, 64] + [UInt8](repeating: 9, count: 32)
+        } else {
+            bytes += [8, 0, 0x45, 0, 0, 60, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]
+        }
+        bytes += [0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0x50, 0x19, 1, 0, 0, 0, 0, 0]
+        for _ in 0..<input.below(4) { bytes[input.below(bytes.count)] = input.byte() }
+        return bytes
+    }
+
+    /// - Parameter isPacket: it leaves segments to the device.
+    static func putFrame(_ seed: inout FuzzSeed, isPacket: Bool) {
         seed.choose(0, of: 4)
+        seed.choose(isPacket ? 2 : 0, of: 3)
+        if isPacket {
+            seed.put(false)
+            seed.choose(40, of: 200)
+            seed.choose(0, of: 4)
+        }
         seed.choose(0, of: 4)
         seed.choose(0, of: 1 << 12)
         seed.choose(0, of: 4)

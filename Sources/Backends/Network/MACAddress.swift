@@ -12,11 +12,20 @@ package struct MACAddress: Equatable, Sendable, CustomStringConvertible {
             word.utf8.count == 2 && word.utf8.allSatisfy(Self.isDigit)
                 ? UInt8(word, radix: 16) : nil
         }
-        guard words.count == 6, bytes.count == 6, bytes[0] & 1 == 0,
-            bytes.contains(where: { $0 > 0 })
-        else { return nil }
+        guard words.count == 6 else { return nil }
+        self.init(bytes: bytes)
+    }
+
+    /// `nil` if that is not the address of one interface.
+    init?(bytes: [UInt8]) {
+        guard bytes.count == 6, bytes[0] & 1 == 0, bytes.contains(where: { $0 > 0 }) else {
+            return nil
+        }
         self.bytes = bytes
     }
+
+    /// The bytes as one number, the first one highest.
+    var number: UInt64 { bytes.reduce(0) { $0 << 8 | UInt64($1) } }
 
     private static func isDigit(_ byte: UInt8) -> Bool {
         switch byte {

@@ -2,8 +2,8 @@ package import Core
 internal import Synchronization
 internal import VhostUser
 
-/// A virtio network device (VIRTIO 1.3, section 5.1). With several pairs of queues there is one more
-/// queue, by which the driver says how many of them it uses.
+/// A virtio network device (VIRTIO 1.3, section 5.1). After the pairs of queues there is one more queue,
+/// by which the driver says how many of them it uses, and which frames it wants.
 package final class NetworkDevice: VirtioDevice {
     private let options: NetworkOptions
     private let pairs: [any QueuePair]
@@ -15,6 +15,10 @@ package final class NetworkDevice: VirtioDevice {
     private var accepted: UInt64 = 0
     /// Pairs that the driver uses, from the first; `nil` if another process was told.
     private var activeCount: Int? = 1
+    /// The address that the driver has given to the interface.
+    private var address: MACAddress?
+    /// Which frames the driver wants; `nil` if another process was told.
+    private var filter: ReceiveFilter?
 
     package let deviceID = VirtioDeviceID.net
     package let features: UInt64
@@ -22,6 +26,8 @@ package final class NetworkDevice: VirtioDevice {
     /// Whether there is somebody at the other end of the up-link, as the first pair finds out.
     private final class LinkState: Sendable {
         let isUp = Atomic(false)
+        /// The driver is to tell the network that it is there, and has not said that it did.
+        let wantsAnnouncement = Atomic(false)
     }
 
     /// - Parameters:
@@ -41,9 +47,11 @@ package final class NetworkDevice: VirtioDevice {
         let factory = LinkFactory(options, files, filter: pairFilter)
         pairs = try factory.makePairs { isUp in
             link.isUp.store(isUp, ordering: .relaxed)
+            // Who is there now may not know where the interface is.
+            link.wantsAnnouncement.store(isUp, ordering: .relaxed)
             loop.post { unsafe configChanged() }
         }
-        running = [Bool](repeating: false, count: 2 * pairs.count + (pairs.count > 1 ? 1 : 0))
+        running = [Bool](repeating: false, count: 2 * pairs.count + 1)
         features = factory.features | Self.features(options, pairCount: pairs.count)
     }
 
@@ -51,9 +59,11 @@ package final class NetworkDevice: VirtioDevice {
         var features =
             VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
             | VirtioFeature.packedRing | NetworkFeature.mergeableBuffers | NetworkFeature.status
-        if options.mac != nil { features |= NetworkFeature.mac }
+            | NetworkFeature.controlQueue | NetworkFeature.controlReceive
+            | NetworkFeature.controlVLAN | NetworkFeature.announce
+        if options.mac != nil { features |= NetworkFeature.mac | NetworkFeature.controlAddress }
         if options.mtu != nil { features |= NetworkFeature.mtu }
-        if pairCount > 1 { features |= NetworkFeature.multiQueue | NetworkFeature.controlQueue }
+        if pairCount > 1 { features |= NetworkFeature.multiQueue }
         return features
     }
 
@@ -64,8 +74,10 @@ package final class NetworkDevice: VirtioDevice {
     package func maximumQueueSize(_ queue: Int) -> UInt16 { options.maximumQueueSize }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
+        let mayAnnounce = accepted & NetworkFeature.announce != 0
         let config = NetworkConfig(
-            mac: options.mac, isUp: link.isUp.load(ordering: .relaxed),
+            mac: address ?? options.mac, isUp: link.isUp.load(ordering: .relaxed),
+            wantsAnnouncement: mayAnnounce && link.wantsAnnouncement.load(ordering: .relaxed),
             pairCount: UInt16(clamping: pairs.count), mtu: options.mtu ?? 0)
         return config.space.read(offset: offset, count: count)
     }
@@ -78,7 +90,15 @@ package final class NetworkDevice: VirtioDevice {
                 "features 0x\(String(features & ~self.features, radix: 16)) are not on offer")
         }
         accepted = features
+        forgetCommands()
+    }
+
+    /// The driver begins anew.
+    private func forgetCommands() {
         activeCount = 1
+        address = nil
+        filter = nil
+        for pair in pairs { pair.filter(nil) }
     }
 
     // MARK: Queues
@@ -111,19 +131,37 @@ package final class NetworkDevice: VirtioDevice {
                     + "\(options.maximumQueueSize)")
         }
         switch role {
-        case .control:
-            if !setup.isFresh { activeCount = nil }
-            control = try ControlQueue(
-                setup, index: queue, on: loop, pairCount: pairs.count
-            ) { [unowned self] count in
-                activeCount = count
-                steer()
-            }
+        case .control: try startControl(queue, setup)
         case .pair(let index, let direction):
             try pairs[index].start(direction, Self.ring(queue, setup))
         }
         running[queue] = true
         steer()
+    }
+
+    private func startControl(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
+        if setup.isFresh {
+            filter = ReceiveFilter(own: options.mac?.number)
+        } else {
+            activeCount = nil
+        }
+        control = try ControlQueue(
+            setup, index: queue, on: loop, pairCount: pairs.count,
+            filter: filter ?? ReceiveFilter()
+        ) { [unowned self] event in
+            switch event {
+            case .pairs(let count):
+                activeCount = count
+                steer()
+            case .filter(let new):
+                // Where not all is known, all frames are better than too few.
+                guard filter != nil else { return }
+                filter = new
+                for pair in pairs { pair.filter(new.isActive ? new : nil) }
+            case .address(let new): address = new
+            case .announced: link.wantsAnnouncement.store(false, ordering: .relaxed)
+            }
+        }
     }
 
     private static func ring(
@@ -164,6 +202,6 @@ package final class NetworkDevice: VirtioDevice {
 
     package func reset() {
         for queue in running.indices { _ = stopQueue(queue) }
-        activeCount = 1
+        forgetCommands()
     }
 }

@@ -38,6 +38,25 @@ package struct NetworkOptions: Equatable, Sendable {
     /// `nil`: the driver is told none.
     package var mtu: UInt16?
     package var maximumQueueSize: UInt16
+    /// Bits in a second, and packets, from the guest and to it; 0: as many as there are.
+    package var rate = Rate()
+    package var packetRate = Rate()
+
+    package struct Rate: Equatable, Sendable {
+        package var out: UInt64 = 0
+        package var `in`: UInt64 = 0
+
+        /// One number for both directions, or one for each.
+        init(_ numbers: [UInt64]? = nil, key: String = "") throws(OptionError) {
+            guard let numbers else { return }
+            guard let first = numbers.first, let last = numbers.last, numbers.count <= 2 else {
+                throw OptionError("\(key) is one number, or two: from the guest and to it")
+            }
+            (out, self.in) = (first, last)
+        }
+
+        init() {}
+    }
 
     enum Kind: String, CaseIterable, Sendable { case user, stream, dgram, tap, connected, none }
 
@@ -81,6 +100,12 @@ package struct NetworkOptions: Equatable, Sendable {
             help: "the interface's address; by default the guest makes one up")
         static let mtu = OptionKey<UInt64?>(
             "mtu", .integer(68...65521), help: "the largest packet that the guest may use")
+        static let rate = OptionKey<[UInt64]?>(
+            "rate", .list(of: .rate),
+            help: "the most bits in a second, such as 100M, or [10M,1G] for those from the guest "
+                + "and to it")
+        static let packetRate = OptionKey<[UInt64]?>(
+            "packet-rate", .list(of: .rate), help: "the most packets in a second, likewise")
         static let queueSize = OptionKey(
             "queue-size", .integer(2...1024), default: 256, help: "most entries in a queue")
     }
@@ -91,7 +116,7 @@ package struct NetworkOptions: Equatable, Sendable {
             Keys.type.any, Keys.path.any, Keys.server.any, Keys.local.any, Keys.remote.any,
             Keys.fd.any, Keys.tcpPorts.any, Keys.udpPorts.any, Keys.passt.any,
             Keys.arguments.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
-            Keys.mtu.any, Keys.queueSize.any,
+            Keys.mtu.any, Keys.rate.any, Keys.packetRate.any, Keys.queueSize.any,
         ])
 
     /// What can be said of a switch's up-link.
@@ -116,6 +141,8 @@ package struct NetworkOptions: Equatable, Sendable {
         mac = values[Keys.mac]
         mtu = values[Keys.mtu].map { UInt16(clamping: $0) }
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+        rate = try Rate(values[Keys.rate], key: "rate")
+        packetRate = try Rate(values[Keys.packetRate], key: "packet-rate")
     }
 
     private static func link(_ values: OptionValues) throws(OptionError) -> Link {
@@ -174,5 +201,22 @@ package struct NetworkOptions: Equatable, Sendable {
     ) throws(OptionError) -> Value {
         guard let value else { throw OptionError("type=\(kind.rawValue) needs \(key)") }
         return value
+    }
+}
+
+extension OptionType where Value == UInt64 {
+    /// So many in a second, with K, M or G for powers of 1000.
+    fileprivate static var rate: Self {
+        OptionType(placeholder: "RATE", format: { String($0) }) { text throws(OptionError) in
+            let units: [(Character, UInt64)] = [
+                ("K", 1000), ("M", 1_000_000), ("G", 1_000_000_000),
+            ]
+            let unit = units.first { text.uppercased().last == $0.0 }?.1
+            let digits = unit == nil ? text[...] : text.dropLast()
+            guard digits.utf8.allSatisfy({ (48...57).contains($0) }), let number = UInt64(digits),
+                number > 0, number <= 1_000_000_000_000 / (unit ?? 1)
+            else { throw OptionError("'\(text)' is not a rate such as 100M or 5K") }
+            return number * (unit ?? 1)
+        }
     }
 }

@@ -15,7 +15,11 @@ enum NetworkFeature {
     static let mergeableBuffers: UInt64 = 1 << 15
     static let status: UInt64 = 1 << 16
     static let controlQueue: UInt64 = 1 << 17
+    static let controlReceive: UInt64 = 1 << 18
+    static let controlVLAN: UInt64 = 1 << 19
+    static let announce: UInt64 = 1 << 21
     static let multiQueue: UInt64 = 1 << 22
+    static let controlAddress: UInt64 = 1 << 23
     static let guestUSO4: UInt64 = 1 << 54
     static let guestUSO6: UInt64 = 1 << 55
     static let hostUSO: UInt64 = 1 << 56
@@ -47,14 +51,15 @@ enum FrameLimit {
 struct NetworkConfig {
     var mac: MACAddress?
     var isUp = true
+    var wantsAnnouncement = false
     var pairCount: UInt16 = 1
     var mtu: UInt16 = 0
 
     var space: ConfigSpace {
         var space = ConfigSpace(size: 12)
         if let mac { space.store(mac.bytes, at: 0) }
-        // VIRTIO_NET_S_LINK_UP is bit 0.
-        space.store(isUp ? 1 as UInt16 : 0, at: 6)
+        // VIRTIO_NET_S_LINK_UP is bit 0, VIRTIO_NET_S_ANNOUNCE bit 1.
+        space.store((isUp ? 1 : 0) | (wantsAnnouncement ? 2 : 0) as UInt16, at: 6)
         space.store(pairCount, at: 8)
         space.store(mtu, at: 10)
         return space

@@ -6,12 +6,20 @@ internal import Glibc
 final class NetworkWorker<Link: UpLink> {
     /// Frames in each direction before the loop looks around.
     private static var turnLimit: Int { 64 }
+    /// Likewise where there is a limit, which is then not far exceeded.
+    private static var limitedTurn: Int { 4 }
 
     let link: Link
     private let stop: EventFD
     private let onLinkChange: @Sendable (Bool) -> Void
     var receiver: Receiver?
     var transmitter: Transmitter?
+    /// Which frames the driver wants; `nil`: all.
+    var filter: ReceiveFilter?
+    private let limits: TrafficLimits
+    /// When the limits let frames go again, if they do not now.
+    private var transmitTime: UInt64?
+    private var receiveTime: UInt64?
     private var poller = Poller()
     private var wasConnected = false
 
@@ -42,10 +50,12 @@ final class NetworkWorker<Link: UpLink> {
     }
 
     init(
-        _ link: Link, stop: EventFD, onLinkChange: @escaping @Sendable (Bool) -> Void
+        _ link: Link, stop: EventFD, limits: TrafficLimits,
+        onLinkChange: @escaping @Sendable (Bool) -> Void
     ) {
         self.link = link
         self.stop = stop
+        self.limits = limits
         self.onLinkChange = onLinkChange
     }
 
@@ -83,7 +93,8 @@ final class NetworkWorker<Link: UpLink> {
     }
 
     private func wait(mayBlock: Bool) -> Poller.Events {
-        let wantsFrames = receiver.map { !$0.needsBuffers && !$0.queue.isBroken } ?? false
+        let wantsFrames =
+            receiver.map { !$0.needsBuffers && !$0.queue.isBroken && receiveTime == nil } ?? false
         let isBlocked = transmitter?.isBlocked ?? false
         return poller.wait(
             .init(
@@ -91,8 +102,13 @@ final class NetworkWorker<Link: UpLink> {
                 receiveKick: receiver?.needsBuffers == true ? receiver?.queue.setup.kick : nil,
                 transmitKick: transmitter?.isIdle == true ? transmitter?.queue.setup.kick : nil,
                 readFD: link.readFD, wantsToRead: wantsFrames || !link.isConnected,
-                writeFD: isBlocked ? link.writeFD : -1, deadline: link.deadline,
-                mayBlock: mayBlock))
+                writeFD: isBlocked ? link.writeFD : -1, deadline: deadline, mayBlock: mayBlock))
+    }
+
+    private var deadline: UInt64? {
+        let times = (link.deadline, transmitTime, receiveTime)
+        if case (let time, nil, nil) = times { return time }
+        return min(times.0 ?? .max, times.1 ?? .max, times.2 ?? .max)
     }
 
     // MARK: From the driver
@@ -102,6 +118,10 @@ final class NetworkWorker<Link: UpLink> {
         guard let transmitter, !transmitter.isIdle, !transmitter.isBlocked else { return false }
         let queue = transmitter.queue
         let batch = transmitter.batch
+        if batch.isEmpty, let limit = limits.transmit {
+            transmitTime = limit.wait(at: Clock.monotonic())
+            if transmitTime != nil { return false }
+        }
         queue.disableNotifications()
         take(transmitter)
         if batch.isEmpty {
@@ -123,16 +143,22 @@ final class NetworkWorker<Link: UpLink> {
         let queue = transmitter.queue
         // Those that are left are sent first.
         guard batch.isEmpty else { return }
+        var byteCount: UInt64 = 0
+        let most = limits.transmit == nil ? TransmitBatch.chainLimit : Self.limitedTurn
         do throws(QueueError) {
-            while batch.hasRoom, try queue.pop(into: batch.freeChain) {
+            while batch.hasRoom, batch.chainCount < most, try queue.pop(into: batch.freeChain) {
                 if !add(to: batch, transmitter) {
                     networkLog.guest("a frame of the driver makes no sense, and is dropped")
                     batch.endChain()
                 }
+                byteCount += batch.lastLength
             }
         } catch {
             networkLog.guest("a queue has stopped: \(error)")
         }
+        guard byteCount > 0, let limit = limits.transmit else { return }
+        limit.use(
+            bytes: byteCount, packets: UInt64(batch.frameCount), at: Clock.monotonic())
     }
 
     /// Adds what the chain holds.
@@ -163,8 +189,12 @@ final class NetworkWorker<Link: UpLink> {
     private func receive() -> Bool {
         guard let receiver, !receiver.needsBuffers else { return false }
         let queue = receiver.queue
+        if let limit = limits.receive {
+            receiveTime = limit.wait(at: Clock.monotonic())
+            if receiveTime != nil { return false }
+        }
         queue.disableNotifications()
-        var left = Self.turnLimit
+        var left = limits.receive == nil ? Self.turnLimit : Self.limitedTurn
         var mayHaveMore = true
         while mayHaveMore, left > 0 {
             left -= 1
@@ -197,6 +227,10 @@ final class NetworkWorker<Link: UpLink> {
         case .nothing: return false
         case .tooLong: return true
         case .frame(let length):
+            if let filter, !filter.passes(window, headerSize: receiver.headerSize) { return true }
+            if let limit = limits.receive {
+                limit.use(bytes: length, packets: 1, at: Clock.monotonic())
+            }
             let flags =
                 receiver.checksChecksums
                 ? ReceivedChecksum.flags(
@@ -258,6 +292,12 @@ final class NetworkWorker<Link: UpLink> {
         if hasPushed(), queue.publish() { queue.setup.call?.signal() }
         queue.rewind()
     }
+}
+
+/// How much may go in each direction; `nil`: all there is.
+struct TrafficLimits: Sendable {
+    var receive: TrafficLimit?
+    var transmit: TrafficLimit?
 }
 
 let networkLog = Log("net")

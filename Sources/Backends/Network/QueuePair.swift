@@ -8,6 +8,8 @@ protocol QueuePair: AnyObject {
     func stop(_ direction: Direction) -> QueueState?
     /// Whether frames are to come to this pair.
     func attach(_ isAttached: Bool)
+    /// Which frames the driver wants; `nil`: all.
+    func filter(_ filter: ReceiveFilter?)
 }
 
 /// Where the frames of a queue go.
@@ -31,10 +33,11 @@ final class LinkedPair<Link: UpLink>: QueuePair {
     ///   - filter: what it restricts itself with.
     init(
         _ link: Link, index: Int, folder: SharedFD?, filter: SeccompFilter?,
-        onLinkChange: @escaping @Sendable (Bool) -> Void
+        limits: TrafficLimits, onLinkChange: @escaping @Sendable (Bool) -> Void
     ) throws(SystemError) {
         stopSignal = try EventFD()
-        worker = NetworkWorker(link, stop: stopSignal, onLinkChange: onLinkChange)
+        worker = NetworkWorker(
+            link, stop: stopSignal, limits: limits, onLinkChange: onLinkChange)
         name = "pair \(index)"
         self.folder = folder
         self.filter = filter
@@ -71,12 +74,23 @@ final class LinkedPair<Link: UpLink>: QueuePair {
             queue = worker.transmitter?.queue
             worker.transmitter = nil
         }
+        goOn()
+        return queue?.state
+    }
+
+    func filter(_ filter: ReceiveFilter?) {
+        guard worker.filter != filter else { return }
+        halt()
+        worker.filter = filter
+        goOn()
+    }
+
+    private func goOn() {
         do {
             try run()
         } catch {
             networkLog(.error, "\(error)")
         }
-        return queue?.state
     }
 
     func attach(_ isAttached: Bool) { worker.link.attach(isAttached) }

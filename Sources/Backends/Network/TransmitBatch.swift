@@ -34,10 +34,10 @@ internal import Glibc
     private(set) var next = 0
     /// A piece of the next frame has been sent.
     private(set) var isTorn = false
-    private var frameCount = 0
+    private(set) var frameCount = 0
     /// The first frame that has not been sent as a whole.
     private var nextFrame = 0
-    private var chainCount = 0
+    private(set) var chainCount = 0
     /// Chains that have been given back.
     private var doneCount = 0
 
@@ -71,6 +71,9 @@ internal import Glibc
             && frameCount + Segmenter.segmentLimit <= Self.frameLimit
             && headerBytes + Segmenter.segmentLimit * Self.headerSize <= Self.headerRoom
     }
+
+    /// Bytes of the driver in the newest chain.
+    var lastLength: UInt64 { chainCount > 0 ? unsafe chains[chainCount - 1].readableLength : 0 }
 
     /// Where to pop the next chain to.
     var freeChain: DescriptorChain { unsafe chains[chainCount] }

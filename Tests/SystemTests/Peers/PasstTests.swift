@@ -59,7 +59,7 @@ struct PasstTests {
     func user() throws {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file(
-            "page", (0..<(24 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
+            "page", (0..<(8 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
         let sum = try sha1(of: pages["page"])
         let space = try makeSpace()
         let server = try RunningProgram(
@@ -83,7 +83,7 @@ struct PasstTests {
         while !guest.apus.text.contains("\nall-is-here"), server.isRunning {
             usleep(150_000)
             let backend = guest.apus.children.first { $0.arguments.first == "apus-net" }
-            guard kills < 20, let backend else { continue }
+            guard kills < 8, let backend else { continue }
             kill(backend.id, SIGKILL)
             kills += 1
         }

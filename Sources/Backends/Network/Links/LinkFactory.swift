@@ -6,11 +6,15 @@ struct LinkFactory {
     private let options: NetworkOptions
     private let files: [SharedFD]
     private let filter: SeccompFilter?
+    private let limits: TrafficLimits
 
     init(_ options: NetworkOptions, _ files: LinkFiles, filter: SeccompFilter?) {
         self.options = options
         self.files = files.all
         self.filter = filter
+        limits = TrafficLimits(
+            receive: TrafficLimit(bits: options.rate.in, packets: options.packetRate.in),
+            transmit: TrafficLimit(bits: options.rate.out, packets: options.packetRate.out))
     }
 
     /// What the link can do for drivers.
@@ -31,7 +35,8 @@ struct LinkFactory {
         func pair<Link: UpLink>(_ link: Link, folder: SharedFD? = nil) throws -> [any QueuePair] {
             [
                 try LinkedPair(
-                    link, index: 0, folder: folder, filter: filter, onLinkChange: onLinkChange)
+                    link, index: 0, folder: folder, filter: filter, limits: limits,
+                    onLinkChange: onLinkChange)
             ]
         }
         switch options.link {
@@ -60,7 +65,7 @@ struct LinkFactory {
         for (index, file) in files.enumerated() {
             let pair = try LinkedPair(
                 TapLink(file, mtu: mtu), index: index, folder: nil, filter: filter,
-                onLinkChange: pairs.isEmpty ? onLinkChange : ignore)
+                limits: limits, onLinkChange: pairs.isEmpty ? onLinkChange : ignore)
             pairs.append(pair)
         }
         return pairs

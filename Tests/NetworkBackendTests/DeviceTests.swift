@@ -1,0 +1,109 @@
+import Core
+import TestSupport
+import Testing
+
+@testable import NetworkBackend
+
+@Suite struct NetworkDeviceTests {
+    private func pair(
+        _ more: String = "", features: UInt64 = 0, size: UInt16 = 64
+    ) throws -> (NetworkRig, StreamPeer) {
+        let (near, far) = try UnixSocket.pair()
+        let rig = try NetworkRig(
+            "connected,fd=\(far.fd.rawValue)\(more)",
+            features: features | NetworkRig.mergeable, size: size)
+        try rig.start()
+        return (rig, StreamPeer(near))
+    }
+
+    /// The control queue of a rig.
+    private struct Control {
+        let driver: DriverQueue
+        let kick: EventFD
+        let call: EventFD
+
+        init(_ rig: NetworkRig) throws {
+            driver = DriverQueue(rig.scratch, size: 16, features: rig.features)
+            kick = try EventFD()
+            call = try EventFD()
+            try rig.device.startQueue(2, driver.setup(rig.scratch.memory, kick: kick, call: call))
+        }
+
+        func ask(_ command: [UInt8], _ rig: NetworkRig) throws -> UInt8 {
+            let place = rig.scratch.place([0xee])
+            driver.add(readable: [rig.scratch.place(command)], writable: [place])
+            if driver.publish() { kick.signal() }
+            var used: UsedRequest?
+            _ = rig.loop.run(timeoutMilliseconds: 5000) {
+                used = (try? driver.popUsed()) ?? nil
+                return used != nil
+            }
+            return rig.scratch.bytes(place)[0]
+        }
+    }
+
+    @Test("frames that the driver does not want are not given to it")
+    func filter() throws {
+        let (rig, peer) = try pair(
+            ",mac=02:00:00:00:00:01",
+            features: NetworkFeature.controlQueue | NetworkFeature.controlReceive)
+        let control = try Control(rig)
+        for _ in 0..<8 { rig.offer([2048]) }
+        func arrives(_ frames: [[UInt8]]) throws {
+            for frame in frames { #expect(try rig.awaitFrame()?.frame == frame) }
+        }
+        let own = frame(to: address(1), from: address(9))
+        let other = frame(to: address(2), from: address(9))
+        for frame in [own, other] { try peer.send(frame) }
+        try arrives([own, other])
+        #expect(try control.ask([0, 0, 0], rig) == 0)
+        for frame in [other, own] { try peer.send(frame) }
+        try arrives([own])
+        #expect(try control.ask([0, 0, 1], rig) == 0)
+        try peer.send(other)
+        try arrives([other])
+    }
+
+    @Test("the driver gives the interface another address, until it begins anew")
+    func changedAddress() throws {
+        let (rig, _) = try pair(
+            ",mac=02:00:00:00:00:01",
+            features: NetworkFeature.controlQueue | NetworkFeature.controlAddress)
+        let control = try Control(rig)
+        #expect(try control.ask([1, 1, 2, 0, 0, 0, 0, 5], rig) == 0)
+        #expect(rig.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 5])
+        rig.device.reset()
+        #expect(rig.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 1])
+    }
+
+    @Test("when somebody is there the driver is to announce itself, and says that it did")
+    func announce() throws {
+        let (rig, _) = try pair(
+            features: NetworkFeature.controlQueue | NetworkFeature.announce)
+        let control = try Control(rig)
+        _ = rig.loop.run(timeoutMilliseconds: 5000) {
+            rig.device.readConfig(offset: 6, count: 2) == [3, 0]
+        }
+        #expect(rig.device.readConfig(offset: 6, count: 2) == [3, 0])
+        #expect(try control.ask([3, 0], rig) == 0)
+        #expect(rig.device.readConfig(offset: 6, count: 2) == [1, 0])
+    }
+
+    @Test("no more goes than the limits say", arguments: ["rate=[4M,8M]", "packet-rate=[500,1K]"])
+    func limits(_ limit: String) throws {
+        let (rig, peer) = try pair(",\(limit)", size: 256)
+        // 150 frames of 1000 bytes take 0.3 seconds, and half of that the other way.
+        let start = Clock.monotonic()
+        for number in 0..<150 { try rig.send(pattern(1000, seed: number)) }
+        for number in 0..<150 { #expect(try peer.receive() == pattern(1000, seed: number)) }
+        let sent = Clock.monotonic() - start
+        #expect(sent > 250_000_000)
+        for _ in 0..<150 { rig.offer([1100]) }
+        let middle = Clock.monotonic()
+        for number in 0..<150 { try peer.send(pattern(1000, seed: number)) }
+        for number in 0..<150 {
+            #expect(try rig.awaitFrame()?.frame == pattern(1000, seed: number))
+        }
+        #expect(Clock.monotonic() - middle > 110_000_000)
+    }
+}
