@@ -217,6 +217,18 @@ struct VirtioPCITests {
         #expect(bench.status == 0)
     }
 
+    @Test("a notification with data is one of the register's queue")
+    func notificationData() throws {
+        let bench = try VirtioBench()
+        let features = VirtioBench.features | VirtioFeature.notificationData
+        bench.device.features = features
+        try bench.start(features: features)
+        #expect(bench.status == 15)
+        bench.bar.write32(0x3004, 0x8005_0001)
+        #expect(bench.device.setups[1]?.kick?.drain() == true)
+        #expect(bench.device.setups[0]?.kick?.drain() == false)
+    }
+
     @Test("one queue is reset and started again")
     func queueReset() throws {
         let bench = try VirtioBench()

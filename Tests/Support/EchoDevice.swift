@@ -13,9 +13,7 @@ package final class EchoDevice: VirtioDevice {
     private var running: [Int: Running] = [:]
 
     package let deviceID = VirtioDeviceID(42)
-    package var features: UInt64 =
-        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-        | VirtioFeature.packedRing
+    package var features: UInt64 = VirtioFeature.everyDevice
     package let queueCount: Int
     package var config: [UInt8] = Array(0..<16)
     /// Takes requests, but does not finish them.

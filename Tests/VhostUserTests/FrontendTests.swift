@@ -175,7 +175,7 @@ struct FrontendTests {
         let more = try ScratchMemory([(start: 1 << 32, size: 0x10000)])
         let all = try GuestMemory(pairing.scratch.memory.regions + more.memory.regions)
         try pairing.goOn(with: all)
-        pairing.backend.perform { #expect($0.device.setups[0]?.memory.regions.count == 13) }
+        #expect(pairing.backend.waits { $0.setups[0]?.memory.regions.count == 13 })
         let buffer = more.buffer(4)
         #expect(
             pairing.driver.add(readable: [more.place([1, 2, 3, 4])], writable: [buffer], token: 0))
@@ -185,7 +185,7 @@ struct FrontendTests {
         #expect(try pairing.driver.popUsed()?.token == 0)
         #expect(more.bytes(buffer) == [254, 253, 252, 251])
         try pairing.goOn(with: pairing.scratch.memory)
-        pairing.backend.perform { #expect($0.device.setups[0]?.memory.regions.count == 12) }
+        #expect(pairing.backend.waits { $0.setups[0]?.memory.regions.count == 12 })
         pairing.send()
         #expect(try pairing.finishes())
     }

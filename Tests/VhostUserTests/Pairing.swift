@@ -139,6 +139,16 @@ final class Pairing {
         try frontend.startQueue(0, setup)
     }
 
+    /// The driver resets the queue and gives it another ring; what it had sent is forgotten.
+    func resetQueue() throws {
+        _ = frontend.stopQueue(0)
+        driver = DriverQueue(
+            scratch, size: 16, features: ring.features, tableSize: 4, alignment: 4096)
+        open = [:]
+        finished = []
+        try frontend.startQueue(0, setup)
+    }
+
     /// Stops the queue and lets it go on with other memory.
     func goOn(with memory: GuestMemory) throws {
         var setup = setup

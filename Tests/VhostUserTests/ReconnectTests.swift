@@ -100,6 +100,36 @@ struct ReconnectTests {
         #expect(Set(pairing.finished).count == pairing.finished.count)
     }
 
+    @Test("has nothing left of a queue that the driver resets", arguments: Pairing.Ring.allCases)
+    func queueReset(ring: Pairing.Ring) throws {
+        let pairing = try Pairing(ring)
+        try pairing.start()
+        for _ in 0..<3 { pairing.send() }
+        #expect(try pairing.finishes())
+        try pairing.resetQueue()
+        for _ in 0..<2 { pairing.send() }
+        #expect(try pairing.finishes())
+        #expect(pairing.finished == [4, 5])
+    }
+
+    @Test(
+        "has nothing left of a queue that the driver resets meanwhile",
+        arguments: Pairing.Ring.allCases)
+    func queueResetWhileLost(ring: Pairing.Ring) throws {
+        let pairing = try Pairing(ring)
+        try pairing.start()
+        for _ in 0..<3 { pairing.send() }
+        #expect(try pairing.finishes())
+        pairing.sendHeld(2)
+        pairing.loseBackend()
+        try pairing.resetQueue()
+        pairing.send()
+        try pairing.attachNewBackend()
+        #expect(try pairing.finishes())
+        #expect(pairing.finished == [6])
+        pairing.backend.perform { #expect($0.device.log.count == 1) }
+    }
+
     @Test("goes on without an in-flight area, from the used ring")
     func withoutInflight() throws {
         let pairing = try Pairing(.split, hidden: [.inflight])

@@ -46,9 +46,7 @@ package final class BlockDevice: VirtioDevice {
     }
 
     private static func features(_ image: RawImage, _ options: BlockOptions) -> UInt64 {
-        var features =
-            VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-            | VirtioFeature.packedRing
+        var features = VirtioFeature.everyDevice
         features |= BlockFeature.segmentMaximum | BlockFeature.blockSize | BlockFeature.topology
         if options.queueCount > 1 { features |= BlockFeature.multiQueue }
         if image.isReadOnly { return features | BlockFeature.readOnly }

@@ -18,9 +18,8 @@ package final class ConsoleDevice: VirtioDevice {
 
     package let deviceID = VirtioDeviceID.console
     package let features =
-        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-        | VirtioFeature.packedRing | ConsoleFeature.size | ConsoleFeature.multiport
-        | ConsoleFeature.emergencyWrite
+        VirtioFeature.everyDevice | VirtioFeature.inOrder | ConsoleFeature.size
+        | ConsoleFeature.multiport | ConsoleFeature.emergencyWrite
 
     /// - Parameter configChanged: to be called when the size has changed.
     init(_ ports: [ConsolePort], on loop: EventLoop, configChanged: @escaping () -> Void) {

@@ -12,9 +12,7 @@ package final class FSDevice: VirtioDevice {
     private var queues: [FSQueue?]
 
     package let deviceID = VirtioDeviceID.fs
-    package let features =
-        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-        | VirtioFeature.packedRing
+    package let features = VirtioFeature.everyDevice
 
     /// - Parameter open: is called when the first queue starts.
     init(_ options: FSOptions, _ open: @escaping () throws -> FileSystem) {

@@ -57,8 +57,7 @@ package final class NetworkDevice: VirtioDevice {
 
     private static func features(_ options: NetworkOptions, pairCount: Int) -> UInt64 {
         var features =
-            VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-            | VirtioFeature.packedRing | NetworkFeature.mergeableBuffers | NetworkFeature.status
+            VirtioFeature.everyDevice | NetworkFeature.mergeableBuffers | NetworkFeature.status
             | NetworkFeature.controlQueue | NetworkFeature.controlReceive
             | NetworkFeature.controlVLAN | NetworkFeature.announce
         if options.mac != nil { features |= NetworkFeature.mac | NetworkFeature.controlAddress }

@@ -21,9 +21,7 @@ package final class RandomDevice: VirtioDevice {
     private var refill: EventRegistration?
 
     package let deviceID = VirtioDeviceID.entropy
-    package let features =
-        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-        | VirtioFeature.packedRing
+    package let features = VirtioFeature.everyDevice | VirtioFeature.inOrder
     package let queueCount = 1
 
     init(

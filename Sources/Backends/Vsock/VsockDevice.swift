@@ -25,8 +25,7 @@ package final class VsockDevice: VirtioDevice {
 
     package let deviceID = VirtioDeviceID.vsock
     package let features =
-        VirtioFeature.version1 | VirtioFeature.indirectDescriptors | VirtioFeature.eventIndex
-        | VirtioFeature.packedRing | VsockDevice.streamFeature
+        VirtioFeature.everyDevice | VirtioFeature.inOrder | VsockDevice.streamFeature
     package let queueCount = 3
 
     /// VIRTIO_VSOCK_F_STREAM

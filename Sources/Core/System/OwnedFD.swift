@@ -47,4 +47,16 @@ public final class SharedFD: Sendable {
         guard length == count else { throw SystemError("pread", errno: EOVERFLOW) }
         return bytes
     }
+
+    /// Writes to a file, without a mapping that somebody could cut off.
+    package func write(_ bytes: [UInt8], at offset: UInt64) throws(SystemError) {
+        guard let offset = Int(exactly: offset) else {
+            throw SystemError("pwrite", errno: EOVERFLOW)
+        }
+        // SAFETY: the array has `count` bytes and lives for the call.
+        let length = try retrying("pwrite") {
+            unsafe pwrite(rawValue, bytes, bytes.count, offset)
+        }
+        guard length == bytes.count else { throw SystemError("pwrite", errno: EOVERFLOW) }
+    }
 }

@@ -61,6 +61,9 @@ internal import Synchronization
     /// Forgets everything: the queue starts afresh.
     public func clear() { store16(Place.version, 0) }
 
+    /// What `clear` leaves at the start of a queue's part, for one that is not mapped.
+    public static var noHistory: [UInt8] { [UInt8](repeating: 0, count: Place.version + 2) }
+
     /// Forgets everything, and what `body` stores is the history from then on.
     func initialise(_ body: () -> Void) {
         clear()

@@ -22,6 +22,11 @@ public enum VirtioFeature {
     public static let inOrder: UInt64 = 1 << 35
     public static let notificationData: UInt64 = 1 << 38
     public static let ringReset: UInt64 = 1 << 40
+
+    /// What a device offers whose rings are `Virtqueue`s and are stopped and started one by one. Of
+    /// what a notification carries it makes no use.
+    public static let everyDevice =
+        version1 | indirectDescriptors | eventIndex | packedRing | ringReset | notificationData
 }
 
 /// Where the parts of a virtqueue are, by guest-physical address (VIRTIO 1.3, sections 2.7, 2.8).

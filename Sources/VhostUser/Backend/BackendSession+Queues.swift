@@ -61,7 +61,8 @@ extension BackendSession {
     /// Stops a ring and says how far it got.
     func takeBase(_ state: VringState) throws(ProtocolError) -> VringState {
         let queue = try queue(state.index, message: "GET_VRING_BASE")
-        stopDevice(queue)
+        // The answer says all, so a ring that the front end sets up anew has no history.
+        forgetInflight(queue)
         queue.stop()
         let base = queue.base ?? freshState
         let value =

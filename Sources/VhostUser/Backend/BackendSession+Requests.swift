@@ -164,8 +164,8 @@ extension BackendSession {
         status = 0
     }
 
-    /// A queue that starts after a reset has no history.
-    private func forgetInflight(_ queue: BackendQueue) {
+    /// Stops the device; nothing is in flight then.
+    func forgetInflight(_ queue: BackendQueue) {
         guard queue.isRunning else { return }
         stopDevice(queue)
         inflight?.region(queue: queue.index, isPacked: isPacked)?.clear()

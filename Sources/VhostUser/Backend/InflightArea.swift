@@ -81,6 +81,18 @@ struct InflightArea {
             entries: description.queueSize)
     }
 
+    /// Makes a queue have no history in an area that is not mapped.
+    static func forget(
+        _ description: InflightDescription, _ fd: SharedFD, queue: Int, isPacked: Bool
+    ) throws(SystemError) {
+        guard queue >= 0, queue < Int(description.queueCount) else { return }
+        let size = InflightRegion.byteCount(entries: description.queueSize, isPacked: isPacked)
+        let (offset, overflow) = description.mmapOffset.addingReportingOverflow(
+            UInt64(queue * size))
+        guard !overflow else { return }
+        try fd.write(InflightRegion.noHistory, at: offset)
+    }
+
     /// The part that belongs to a queue; `nil` where it has none.
     func region(queue: Int, isPacked: Bool) -> InflightRegion? {
         guard queue >= 0, queue < Int(description.queueCount) else { return nil }

@@ -175,9 +175,7 @@ extension Frontend {
 
     /// What can be offered to a driver.
     private static func usableFeatures(_ link: FrontendLink) -> UInt64 {
-        var features =
-            link.offered & ~VhostFeature.all & ~VirtioFeature.accessPlatform
-            & ~VirtioFeature.notificationData
+        var features = link.offered & ~VhostFeature.all & ~VirtioFeature.accessPlatform
         // Where a packed ring stands is known only from the memory for what is in flight.
         if !link.has(.inflight) { features &= ~VirtioFeature.packedRing }
         return features

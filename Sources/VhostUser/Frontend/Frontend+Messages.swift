@@ -158,6 +158,17 @@ extension Frontend {
         link.hasInflight = true
     }
 
+    /// The driver has reset the queue, maybe while there was nobody to finish what was in flight.
+    func forgetInflight(_ queue: Int) {
+        guard let inflight else { return }
+        do {
+            try InflightArea.forget(
+                inflight.description, inflight.fd, queue: queue, isPacked: isPacked)
+        } catch {
+            Self.log(.warning, "\(error)")
+        }
+    }
+
     // MARK: Queues
 
     private func address(_ index: Int, _ layout: QueueLayout) -> Payload {

@@ -182,6 +182,7 @@ package final class Frontend: VirtioDevice {
             onQueueError?(queue)
         }
         queues[queue] = RunningQueue(setup: setup, error: error, errorWatch: watch)
+        if setup.state == freshState { forgetInflight(queue) }
         do {
             try withLink { link throws(LinkError) in
                 try sendQueue(link, queue)

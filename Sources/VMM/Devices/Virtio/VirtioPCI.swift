@@ -133,8 +133,7 @@ internal import Synchronization
         let notificationConfig: UInt64 = 1 << 39
         let administration: UInt64 = 1 << 41
         var unsupported =
-            singleRoot | notificationConfig | administration | VirtioFeature.notificationData
-            | VirtioFeature.accessPlatform
+            singleRoot | notificationConfig | administration | VirtioFeature.accessPlatform
         if pace == .lockstep { unsupported |= lockstepExcluded }
         return features & ~unsupported
     }
@@ -169,6 +168,8 @@ internal import Synchronization
         return isAwaited ? .awaitDevices : .none
     }
 
+    /// The register says which queue it is; what is written to it, which with NOTIFICATION_DATA is
+    /// also how far the driver has got, tells the device no more than the ring does.
     private func notify(_ queue: Int) {
         guard kicks.indices.contains(queue) else { return }
         switch pace {
