@@ -22,6 +22,10 @@ package final class EchoDevice: VirtioDevice {
     package var isDead = false
     /// Finishes requests without a call.
     package var isSilent = false
+    /// What other devices of the kind take over.
+    package var state: [UInt8] = []
+    package var refusesState = false
+    package let canSaveState = true
     package private(set) var acceptedFeatures: UInt64?
     package private(set) var starts = 0
     package private(set) var resets = 0
@@ -83,6 +87,13 @@ package final class EchoDevice: VirtioDevice {
     package func reset() {
         for queue in running.keys { _ = stopQueue(queue) }
         resets += 1
+    }
+
+    package func saveState() -> [UInt8] { state }
+
+    package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
+        if refusesState { throw VirtioDeviceError("refused") }
+        state = bytes
     }
 
     /// Takes all requests there are.

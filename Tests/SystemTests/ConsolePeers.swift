@@ -60,6 +60,18 @@ final class SocketReader {
         try read(seconds: seconds) { $0.bytes.count >= wanted }
     }
 
+    /// Reads until the other end has gone.
+    func readToEnd(seconds: Double = 30) throws -> SocketReader {
+        let deadline = Date() + seconds
+        while Date() < deadline {
+            _ = socket.waitReadable(timeoutMilliseconds: 100)
+            guard let got = try socket.receive(upTo: 65536) else { continue }
+            if got.bytes.isEmpty { return self }
+            bytes += got.bytes
+        }
+        throw TestFailure("the socket does not end")
+    }
+
     /// Reads to the end of the next line.
     func readLine(seconds: Double) throws -> String {
         let start = bytes.count

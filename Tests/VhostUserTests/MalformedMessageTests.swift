@@ -76,7 +76,7 @@ struct MalformedMessageTests {
         arguments: [
             .sendRARP, .netSetMTU, .iotlbMsg, .setVringEndian, .createCryptoSession,
             .closeCryptoSession, .postcopyAdvise, .postcopyListen, .postcopyEnd, .gpuSetSocket,
-            .vringKick, .getSharedObject, .setDeviceStateFD, .checkDeviceState, .getShmemConfig,
+            .getSharedObject, .getShmemConfig,
         ] as [FrontendRequest])
     func unsupported(request: FrontendRequest) throws {
         let rule = request.rule

@@ -179,6 +179,20 @@ final class Pairing {
         try frontend.attach(near)
     }
 
+    /// Another back end takes over from one that works.
+    func upgradeBackend(prepare: (EchoDevice) -> Void = { _ in }) throws {
+        let (near, far) = try UnixSocket.pair()
+        let new = try BackendThread(.connected(far), hidden: hidden, prepare: prepare)
+        do {
+            try frontend.upgrade(to: near)
+        } catch {
+            new.end()
+            throw error
+        }
+        backend.end()
+        backend = new
+    }
+
     /// The driver sends a request of `count` bytes.
     @discardableResult
     func send(_ count: Int = 16, mustKick: Bool = true) -> UInt64 {

@@ -94,6 +94,31 @@ package final class ConsoleDevice: VirtioDevice {
         toldConnected = ports.map { _ in nil }
     }
 
+    // MARK: In another process
+
+    package let canSaveState = true
+
+    package func saveState() -> [UInt8] {
+        ConsoleState(
+            ports: ports.map(\.state), toldConnected: toldConnected, messages: messages
+        ).bytes
+    }
+
+    package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
+        let state: ConsoleState
+        do {
+            state = try ConsoleState(bytes)
+        } catch {
+            throw VirtioDeviceError("\(error)")
+        }
+        guard state.ports.count == ports.count else {
+            throw VirtioDeviceError("it has \(state.ports.count) ports, not \(ports.count)")
+        }
+        toldConnected = state.toldConnected
+        messages = state.messages
+        for (port, saved) in zip(ports, state.ports) { port.state = saved }
+    }
+
     // MARK: Control
 
     private func takeMessages() {
@@ -163,7 +188,9 @@ package final class ConsoleDevice: VirtioDevice {
     }
 
     private func tellConnections() {
-        for index in ports.indices { tellAnew(index) }
+        for index in ports.indices {
+            toldConnected[index] == nil ? tellAnew(index) : tellConnection(index)
+        }
     }
 
     private func tellAnew(_ index: Int) {

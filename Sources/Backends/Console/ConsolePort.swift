@@ -18,6 +18,8 @@ final class ConsolePort: HostEvents {
     /// Output of `outputChain` that the host end has not taken yet.
     private var pendingOutput: ArraySlice<UInt8> = []
     private var hasOutputChain = false
+    /// Output of a chain that was in hand when the queue was stopped.
+    private var carriedOutput: ArraySlice<UInt8> = []
 
     /// A program of the guest has the port open, or may have: known only from the time at which
     /// the guest first says so.
@@ -25,6 +27,8 @@ final class ConsolePort: HostEvents {
         didSet { updateInput() }
     }
 
+    /// The most that is kept of a chain when its queue is stopped.
+    private static let carriedLimit: UInt64 = 1 << 20
     /// The most that is copied from a buffer of the guest at a time.
     private static let portion: UInt64 = 64 << 10
 
@@ -52,17 +56,39 @@ final class ConsolePort: HostEvents {
         return input?.stop()
     }
 
-    /// What a slow reader has not taken of the buffer in hand is lost to it.
     func stopOutput() -> QueueState? {
-        if hasOutputChain { finishOutput() }
+        if hasOutputChain {
+            let rest = min(outputChain.readableLength - outputOffset, Self.carriedLimit)
+            carriedOutput +=
+                pendingOutput + outputChain.readBytes(at: outputOffset, count: Int(rest))
+            finishOutput()
+        }
         defer { output = nil }
         return output?.stop()
     }
 
     func reset() {
         pendingInput = []
+        carriedOutput = []
         isOpenInGuest = false
         end.reset()
+    }
+
+    // MARK: In another process
+
+    var state: ConsoleState.Port {
+        get {
+            ConsoleState.Port(
+                isOpenInGuest: isOpenInGuest, input: Array(pendingInput),
+                output: Array(carriedOutput), shown: end.savedOutput())
+        }
+        set {
+            pendingInput = newValue.input[...]
+            carriedOutput = newValue.output[...]
+            end.restoreOutput(newValue.shown)
+            isOpenInGuest = newValue.isOpenInGuest
+            takeOutput()
+        }
     }
 
     // MARK: To the guest
@@ -94,6 +120,10 @@ final class ConsolePort: HostEvents {
     // MARK: From the guest
 
     private func takeOutput() {
+        if !carriedOutput.isEmpty {
+            carriedOutput = carriedOutput.dropFirst(end.write(carriedOutput))
+            guard carriedOutput.isEmpty else { return }
+        }
         guard let output else { return }
         while hasOutputChain || output.pop(into: outputChain) {
             hasOutputChain = true

@@ -15,6 +15,17 @@ protocol HostEnd: AnyObject {
     func write(_ bytes: ArraySlice<UInt8>) -> Int
     /// Ends all connections: there is a new guest.
     func reset()
+
+    /// Output that those who come late are shown.
+    func savedOutput() -> [UInt8]
+    /// Takes over what another process has shown.
+    func restoreOutput(_ bytes: [UInt8])
+}
+
+/// Ends that keep nothing.
+extension HostEnd {
+    func savedOutput() -> [UInt8] { [] }
+    func restoreOutput(_ bytes: [UInt8]) {}
 }
 
 /// Who hears of a host end.

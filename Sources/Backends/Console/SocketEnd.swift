@@ -102,6 +102,15 @@ final class SocketEnd: HostEnd {
         if had { events?.connectionChanged() }
     }
 
+    func savedOutput() -> [UInt8] {
+        history.piece(from: history.start, limit: history.capacity)
+    }
+
+    func restoreOutput(_ bytes: [UInt8]) {
+        history.append(bytes[...])
+        for client in clients where client.outputWatch == nil { send(client) }
+    }
+
     private func wakeWriter() {
         guard isHeldUp,
             clients.allSatisfy({ history.end - $0.position < UInt64(history.capacity) })

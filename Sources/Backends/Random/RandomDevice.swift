@@ -23,6 +23,7 @@ package final class RandomDevice: VirtioDevice {
     package let deviceID = VirtioDeviceID.entropy
     package let features = VirtioFeature.everyDevice | VirtioFeature.inOrder
     package let queueCount = 1
+    package let canSaveState = true
 
     init(
         _ source: RandomSource, _ options: RandomOptions, loop: EventLoop

@@ -27,6 +27,8 @@ package final class VsockDevice: VirtioDevice {
     package let features =
         VirtioFeature.everyDevice | VirtioFeature.inOrder | VsockDevice.streamFeature
     package let queueCount = 3
+    /// Connections end with this process, which the next one tells the guest.
+    package let canSaveState = true
 
     /// VIRTIO_VSOCK_F_STREAM
     private static let streamFeature: UInt64 = 1 << 0

@@ -150,4 +150,22 @@ public protocol VirtioDevice: AnyObject {
     func stopQueue(_ queue: Int) -> QueueState
     /// Back to the state after creation; stops all queues.
     func reset()
+
+    /// Whether another process can take over all that there is: `saveState` has it.
+    var canSaveState: Bool { get }
+    /// What another device of the kind needs to go on, apart from what the driver's side can tell
+    /// it. No queue runs.
+    func saveState() -> [UInt8]
+    /// Takes over what `saveState` gave, perhaps that of another version of the program. No queue
+    /// runs; features may still have to be set. What cannot be used changes nothing.
+    func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError)
+}
+
+/// Devices that have no state of their own.
+extension VirtioDevice {
+    public var canSaveState: Bool { false }
+    public func saveState() -> [UInt8] { [] }
+    public func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
+        guard bytes.isEmpty else { throw VirtioDeviceError("the device has no state to load") }
+    }
 }

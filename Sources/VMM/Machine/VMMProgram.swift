@@ -46,11 +46,12 @@ package enum VMMProgram {
         let run = RunState(policies: options.policies, loop: loop)
         // Before any thread starts, so that all of them leave signals to the loop.
         let signals = try loop.watchSignals(
-            [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT, SIGWINCH]
+            [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT, SIGWINCH, SIGUSR2]
         ) { signal in
             switch signal {
             case SIGCONT: run.continued()
             case SIGWINCH: run.resized()
+            case SIGUSR2: run.upgradeBackends()
             default: run.end(.ended, .hostSignal)
             }
         }

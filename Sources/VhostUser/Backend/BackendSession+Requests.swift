@@ -59,6 +59,9 @@ extension BackendSession {
         case (.resetDevice, _): resetDevice()
         case (.setStatus, .u64(let value)): try setStatus(value)
         case (.getStatus, _): return Reply(payload: .u64(status))
+        case (.setDeviceStateFD, .deviceState(let wanted)):
+            for fd in fds { return beginTransfer(wanted, fd) }
+        case (.checkDeviceState, _): return checkTransfer()
         case (.gpuSetSocket, _):
             throw ProtocolError(request.rule.name, "request", "the device is not a GPU")
         default:

@@ -6,7 +6,7 @@ final class BackendSession {
     /// What this back end implements.
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
-        .resetDevice, .memorySlots, .status,
+        .resetDevice, .memorySlots, .status, .deviceState,
     ]
 
     let device: any VirtioDevice
@@ -32,6 +32,7 @@ final class BackendSession {
     var dirtyLog: DirtyLog?
     /// To be told of changes of the log.
     var logEvent: EventFD?
+    var transfer: StateTransfer?
     private var channel: UnixSocket?
     /// Runs while a message has come in part.
     private var messageTimer: EventRegistration?
@@ -48,7 +49,9 @@ final class BackendSession {
         self.loop = loop
         self.onEnd = onEnd
         connection = Connection(socket, nameOf: Connection.frontendNames)
-        offeredProtocol = Self.implemented.subtracting(options.hidden)
+        var offered = Self.implemented.subtracting(options.hidden)
+        if !device.canSaveState { offered.remove(.deviceState) }
+        offeredProtocol = offered
         messageTimeout = options.messageTimeoutMilliseconds
         // The message format has eight bits for the number of a queue.
         queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
@@ -191,6 +194,7 @@ final class BackendSession {
         watch = nil
         messageTimer = nil
         lossWatch = nil
+        transfer = nil
         connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)

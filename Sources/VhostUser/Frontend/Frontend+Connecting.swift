@@ -68,7 +68,8 @@ extension Frontend {
         }
         do {
             try hold(socket)
-            try establish(link)
+            try introduce(link)
+            try equip(link)
         } catch {
             disconnect()
             if let error = error as? FrontendError { throw error }
@@ -79,12 +80,17 @@ extension Frontend {
             }
             throw FrontendError("the back end cannot be used: \(error)")
         }
-        self.link = link
-        link.onBroken = { [unowned self] in lost($0) }
-        link.becomeIdle()
-        retryDelay = Self.shortestRetry
+        adopt(link)
         state = .connected
         onStateChange?(state)
+    }
+
+    /// The back end has all that it needs.
+    func adopt(_ link: FrontendLink) {
+        self.link = link
+        link.onBroken = { [unowned self] in lost("\($0)") }
+        link.becomeIdle()
+        retryDelay = Self.shortestRetry
     }
 
     /// Ends the connection for good.
@@ -104,11 +110,16 @@ extension Frontend {
         }
     }
 
-    /// What a link needs from its first message on.
-    private func establish(_ link: FrontendLink) throws {
+    /// Learns of a back end whether it can be the device's.
+    func introduce(_ link: FrontendLink) throws {
         try negotiate(link)
         link.onConfigChange = { [unowned self] in configIsStale() }
         try checkCompatible(link)
+    }
+
+    /// Gives a back end all that the driver has set up.
+    /// - Parameter state: what another one has passed on.
+    func equip(_ link: FrontendLink, state: [UInt8]? = nil) throws {
         if !isEstablished {
             features = Self.usableFeatures(link)
             queueCount = link.queueCount
@@ -122,6 +133,7 @@ extension Frontend {
             for access in configWrites { try rewriteConfig(link, access) }
             try readWholeConfig(link)
         }
+        if let state { try link.loadState(state) }
         if let logTarget { try sendLog(link, logTarget) }
         for index in queues.indices where queues[index] != nil {
             let state = recoveredState(index)
@@ -184,14 +196,14 @@ extension Frontend {
     // MARK: Losing the back end
 
     /// The connection has come to its end; another one is waited for.
-    func lost(_ error: ConnectionError) {
-        guard link != nil else { return }
-        drop("\(error)")
+    func lost(_ reason: String) {
+        guard link != nil || state == .connected else { return }
+        drop(reason)
         waitForBackend()
     }
 
     /// Lets `abandon` reach the connection.
-    private func hold(_ socket: UnixSocket) throws(FrontendError) {
+    func hold(_ socket: UnixSocket) throws(FrontendError) {
         let isAbandoned = lifeline.withLock { lifeline in
             lifeline.socket = socket
             return lifeline.isCut
@@ -199,7 +211,7 @@ extension Frontend {
         if isAbandoned { throw FrontendError("the device has been given up") }
     }
 
-    private func disconnect() {
+    func disconnect() {
         link = nil
         lifeline.withLock { $0.socket = nil }
     }

@@ -105,7 +105,7 @@ package final class Frontend: VirtioDevice {
             try body(link)
         } catch {
             switch error {
-            case .broken(let reason): lost(reason)
+            case .broken(let error): lost("\(error)")
             case .refused: throw VirtioDeviceError("\(error)")
             }
         }

@@ -49,6 +49,18 @@ package struct WireReader {
         try integer(field, UInt64.self)
     }
 
+    /// A number of the type that is asked for.
+    package mutating func number<T: FixedWidthInteger & UnsignedInteger>(
+        _ field: String
+    ) throws(ProtocolError) -> T {
+        try integer(field, T.self)
+    }
+
+    /// Bytes, with their number before them.
+    package mutating func block(_ field: String) throws(ProtocolError) -> [UInt8] {
+        try take(field, Int(try integer(field, UInt32.self)))
+    }
+
     mutating func take(_ field: String, _ count: Int) throws(ProtocolError) -> [UInt8] {
         guard count >= 0, left >= count else {
             throw ProtocolError(

@@ -70,6 +70,23 @@ final class AttachedDevice: @unchecked Sendable {
         control.begin({ [self] in backend.process?.terminalChanged() }, then: {})
     }
 
+    /// Lets a new backend take the place of the present one.
+    func upgrade() {
+        control.begin(
+            { [self] in
+                do {
+                    if let process = backend.process {
+                        try process.upgrade()
+                    } else {
+                        try backend.frontend.upgradeFromPath()
+                    }
+                    Self.log(.info, "\(backend.title) has a new backend")
+                } catch {
+                    Self.log(.error, "\(backend.title) has no new backend: \(error)")
+                }
+            }, then: {})
+    }
+
     /// Asks the device's thread for a sign of life.
     func ask() {
         answered.store(false, ordering: .relaxed)

@@ -25,6 +25,8 @@ final class BackendProcess {
 
     private var child: ChildProcess?
     private var exitWatch: EventRegistration?
+    /// A process whose place another one has taken.
+    private var former: FormerProcess?
     private var restartTimer: EventRegistration?
     private var startTime: UInt64 = 0
     private var delay = BackendProcess.shortestDelay
@@ -69,10 +71,39 @@ final class BackendProcess {
     func end() {
         isEnding = true
         restartTimer = nil
+        former = nil
         frontend.close()
         guard awaitEnd(milliseconds: 3000) == nil, let child else { return }
         Self.log(.warning, "the process of \(title) does not end and is killed")
         child.signal(SIGKILL)
+    }
+
+    /// Lets a new process take the place of the present one, without a gap that the guest would
+    /// notice.
+    func upgrade() throws(LaunchError) {
+        guard let old = child, restartTimer == nil else {
+            throw LaunchError("the process of \(title) is just being replaced")
+        }
+        let oldWatch = exitWatch
+        let new: ChildProcess
+        do {
+            let (near, far) = try UnixSocket.pair()
+            new = try launcher.launch(program, with: far.fd)
+            do {
+                try frontend.upgrade(to: near)
+            } catch {
+                new.signal(SIGKILL)
+                former = FormerProcess(new, on: loop)
+                throw error
+            }
+        } catch {
+            throw LaunchError("\(error)")
+        }
+        oldWatch?.cancel()
+        former = FormerProcess(old, on: loop)
+        startTime = Clock.monotonic()
+        child = new
+        exitWatch = loop.watchExit(of: new) { [weak self] status in self?.ended("\(status)") }
     }
 
     /// A process that has a terminal is told of the size as by any terminal.
@@ -141,8 +172,30 @@ final class BackendProcess {
     }
 }
 
+/// A process that has nothing to do any more: it ends by itself, or is made to.
+private final class FormerProcess {
+    private static let patienceMilliseconds: UInt32 = 3000
+
+    private let child: ChildProcess
+    private var exitWatch: EventRegistration?
+    private var timer: EventRegistration?
+
+    init(_ child: ChildProcess, on loop: EventLoop) {
+        self.child = child
+        exitWatch = loop.watchExit(of: child) { [unowned self] _ in timer = nil }
+        timer = loop.after(milliseconds: Self.patienceMilliseconds) { child.signal(SIGKILL) }
+    }
+
+    deinit {
+        // One that has not been seen to end has no time left.
+        guard timer != nil else { return }
+        child.signal(SIGKILL)
+        _ = child.wait(milliseconds: 1000)
+    }
+}
+
 /// Why a process did not become a device's.
-private struct LaunchError: Error, CustomStringConvertible {
+struct LaunchError: Error, CustomStringConvertible {
     let description: String
 
     init(_ description: String) { self.description = description }

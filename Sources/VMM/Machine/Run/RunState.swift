@@ -211,6 +211,11 @@ final class RunState: @unchecked Sendable {
         for device in machine?.devices ?? [] { device.terminalChanged() }
     }
 
+    /// Newer backends are to take the places of those that run.
+    func upgradeBackends() {
+        for device in machine?.devices ?? [] { device.upgrade() }
+    }
+
     /// Ends the machine, whatever the guest is doing.
     func end(_ outcome: Outcome, _ cause: EndCause) {
         request(.end(outcome), cause)

@@ -1,0 +1,67 @@
+package import Core
+
+// One back end takes over from another that still works, and the driver does not notice.
+extension Frontend {
+    /// How long the new back end may take to introduce itself; the old one works meanwhile.
+    private static let introductionMilliseconds: UInt64 = 3000
+
+    /// Replaces the back end by the one at the other end of `socket`: the old one finishes what it
+    /// has taken and says what it knows, and the new one goes on from there.
+    /// - Throws: why the new one cannot be used. If that shows before the old one has been stopped,
+    ///   the device goes on as before; otherwise the back end is lost.
+    package func upgrade(to socket: UnixSocket) throws(FrontendError) {
+        guard let old = link else { return try attach(socket) }
+        var options = options
+        options.handshakeTimeoutMilliseconds = min(
+            options.handshakeTimeoutMilliseconds, Self.introductionMilliseconds)
+        let new = FrontendLink(socket, on: loop, options: options)
+        do {
+            try introduce(new)
+        } catch {
+            throw FrontendError("the new back end cannot be used, and the old one stays: \(error)")
+        }
+        let saved = handOver(old, to: new)
+        disconnect()
+        do {
+            try hold(socket)
+            try equip(new, state: saved)
+        } catch {
+            // In the midst of the verbs: whoever hears of it looks for another back end.
+            lost("it could not be replaced: \(error)")
+            throw FrontendError("the new back end cannot take over: \(error)")
+        }
+        adopt(new)
+        Self.log(.info, "a new back end has taken over")
+    }
+
+    /// Stops the old back end. If it dies of that, the new one starts with what is known of any that
+    /// has died.
+    /// - Returns: the device's state, where both know how to pass it on.
+    private func handOver(_ old: FrontendLink, to new: FrontendLink) -> [UInt8]? {
+        do {
+            for index in queues.indices where queues[index] != nil {
+                queues[index]?.setup.state = try fetchState(old, index)
+            }
+            guard old.has(.deviceState), new.has(.deviceState) else { return nil }
+            return try old.saveState()
+        } catch {
+            Self.log(.warning, "the old back end does not say how far it got: \(error)")
+            return nil
+        }
+    }
+
+    /// Finds another back end at the place where this one was found: somebody has put a newer one
+    /// there.
+    package func upgradeFromPath() throws(FrontendError) {
+        guard case .connect(let path) = options.role else {
+            throw FrontendError("the back end is not found by a path")
+        }
+        let socket: UnixSocket
+        do {
+            socket = try UnixSocket(connectingTo: path)
+        } catch {
+            throw FrontendError("no new back end answers at \(path): \(error.reason)")
+        }
+        try upgrade(to: socket)
+    }
+}

@@ -1,0 +1,131 @@
+import Core
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(
+    "Backends that hand over to new ones while the guest works", .enabled(if: Setting.hasGuest),
+    .serialized)
+struct UpgradeTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("SIGUSR2 replaces the processes of a disk and a console in use, and nothing is lost")
+    func processes() throws {
+        let path = folder["tty"]
+        let guest = try Guest(["--console", "listen=\(path),replay=64K"], in: folder)
+        try guest.awaitShell()
+        try guest.loadConsoleDriver()
+        guest.send("(i=0; while :; do i=$((i + 1)); echo \"line $i x\"; done >/dev/hvc0) &")
+        guest.send(
+            "(for i in 1 2 3; do dd if=/dev/urandom of=/root/f$i bs=16k count=256 conv=fsync "
+                + "2>/dev/null; done; sync; echo writing-is-over)")
+        var last = 0
+        var count = 0
+        while !guest.apus.text.contains("\nwriting-is-over"), count < 12 {
+            let reader = try SocketReader(path)
+            try reader.read(bytes: 2000)
+            // What the guest printed while nobody read is shown, and all of it.
+            let numbers = reader.numbers
+            let first = try #require(numbers.first)
+            #expect(last == 0 || first <= last + 1)
+            #expect(numbers == Array(first...(try #require(numbers.last))))
+            try guest.upgradeBackends()
+            count += 1
+            last = try reader.readToEnd().numbers.last ?? 0
+        }
+        try guest.apus.waitFor("\nwriting-is-over", seconds: 300)
+        #expect(count >= 3)
+        try guest.checkFiles(["f1", "f2", "f3"])
+        #expect(guest.apus.errorText == "")
+    }
+
+    @Test("a disk's foreign backend is replaced by the one that listens in its place")
+    func socket() throws {
+        let path = folder["root.ext4"]
+        try Guest.makeDisk(path)
+        let socket = folder["disk.sock"]
+        var backend = try serve(path, at: socket)
+        let guest = try Guest(diskArgument: "socket=\(socket)", in: folder)
+        try guest.awaitShell()
+        guest.send(
+            "(dd if=/dev/urandom of=/root/f1 bs=16k count=256 conv=fsync 2>/dev/null; sync; "
+                + "echo writing-is-over)")
+        for _ in 0..<3 {
+            // The present one goes on with its connection.
+            unsafe unlink(socket)
+            let new = try serve(path, at: socket)
+            guest.apus.kill(SIGUSR2)
+            let deadline = Date() + 20
+            while try backend.isConnected {
+                guard Date() < deadline else { throw TestFailure("the old one stays") }
+                usleep(20_000)
+            }
+            backend.kill()
+            backend = new
+            usleep(100_000)
+        }
+        try guest.apus.waitFor("\nwriting-is-over", seconds: 300)
+        try guest.checkFiles(["f1"])
+        #expect(guest.apus.errorText == "")
+    }
+
+    private func serve(_ image: String, at socket: String) throws -> RunningProgram {
+        // The lock is the present one's.
+        let program = try RunningProgram.apus([
+            "block", "--socket-path", socket, "--disk", "path=\(image),lock=off",
+        ])
+        let deadline = Date() + 10
+        while unsafe access(socket, F_OK) != 0 {
+            guard Date() < deadline else { throw TestFailure("no socket: \(program.errorText)") }
+            usleep(5_000)
+        }
+        return program
+    }
+}
+
+extension RunningProgram {
+    /// Whether it holds guest memory that a front end has shared.
+    fileprivate var isConnected: Bool {
+        get throws {
+            try String(contentsOfFile: "/proc/\(id)/maps", encoding: .utf8)
+                .contains("memfd:guest-memory")
+        }
+    }
+}
+
+extension Guest {
+    /// Has all backends replaced.
+    fileprivate func upgradeBackends() throws {
+        func processes() -> Set<Int32> {
+            let names = ["apus-block", "apus-console"]
+            return Set(apus.children.filter { names.contains($0.arguments.first ?? "") }.map(\.id))
+        }
+        let old = processes()
+        apus.kill(SIGUSR2)
+        let deadline = Date() + 20
+        while true {
+            let now = processes()
+            if now.count == old.count, now.isDisjoint(with: old) { return }
+            guard Date() < deadline else { throw TestFailure("\(old) became \(now)") }
+            usleep(10_000)
+        }
+    }
+
+    /// Ends the guest and compares files as it saw them with those on the disk.
+    fileprivate func checkFiles(_ names: [String]) throws {
+        _ = try run("echo 3 > /proc/sys/vm/drop_caches; echo ok")
+        let sums = try run(
+            "for i in \(names.joined(separator: " ")); do sha1sum < /root/$i; done", seconds: 300)
+        #expect(try run("dmesg | grep -c 'I/O error'") == "0")
+        #expect(try powerOff() == 0)
+        #expect(try checkDisk() == "")
+        for (name, sum) in zip(names, sums.split(separator: "-")) {
+            _ = try file("/root/\(name)")
+            #expect(
+                try sha1(of: "\(folder.path)/copy") == sum.trimmingCharacters(in: .whitespaces))
+        }
+    }
+}
