@@ -65,7 +65,7 @@ private final class HostileFrontend {
         .setMemTable, .setVringNum, .setVringAddr, .setVringBase, .setVringKick, .setVringCall,
         .setVringErr, .setVringEnable, .getVringBase, .addMemReg, .remMemReg, .setInflightFD,
         .getInflightFD, .getConfig, .setConfig, .setStatus, .resetDevice, .setFeatures,
-        .setLogBase, .setLogFD,
+        .setLogBase, .setLogFD, .setDeviceStateFD, .checkDeviceState, .vringKick,
     ]
 
     init(_ socket: UnixSocket, _ loop: EventLoop) throws {
@@ -85,7 +85,7 @@ private final class HostileFrontend {
         if input.flag() { features |= VhostFeature.logAll }
         if input.flag() { features |= VirtioFeature.indirectDescriptors }
         try send(.getFeatures, .none)
-        try send(.setProtocolFeatures, .u64(input.rarely(16) ? input.edge() : 0x1b22b))
+        try send(.setProtocolFeatures, .u64(input.rarely(16) ? input.edge() : 0x9f22b))
         try send(.setOwner, .none)
         try send(.setFeatures, .u64(input.rarely(16) ? input.edge() : features))
         fillRings(&input)
@@ -218,6 +218,8 @@ private final class HostileFrontend {
                     mmapSize: number(&input), mmapOffset: number(&input),
                     queueCount: UInt16(input.below(4)),
                     queueSize: input.flag() ? 8 : input.number()))
+        case .deviceState:
+            return .deviceState(DeviceStateTransfer(direction: UInt32(input.below(2)), phase: 0))
         default: return .opaque(input.take(input.below(48)))
         }
     }

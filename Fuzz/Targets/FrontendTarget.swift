@@ -34,11 +34,13 @@ struct FrontendTarget: FuzzTarget {
         let isPacked = input.flag()
         let verbs = input.take(1 + input.below(12))
         let (near, far) = try UnixSocket.pair()
-        let back = try HostileBackend(far, input)
+        var backs = [(near, try HostileBackend(far, input))]
         defer {
             frontend.close()
-            near.shutDown()
-            back.join()
+            for (near, back) in backs {
+                near.shutDown()
+                back.join()
+            }
         }
         let start = Clock.monotonic()
         guard (try? frontend.attach(near)) != nil else { return false }
@@ -57,6 +59,10 @@ struct FrontendTarget: FuzzTarget {
                 let log = SharedFD(try MemFD(name: "log", size: 4096).fd.duplicate())
                 try? frontend.startLogging(to: log, size: 4096)
             case 6: try? frontend.stopLogging()
+            case 7 where queue == 1 && backs.count < 4:
+                let (near, far) = try UnixSocket.pair()
+                backs.append((near, try HostileBackend(far, input)))
+                try? frontend.upgrade(to: near)
             default: loop.runOnce(timeoutMilliseconds: 0)
             }
             let config = frontend.readConfig(offset: 0, count: 64)
@@ -90,7 +96,7 @@ private struct Session: Sendable {
     init(_ socket: UnixSocket, _ input: FuzzInput) {
         self.socket = socket
         var input = input
-        protocolFeatures = 0x1b22b & ~(input.flag() ? UInt64(input.number(UInt32.self)) : 0)
+        protocolFeatures = 0x9f22b & ~(input.flag() ? UInt64(input.number(UInt32.self)) : 0)
         self.input = input
     }
 
@@ -113,6 +119,10 @@ private struct Session: Sendable {
     private mutating func answer(_ message: Message) throws {
         if let channel, input.rarely(8) { try? useChannel(channel) }
         guard let request = FrontendRequest(rawValue: message.header.request) else { return }
+        if request == .setDeviceStateFD, let fd = message.fds.first {
+            // The end of a socket, which both may write to.
+            try? UnixSocket(adopting: fd).send(input.take(input.below(100)), timeoutMilliseconds: 1)
+        }
         guard request.rule.reply != nil || message.header.needsReply else { return }
         var fds: [SharedFD] = []
         if request == .getInflightFD || input.rarely(64) {
@@ -156,6 +166,7 @@ private struct Session: Sendable {
                     mmapOffset: isOdd ? input.edge() : 0, queueCount: 2, queueSize: 8)
             ).bytes
         case .setLogBase: return Payload.u64(0).bytes
+        case .setDeviceStateFD: return Payload.u64(isOdd ? input.edge() : 0x100).bytes
         default: return Payload.u64(isOdd ? 1 : 0).bytes
         }
     }

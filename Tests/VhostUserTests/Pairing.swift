@@ -104,7 +104,8 @@ final class Pairing {
 
     init(
         _ ring: Ring = .split, hidden: ProtocolFeatures = [], avoided: ProtocolFeatures = [],
-        windows: [(start: UInt64, size: UInt64)] = [(start: 1 << 20, size: 1 << 20)]
+        windows: [(start: UInt64, size: UInt64)] = [(start: 1 << 20, size: 1 << 20)],
+        notifiesInBand: Bool = false
     ) throws {
         self.ring = ring
         self.hidden = hidden
@@ -118,6 +119,7 @@ final class Pairing {
         var options = FrontendOptions(.supervised, deviceID: VirtioDeviceID(42))
         options.configSize = 16
         options.avoided = avoided
+        options.notifiesInBand = notifiesInBand
         options.replyTimeoutMilliseconds = 2000
         frontend = Frontend(options, on: loop)
         let (near, far) = try UnixSocket.pair()

@@ -20,6 +20,11 @@ final class BackendQueue {
     private var callEvent: EventFD?
     private(set) var wantsCalls = false
     private(set) var error: EventFD?
+    /// Where calls and errors are messages: until the front end has said anything else.
+    private var callMessage: MessageEvent?
+    private var errorMessage: MessageEvent?
+    /// There is no kick descriptor because the ring is polled.
+    private var isPolled = false
 
     /// A kick has been seen since the ring was last stopped.
     private(set) var isStarted = false
@@ -31,7 +36,7 @@ final class BackendQueue {
 
     init(index: Int) { self.index = index }
 
-    var call: EventFD? { wantsCalls ? callEvent : nil }
+    var call: EventFD? { callMessage?.event ?? (wantsCalls ? callEvent : nil) }
 
     /// - Parameters:
     ///   - fd: `nil` if the ring is to be polled.
@@ -40,6 +45,7 @@ final class BackendQueue {
         kickWatch?.cancel()
         kickWatch = nil
         kick = fd.map { EventFD(adopting: $0) }
+        isPolled = fd == nil
         guard let kick else {
             isStarted = true
             return
@@ -63,14 +69,33 @@ final class BackendQueue {
         kickWatch?.cancel()
         kickWatch = nil
         kick = nil
+        isPolled = false
         isStarted = false
         isBroken = false
+    }
+
+    /// A kick came as a message.
+    func takeKick() throws(SystemError) {
+        if kick == nil, !isPolled { kick = try EventFD() }
+        start()
+        kick?.signal()
+    }
+
+    /// Calls and errors are to be messages.
+    func useMessages(
+        on loop: EventLoop, call: @escaping () -> Void, error: @escaping () -> Void
+    ) throws(SystemError) {
+        callMessage = try MessageEvent(on: loop, call)
+        let message = try MessageEvent(on: loop, error)
+        errorMessage = message
+        self.error = message.event
     }
 
     /// - Parameter fd: `nil` if the driver polls.
     /// - Returns: whether the device must be told.
     func setCall(_ fd: SharedFD?) throws(SystemError) -> Bool {
-        let before = wantsCalls
+        let before = wantsCalls && callMessage == nil
+        callMessage = nil
         if let fd {
             if callEvent == nil { callEvent = try EventFD() }
             try callEvent?.become(fd)
@@ -79,8 +104,25 @@ final class BackendQueue {
         return before != wantsCalls
     }
 
-    func setError(_ fd: SharedFD?) { error = fd.map { EventFD(adopting: $0) } }
+    func setError(_ fd: SharedFD?) {
+        errorMessage = nil
+        error = fd.map { EventFD(adopting: $0) }
+    }
 
     /// Everything is known that a device needs.
     var isConfigured: Bool { size > 0 && address != nil }
+}
+
+/// An event of our own that becomes a message.
+private final class MessageEvent {
+    let event: EventFD
+    private var watch: EventRegistration?
+
+    init(on loop: EventLoop, _ send: @escaping () -> Void) throws(SystemError) {
+        event = try EventFD()
+        watch = loop.watch(event.rawValue, for: .readable) { [unowned self] _ in
+            event.drain()
+            send()
+        }
+    }
 }

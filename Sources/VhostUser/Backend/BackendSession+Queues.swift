@@ -92,6 +92,35 @@ extension BackendSession {
         }
     }
 
+    /// A kick that came as a message starts the ring as any does.
+    func takeKick(_ state: VringState) throws(ProtocolError) {
+        let queue = try queue(state.index, message: "VRING_KICK")
+        guard state.value == 0 else {
+            throw ProtocolError("VRING_KICK", "num", "\(state.value) is not 0")
+        }
+        do {
+            try queue.takeKick()
+        } catch {
+            throw ProtocolError("VRING_KICK", "index", "\(error)")
+        }
+        update(queue)
+    }
+
+    /// Makes calls and errors messages, for queues that are not given events.
+    func notifyInBand() throws(ProtocolError) {
+        do {
+            for queue in queues {
+                let state = VringState(index: UInt32(queue.index), value: 0)
+                try queue.useMessages(
+                    on: loop,
+                    call: { [unowned self] in tell(.vringCall, .vringState(state)) },
+                    error: { [unowned self] in tell(.vringErr, .vringState(state)) })
+            }
+        } catch {
+            throw ProtocolError("SET_PROTOCOL_FEATURES", "u64", "\(error)")
+        }
+    }
+
     func enable(_ state: VringState) throws(ProtocolError) {
         let queue = try queue(state.index, message: "SET_VRING_ENABLE")
         guard state.value <= 1 else {

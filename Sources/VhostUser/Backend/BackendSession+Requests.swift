@@ -50,6 +50,7 @@ extension BackendSession {
             queue.setError(fd)
             restart(queue)
         case (.setVringEnable, .vringState(let state)): try enable(state)
+        case (.vringKick, .vringState(let state)): try takeKick(state)
         case (.setBackendReqFD, _): for fd in fds { try setChannel(fd) }
         case (.getConfig, .config(let access)): return readConfig(access)
         case (.setConfig, .config(let access)): try writeConfig(access)
@@ -104,6 +105,14 @@ extension BackendSession {
             throw ProtocolError(
                 "SET_PROTOCOL_FEATURES", "u64",
                 "0x\(String(unknown, radix: 16)) were not offered")
+        }
+        if wanted.contains(.inBandNotifications) {
+            guard wanted.isSuperset(of: [.backendRequests, .replyAck]) else {
+                throw ProtocolError(
+                    "SET_PROTOCOL_FEATURES", "u64",
+                    "INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
+            }
+            if !acknowledgedProtocol.contains(.inBandNotifications) { try notifyInBand() }
         }
         acknowledgedProtocol = wanted
     }

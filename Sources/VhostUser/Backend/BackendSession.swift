@@ -6,7 +6,7 @@ final class BackendSession {
     /// What this back end implements.
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
-        .resetDevice, .memorySlots, .status, .deviceState,
+        .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
     ]
 
     let device: any VirtioDevice
@@ -219,8 +219,14 @@ final class BackendSession {
     }
 
     func configurationChanged() {
-        guard let channel, acknowledgedProtocol.contains(.config) else { return }
-        let message = Message(request: BackendRequest.configChangeMsg.rawValue)
+        guard acknowledgedProtocol.contains(.config) else { return }
+        tell(.configChangeMsg)
+    }
+
+    /// Tells the front end something that it need not answer.
+    func tell(_ request: BackendRequest, _ payload: Payload = .none) {
+        guard let channel else { return }
+        let message = Message(request: request.rawValue, payload: payload.bytes)
         do {
             try channel.send(message.bytes, timeoutMilliseconds: 1000)
         } catch {

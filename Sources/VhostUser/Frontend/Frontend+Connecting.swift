@@ -114,6 +114,10 @@ extension Frontend {
     func introduce(_ link: FrontendLink) throws {
         try negotiate(link)
         link.onConfigChange = { [unowned self] in configIsStale() }
+        link.onQueueMessage = { [unowned self] request, index in
+            guard queues.indices.contains(index), let queue = queues[index] else { return }
+            request == .vringCall ? queue.setup.call?.signal() : queue.error.signal()
+        }
         try checkCompatible(link)
     }
 
@@ -213,6 +217,7 @@ extension Frontend {
 
     func disconnect() {
         link = nil
+        for index in queues.indices { queues[index]?.kickWatch = nil }
         lifeline.withLock { $0.socket = nil }
     }
 

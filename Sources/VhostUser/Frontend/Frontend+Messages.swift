@@ -13,8 +13,11 @@ extension Frontend {
         link.offered = try link.queryNumber(.getFeatures)
         if link.hasProtocolFeatures {
             let offered = ProtocolFeatures(rawValue: try link.queryNumber(.getProtocolFeatures))
-            let wanted = FrontendLink.implemented.intersection(offered)
+            var wanted = FrontendLink.implemented.intersection(offered)
                 .subtracting(options.avoided)
+            if !options.notifiesInBand || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
+                wanted.remove(.inBandNotifications)
+            }
             try link.command(.setProtocolFeatures, .u64(wanted.rawValue))
             link.protocolFeatures = wanted
         }
@@ -199,10 +202,30 @@ extension Frontend {
         try link.command(.setVringNum, state(UInt32(setup.layout.size)))
         try link.command(.setVringBase, state(base))
         try link.command(.setVringAddr, address(index, setup.layout))
-        try sendEvent(link, .setVringErr, number, queue.error)
-        try sendEvent(link, .setVringCall, number, setup.call)
-        try sendEvent(link, .setVringKick, number, setup.kick)
+        if link.has(.inBandNotifications) {
+            watchKick(index)
+        } else {
+            try sendEvent(link, .setVringErr, number, queue.error)
+            try sendEvent(link, .setVringCall, number, setup.call)
+            try sendEvent(link, .setVringKick, number, setup.kick)
+        }
         if link.hasProtocolFeatures { try link.command(.setVringEnable, state(1)) }
+    }
+
+    /// Lets kicks become messages, for as long as there is this back end.
+    private func watchKick(_ index: Int) {
+        guard let kick = queues[index]?.setup.kick else { return }
+        queues[index]?.kickWatch = loop.watch(kick.rawValue, for: .readable) { [unowned self] _ in
+            kick.drain()
+            let state = VringState(index: UInt32(truncatingIfNeeded: index), value: 0)
+            do {
+                try withLink { link throws(LinkError) in
+                    try link.command(.vringKick, .vringState(state))
+                }
+            } catch {
+                Self.log.guest("\(error)")
+            }
+        }
     }
 
     private func sendEvent(

@@ -22,6 +22,8 @@ package final class Frontend: VirtioDevice {
         /// Signalled by a back end that cannot go on with the queue.
         let error: EventFD
         let errorWatch: EventRegistration
+        /// Where kicks are messages.
+        var kickWatch: EventRegistration?
     }
 
     /// Where a back end notes what is in flight; it outlives the back end.

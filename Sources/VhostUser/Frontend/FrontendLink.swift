@@ -21,7 +21,7 @@ final class FrontendLink {
     /// What this front end makes use of.
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
-        .resetDevice, .memorySlots, .status, .deviceState,
+        .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
     ]
 
     private let connection: Connection
@@ -38,6 +38,9 @@ final class FrontendLink {
     /// Called when the back end says that the configuration space has changed, possibly in the
     /// midst of a request.
     var onConfigChange: (() -> Void)?
+    /// Called when a message says that a queue's event has happened, possibly in the midst of a
+    /// request.
+    var onQueueMessage: ((BackendRequest, Int) -> Void)?
     /// What to call once if a reply has not come by some time.
     var onSlowReply: (time: UInt64, call: () -> Void)?
 
@@ -284,14 +287,21 @@ final class FrontendLink {
         }
         var result: UInt64 = 1
         if let request = BackendRequest(rawValue: header.request) {
+            let payload: Payload
             do {
-                _ = try message.payload(of: request.rule)
+                payload = try message.payload(of: request.rule)
             } catch {
                 throw .protocolError(error)
             }
-            if request == .configChangeMsg {
+            switch (request, payload) {
+            case (.configChangeMsg, _):
                 onConfigChange?()
                 result = 0
+            case (.vringCall, .vringState(let state)) where has(.inBandNotifications),
+                (.vringErr, .vringState(let state)) where has(.inBandNotifications):
+                onQueueMessage?(request, Int(state.index))
+                result = 0
+            default: break
             }
         }
         if result != 0 {

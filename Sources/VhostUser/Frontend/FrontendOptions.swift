@@ -27,6 +27,9 @@ package struct FrontendOptions {
     /// How long a reply may take, and how long a whole handshake.
     package var replyTimeoutMilliseconds: UInt64 = 5_000
     package var handshakeTimeoutMilliseconds: UInt64 = 10_000
+    /// Kicks, calls and errors go through the connection where the back end can do that, instead of
+    /// around it: for whoever has to see them in order, at the cost of speed.
+    package var notifiesInBand = false
     /// Protocol features not to be used even if the back end offers them.
     package var avoided: ProtocolFeatures = []
 

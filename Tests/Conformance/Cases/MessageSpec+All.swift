@@ -135,6 +135,7 @@ extension MessageSpec {
             .init(
                 .resetDevice, "RESET_DEVICE", needs: .bit(.resetDevice), legal: .from(.owned),
                 disturbs: .all),
+            // Needs INBAND_NOTIFICATIONS, which is not agreed on.
             .init(.kickRing, "VRING_KICK", needs: .impossible) { Packet(u32($0.ring, 0)) },
             .init(
                 .getMaximumSlots, "GET_MAX_MEM_SLOTS", needs: .bit(.memorySlots), reply: .u64,
