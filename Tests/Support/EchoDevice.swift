@@ -16,6 +16,8 @@ package final class EchoDevice: VirtioDevice {
     package var features: UInt64 = VirtioFeature.everyDevice
     package let queueCount: Int
     package var config: [UInt8] = Array(0..<16)
+    /// Refuses to give more of its configuration space than there is.
+    package var isStrict = false
     /// Takes requests, but does not finish them.
     package var isHolding = false
     /// Forgets what it has taken when a queue is stopped, as a killed process would.
@@ -43,7 +45,7 @@ package final class EchoDevice: VirtioDevice {
     package func maximumQueueSize(_ queue: Int) -> UInt16 { 256 }
 
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
-        guard offset < config.count else { return [] }
+        guard offset < config.count, !isStrict || count <= config.count - offset else { return [] }
         return Array(config[offset..<min(config.count, offset + count)])
     }
 

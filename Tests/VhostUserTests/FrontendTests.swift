@@ -7,6 +7,24 @@ import VhostUser
 
 @Suite("A front end with a back-end server")
 struct FrontendTests {
+    @Test(
+        "finds out how long the configuration space of an unknown device is",
+        arguments: [0, 4, 16, 60, 252, 256])
+    func configSize(size: Int) throws {
+        let loop = try EventLoop()
+        let (near, far) = try UnixSocket.pair()
+        let contents = (0..<size).map { UInt8($0) }
+        let backend = try BackendThread(.connected(far)) {
+            $0.config = contents
+            $0.isStrict = true
+        }
+        defer { backend.end() }
+        let frontend = Frontend(FrontendOptions(.supervised, deviceID: .init(63)), on: loop)
+        try frontend.attach(near)
+        #expect(frontend.readConfig(offset: 0, count: 4096) == contents)
+        frontend.close()
+    }
+
     @Test("shows the back end's device")
     func device() throws {
         let pairing = try Pairing()

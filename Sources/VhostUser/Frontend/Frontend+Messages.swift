@@ -35,17 +35,44 @@ extension Frontend {
     }
 
     func readWholeConfig(_ link: FrontendLink) throws(LinkError) {
-        guard link.has(.config), options.configSize > 0 else { return }
-        let empty = [UInt8](repeating: 0, count: options.configSize)
+        guard link.has(.config) else { return }
+        let size: Int
+        if let known = options.configSize ?? foundConfigSize {
+            size = known
+        } else {
+            size = try findConfigSize(link)
+            foundConfigSize = size
+        }
+        if size > 0 { config = try readConfig(link, size) }
+    }
+
+    private func readConfig(_ link: FrontendLink, _ size: Int) throws(LinkError) -> [UInt8] {
+        let empty = [UInt8](repeating: 0, count: size)
         let reply = try link.query(.getConfig, .config(ConfigAccess(offset: 0, contents: empty)))
-        guard case .config(let access) = reply.payload, access.contents.count == empty.count
-        else {
+        guard case .config(let access) = reply.payload, access.contents.count == size else {
             throw .broken(
                 .protocolError(
-                    ProtocolError(
-                        "reply to GET_CONFIG", "config size", "it is not \(empty.count)")))
+                    ProtocolError("reply to GET_CONFIG", "config size", "it is not \(size)")))
         }
-        config = access.contents
+        return access.contents
+    }
+
+    /// How many bytes of the configuration space the back end gives at most, in words of four.
+    private func findConfigSize(_ link: FrontendLink) throws(LinkError) -> Int {
+        var given = 0
+        var step = ConfigAccess.maximumSize
+        while step >= 4 {
+            if given + step <= ConfigAccess.maximumSize {
+                do {
+                    _ = try readConfig(link, given + step)
+                    given += step
+                } catch {
+                    guard case .refused = error else { throw error }
+                }
+            }
+            step /= 2
+        }
+        return given
     }
 
     func sendFeatures(_ link: FrontendLink) throws(LinkError) {

@@ -71,6 +71,8 @@ package final class Frontend: VirtioDevice {
 
     // What the driver has set up.
     var config: [UInt8]
+    /// The size of the configuration space of a device of which it is not known.
+    var foundConfigSize: Int?
     var accepted: UInt64?
     /// What the driver has written to the configuration space, in order.
     var configWrites: [ConfigAccess] = []

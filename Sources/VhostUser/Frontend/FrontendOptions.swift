@@ -19,9 +19,9 @@ package struct FrontendOptions {
     /// For back ends that do not say how many queues they have.
     package var defaultQueueCount = 1
     package var maximumQueueSize: UInt16 = 256
-    /// Bytes of the configuration space to ask for. Some back ends refuse to give more than they
-    /// know of.
-    package var configSize: Int
+    /// Bytes of the configuration space to ask for; `nil` for as much as there is. Some back ends
+    /// refuse to give more than they know of.
+    package var configSize: Int?
     /// The configuration space of a device whose back end does not have one.
     package var defaultConfig: [UInt8] = []
     /// How long a reply may take, and how long a whole handshake.
@@ -42,7 +42,8 @@ package struct FrontendOptions {
         case .fs: configSize = 40
         case .net: configSize = 12
         case .vsock: configSize = 8
-        default: configSize = 0
+        case .entropy: configSize = 0
+        default: break
         }
     }
 }
