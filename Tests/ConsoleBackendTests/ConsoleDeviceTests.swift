@@ -50,6 +50,24 @@ import Testing
         #expect(try rig.input(0, count: 1) == Array("b".utf8))
     }
 
+    @Test("what was shown goes on to the process that follows, as a whole or not at all")
+    func handOver() throws {
+        let folder = try TestFolder()
+        let old = try ConsoleRig("listen=\(folder["old"])")
+        #expect(try old.send(1, Array("hello ".utf8)))
+        let state = old.device.saveState()
+        let new = try ConsoleRig("listen=\(folder["new"])")
+        for count in 0..<state.count {
+            #expect(throws: VirtioDeviceError.self) {
+                try new.device.loadState(Array(state.prefix(count)))
+            }
+        }
+        try new.device.loadState(state)
+        #expect(try new.send(1, Array("world".utf8)))
+        let reader = try UnixSocket(connectingTo: folder["new"])
+        #expect(try new.read(reader, count: 11) == Array("hello world".utf8))
+    }
+
     @Test("a terminal's guest does not wait for a reader that sleeps")
     func sleepyReader() throws {
         let folder = try TestFolder()

@@ -14,11 +14,13 @@ enum SpecialCase: Equatable {
     case kill
     /// The same with requests under way, which the next back end has to finish.
     case replay(Int)
+    /// The back end gives its state to another one, which goes on with the rings.
+    case handOver
     /// The back end is told to end.
     case terminate
 
     static let allCases: [SpecialCase] =
-        [.leave, .halfClose, .pipeline, .resume, .restart, .kill, .terminate]
+        [.leave, .halfClose, .pipeline, .resume, .restart, .kill, .terminate, .handOver]
         + (1...20).map { .replay($0) }
 
     var name: String {
@@ -30,6 +32,7 @@ enum SpecialCase: Equatable {
         case .restart: "set-up-after-reset"
         case .kill: "killed"
         case .terminate: "SIGTERM"
+        case .handOver: "state-handed-over"
         case .replay(let round): "killed-and-replayed-\(round)"
         }
     }
@@ -39,7 +42,7 @@ enum SpecialCase: Equatable {
 
     var concernsProcess: Bool {
         switch self {
-        case .kill, .replay, .terminate: true
+        case .kill, .replay, .terminate, .handOver: true
         default: false
         }
     }
@@ -56,13 +59,17 @@ enum SpecialCase: Equatable {
         return switch self {
         case .resume: step == .running || step == .suspended || step == .inflight
         case .restart: step == .reset
+        case .handOver: step == .suspended
         case .replay: step == (facts.has(.inflight) ? .inflight : .busy)
         default: true
         }
     }
 
     func isOffered(_ facts: Facts) -> Bool {
-        if case .replay = self { return facts.has(.inflight) }
-        return true
+        switch self {
+        case .replay: return facts.has(.inflight)
+        case .handOver: return facts.has(.deviceState)
+        default: return true
+        }
     }
 }

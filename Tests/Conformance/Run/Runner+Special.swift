@@ -17,6 +17,7 @@ extension Runner {
         case .kill: return kill()
         case .terminate: return terminate()
         case .replay: return try replay(session)
+        case .handOver: try handOver(session)
         }
         return nil
     }
@@ -62,6 +63,15 @@ extension Runner {
             return "SIGTERM ends it by \(ProcessFiles.signalName(signal))"
         }
         return nil
+    }
+
+    /// Kills a back end that is at rest, and has another one go on with its state.
+    private func handOver(_ session: Session) throws {
+        guard facts.has(.deviceState) else { return backend.kill() }
+        let state = try session.saveState()
+        backend.kill()
+        let next = try session.takeOver(on: backend.connect(), state)
+        try next.checkDevice()
     }
 
     /// Kills the back end with requests under way; the next one has to finish them.

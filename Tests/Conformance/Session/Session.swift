@@ -222,6 +222,23 @@ final class Session {
         return next
     }
 
+    /// Continues a session whose rings are stopped with another back end, which gets its state.
+    func takeOver(on other: VhostUserClient, _ state: [UInt8]) throws -> Session {
+        let next = Session(continuing: self, on: other)
+        try other.negotiateProtocol(facts.wantedProtocol)
+        try other.own(features)
+        try next.loadState(state)
+        try other.share(scratch.memory)
+        for (index, lane) in lanes.enumerated() {
+            try other.configure(
+                UInt32(index), lane.queue, state: lane.queue.state, call: lane.call)
+        }
+        try next.enable()
+        for lane in lanes { lane.kick.signal() }
+        next.step = .running
+        return next
+    }
+
     private init(continuing old: Session, on client: VhostUserClient) {
         facts = old.facts
         kind = old.kind
