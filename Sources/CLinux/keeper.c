@@ -106,8 +106,6 @@ _Noreturn static void keep(const struct keeper *keeper)
 
 int clinux_keeper_start(struct clinux_ledger *ledger, unsigned column, int socket, int *pidfd)
 {
-    // Nobody asks how it has ended.
-    signal(SIGCHLD, SIG_IGN);
     struct keeper keeper = {ledger, column, socket, (int)syscall(SYS_pidfd_open, getpid(), 0)};
     if (keeper.owner < 0)
         return -errno;

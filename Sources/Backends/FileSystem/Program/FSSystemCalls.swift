@@ -36,6 +36,7 @@ package enum FSSystemCalls {
         // SIGCHLD).
         rules.allow("clone", argument: 0, oneOf: [0x400 | 0x1000 | 17])
         rules.allow("pidfd_open", "close_range")
+        rules.allow("waitid", argument: 0, oneOf: [3])  // P_PIDFD
         return rules
     }
 }

@@ -73,6 +73,9 @@ final class Keeper {
         if number >= 0 {
             let pidfd = SharedFD(owning: new)
             endWatch = loop.watch(new, for: .readable) { [unowned self] _ in
+                var ending: (code: Int32, signal: Int32) = (0, 0)
+                // SAFETY: the results live for the call; nobody asks how it has ended.
+                _ = unsafe clinux_reap(new, &ending.code, &ending.signal)
                 // It may have been told to end, by a process that has taken over from this one.
                 if ledger.column == column { start(column) } else { endWatch = nil }
             }
