@@ -5,34 +5,13 @@ import Foundation
 /// Compares `apus-block` with QEMU's storage daemon as vhost-user back ends (Benchmarks/README.md).
 @main
 enum BlockBenchmark {
-    private enum Flags {
-        static let apus = Flag.one(
-            "apus", .path, default: ".build/release/apus", help: "the executable to measure")
-        static let directory = Flag.one(
-            "directory", .path, default: "/var/tmp",
-            help: "where to put the image for direct I/O")
-        static let milliseconds = Flag.one(
-            "milliseconds", .integer(50...60000), default: 300, help: "how long each run takes")
-        static let rounds = Flag.one(
-            "rounds", .integer(1...100), default: 3, help: "how often the two take turns")
-        static let only = Flag.one(
-            "only", .text("WORDS"), default: "",
-            help: "measure only loads with all these words, for example 'disk read 4K'")
-        static let engine = Flag.one("engine", .text("NAME"), help: "the I/O engine of apus-block")
-        static let json = Flag.present("json", help: "print JSON instead of a table")
-        static let help = Flag.present("help", help: "show this text")
-    }
-
-    private static let schema = CommandSchema(
+    private static let directory = Flag.one(
+        "directory", .path, default: "/var/tmp", help: "where to put the image for direct I/O")
+    private static let engine = Flag.one(
+        "engine", .text("NAME"), help: "the I/O engine of apus-block")
+    private static let program = ComparisonProgram(
         "block-benchmark", summary: "Compares apus-block with qemu-storage-daemon.",
-        groups: [
-            .init(
-                "Options",
-                [
-                    Flags.apus.any, Flags.directory.any, Flags.milliseconds.any, Flags.rounds.any,
-                    Flags.only.any, Flags.engine.any, Flags.json.any, Flags.help.any,
-                ])
-        ])
+        milliseconds: 300, example: "disk read 4K", more: [directory.any, engine.any])
 
     private struct Case {
         let image: Image
@@ -46,23 +25,15 @@ enum BlockBenchmark {
     }
 
     static func main() {
-        runBenchmark(schema, isHelp: Flags.help) { values in
-            let images = [
+        program.run(Peer.allCases.map(\.contender), unit: "requests") { values in
+            cases([
                 try Image(.null, directory: "/dev/shm"), try Image(.tmpfs, directory: "/dev/shm"),
-                try Image(.disk, directory: values[Flags.directory]),
-            ]
-            var comparison = Comparison(
-                Peer.allCases.map(\.contender), unit: "requests",
-                rounds: Int(values[Flags.rounds]), isJSON: values[Flags.json])
-            let words = values[Flags.only].split(separator: " ")
-            for measured in cases(images) {
-                let own = measured.name.split(separator: " ")
-                guard words.allSatisfy({ own.contains($0) }) else { continue }
-                try comparison.measure(measured.name) { index in
-                    try measure(Peer.allCases[index], measured, values)
-                }
-            }
-            try comparison.finish()
+                try Image(.disk, directory: values[directory]),
+            ])
+        } named: {
+            $0.name
+        } measure: { index, measured, nanoseconds, values in
+            try measure(Peer.allCases[index], measured, nanoseconds, values)
         }
     }
 
@@ -82,17 +53,17 @@ enum BlockBenchmark {
     }
 
     private static func measure(
-        _ peer: Peer, _ measured: Case, _ values: CommandValues
+        _ peer: Peer, _ measured: Case, _ nanoseconds: UInt64, _ values: CommandValues
     ) throws -> LoadSample {
         try withBackEnd(threadCount: measured.queueCount) { socket in
             try peer.start(
-                apus: values[Flags.apus], image: measured.image, engine: values[Flags.engine],
-                socket: socket)
+                apus: values[ComparisonProgram.apus], image: measured.image,
+                engine: values[engine], socket: socket)
         } _: { socket, process in
             let session = try BlockSession(
                 path: socket, queueCount: measured.queueCount, measured.shape)
             let before = process.cpuTime
-            let result = try session.run(nanoseconds: values[Flags.milliseconds] * 1_000_000)
+            let result = try session.run(nanoseconds: nanoseconds)
             let cpuTime = process.cpuTime - before
             return LoadSample(result, size: measured.shape.size, cpuTime: cpuTime)
         }

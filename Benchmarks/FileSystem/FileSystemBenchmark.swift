@@ -5,32 +5,11 @@ import Foundation
 /// Compares `apus-fs` with QEMU's C virtiofsd as vhost-user back ends (Benchmarks/README.md).
 @main
 enum FileSystemBenchmark {
-    private enum Flags {
-        static let apus = Flag.one(
-            "apus", .path, default: ".build/release/apus", help: "the executable to measure")
-        static let directory = Flag.one(
-            "directory", .path, default: "/dev/shm", help: "where to put the folder to share")
-        static let milliseconds = Flag.one(
-            "milliseconds", .integer(50...60000), default: 300, help: "how long each run takes")
-        static let rounds = Flag.one(
-            "rounds", .integer(1...100), default: 3, help: "how often the programs take turns")
-        static let only = Flag.one(
-            "only", .text("WORDS"), default: "",
-            help: "measure only loads with all these words, for example 'read 4K'")
-        static let json = Flag.present("json", help: "print JSON instead of a table")
-        static let help = Flag.present("help", help: "show this text")
-    }
-
-    private static let schema = CommandSchema(
-        "fs-benchmark", summary: "Compares apus-fs with QEMU's virtiofsd.",
-        groups: [
-            .init(
-                "Options",
-                [
-                    Flags.apus.any, Flags.directory.any, Flags.milliseconds.any, Flags.rounds.any,
-                    Flags.only.any, Flags.json.any, Flags.help.any,
-                ])
-        ])
+    private static let directory = Flag.one(
+        "directory", .path, default: "/dev/shm", help: "where to put the folder to share")
+    private static let program = ComparisonProgram(
+        "fs-benchmark", summary: "Compares apus-fs with QEMU's virtiofsd.", milliseconds: 300,
+        example: "read 4K", more: [directory.any])
 
     private struct Case {
         let operation: FSOperation
@@ -54,34 +33,31 @@ enum FileSystemBenchmark {
         }
 
     static func main() {
-        runBenchmark(schema, isHelp: Flags.help) { values in
-            let folder = try BenchmarkFolder(parent: values[Flags.directory])
-            var comparison = Comparison(
-                FSPeer.allCases.map(\.contender), unit: "operations",
-                rounds: Int(values[Flags.rounds]), isJSON: values[Flags.json])
-            let words = values[Flags.only].split(separator: " ")
-            for measured in cases {
-                let own = measured.name.split(separator: " ")
-                guard words.allSatisfy({ own.contains($0) }) else { continue }
-                try comparison.measure(measured.name) { index in
-                    try measure(FSPeer.allCases[index], measured, folder, values)
-                }
-            }
-            try comparison.finish()
+        var folder: BenchmarkFolder?
+        program.run(FSPeer.allCases.map(\.contender), unit: "operations") { values in
+            folder = try BenchmarkFolder(parent: values[directory])
+            return cases
+        } named: {
+            $0.name
+        } measure: { index, measured, nanoseconds, values in
+            guard let folder else { return nil }
+            return try measure(
+                FSPeer.allCases[index], measured, folder, nanoseconds,
+                apus: values[ComparisonProgram.apus])
         }
     }
 
     private static func measure(
-        _ peer: FSPeer, _ measured: Case, _ folder: BenchmarkFolder, _ values: CommandValues
+        _ peer: FSPeer, _ measured: Case, _ folder: BenchmarkFolder, _ nanoseconds: UInt64,
+        apus: String
     ) throws -> LoadSample? {
         if measured.depth < peer.queueCount { return nil }
-        let nanoseconds = values[Flags.milliseconds] * 1_000_000
         let isUnlink = measured.operation == .unlink
         // More than anyone makes or removes in the time.
         let files = Int(nanoseconds / 5_000) / measured.depth
         try folder.prepareWork(places: measured.depth, files: isUnlink ? files : 0)
         return try withBackEnd(threadCount: peer.queueCount) { socket in
-            try peer.start(apus: values[Flags.apus], folder: folder.path, socket: socket)
+            try peer.start(apus: apus, folder: folder.path, socket: socket)
         } _: { socket, process in
             let session = try FSSession(
                 path: socket, queueCount: peer.queueCount, depth: measured.depth / peer.queueCount,

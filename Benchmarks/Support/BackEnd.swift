@@ -13,7 +13,7 @@ package func withBackEnd<BackEnd, Result>(
     threadCount: Int, _ start: (String) throws -> BackEnd,
     _ body: (String, BackEnd) throws -> Result
 ) rethrows -> Result {
-    let socket = "/tmp/apus-benchmark-\(getpid()).sock"
+    let socket = FileManager.default.temporaryDirectory.path + "/apus-benchmark-\(getpid()).sock"
     defer { unsafe unlink(socket) }
     let all = Processors.allowed
     guard threadCount == 1, all.count > 1 else { return try body(socket, start(socket)) }
