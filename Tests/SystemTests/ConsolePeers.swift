@@ -14,12 +14,12 @@ extension Guest {
     /// Kills the console's process, which is started again.
     func killConsole() throws {
         let name = "apus-console"
-        guard let old = apus.children.first(where: { $0.arguments.first == name }) else {
+        guard let old = apus.child(name) else {
             throw TestFailure("there is no \(name)")
         }
-        kill(old.id, SIGKILL)
+        kill(old, SIGKILL)
         let deadline = Date() + 20
-        while !apus.children.contains(where: { $0.arguments.first == name && $0.id != old.id }) {
+        while !apus.children.contains(where: { $0.arguments.first == name && $0.id != old }) {
             guard Date() < deadline else { throw TestFailure("\(name) is not started again") }
             usleep(20_000)
         }

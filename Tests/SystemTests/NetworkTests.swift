@@ -25,7 +25,7 @@ struct NetworkTests {
         }
 
         var backend: Int32? {
-            guest.apus.children.first { $0.arguments.first == "apus-net" }?.id
+            guest.apus.child("apus-net")
         }
 
         func ping(_ number: Int) throws -> Bool {

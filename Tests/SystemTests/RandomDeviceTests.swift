@@ -20,7 +20,7 @@ struct RandomDeviceTests {
     }
 
     private func backend(of guest: Guest) -> Int32? {
-        guest.apus.children.first { $0.arguments.first == "apus-rng" }?.id
+        guest.apus.child("apus-rng")
     }
 
     /// 10000 random bytes cannot be packed; fewer, and those that repeat, take less.

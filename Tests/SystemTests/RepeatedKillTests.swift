@@ -66,7 +66,7 @@ struct RepeatedKillTests {
     }
 
     private func process(_ name: String) -> Int32? {
-        guest.apus.children.first { $0.arguments.first == name }?.id
+        guest.apus.child(name)
     }
 
     @Test(

@@ -154,6 +154,9 @@ final class RunningProgram {
     /// Processes whose parent this one is: id and command line.
     var children: [(id: Int32, arguments: [String])] { Self.children(of: id) }
 
+    /// A child process with that name.
+    func child(_ name: String) -> Int32? { children.first { $0.arguments.first == name }?.id }
+
     /// This process and its children.
     var descendants: [(id: Int32, arguments: [String])] {
         let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline") ?? Data()

@@ -11,7 +11,7 @@ struct SandboxFamilyTests {
     init() throws { folder = try TestFolder() }
 
     private func process(_ name: String, of guest: Guest) throws -> Int32 {
-        try #require(guest.apus.children.first { $0.arguments.first == name }?.id)
+        try #require(guest.apus.child(name))
     }
 
     private func waitForEnd(of id: Int32) {

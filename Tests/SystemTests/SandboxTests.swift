@@ -64,7 +64,7 @@ struct SandboxTests {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
         for name in ["apus-block", "apus-launcher"] {
-            let id = try #require(guest.apus.children.first { $0.arguments.first == name }?.id)
+            let id = try #require(guest.apus.child(name))
             let paths = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(id)/fd").map {
                 try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(id)/fd/\($0)")
             }

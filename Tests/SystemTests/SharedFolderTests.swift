@@ -231,7 +231,7 @@ struct SharedFolderTests {
     }
 
     private func process(of guest: Guest) -> Int32? {
-        guest.apus.children.first { $0.arguments.first == "apus-fs" }?.id
+        guest.apus.child("apus-fs")
     }
 
     @Test("one process serves one machine after the other", .timeLimit(.minutes(5)))

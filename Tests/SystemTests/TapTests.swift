@@ -56,9 +56,9 @@ struct TapTests {
         while !listener.text.contains("got-it"), listener.isRunning {
             usleep(200_000)
             guard kills < 5,
-                let victim = guest.apus.children.first(where: { $0.arguments.first == "apus-net" })
+                let victim = guest.apus.child("apus-net")
             else { continue }
-            kill(victim.id, SIGKILL)
+            kill(victim, SIGKILL)
             kills += 1
         }
         #expect(try sha1(of: folder["in"]) == sent.prefix(40))

@@ -80,9 +80,7 @@ struct VsockTests {
         let listener = try UnixListener(path: folder["vsock_1234"])
         guest.send("(sleep 1000 | /bin/vsock 1234 >/run/got 2>&1; echo ended >/run/end) &")
         let first = try accept(listener)
-        let backend = try #require(
-            guest.apus.children.first { $0.arguments.first == "apus-vsock" })
-        kill(backend.id, SIGKILL)
+        kill(try #require(guest.apus.child("apus-vsock")), SIGKILL)
         #expect(try readAll(first) == [])
         let ending = "n=0; until [ -s /run/got ] || [ $n = 30 ]; do sleep 1; n=$((n + 1)); done"
         #expect(try guest.run(ending + "; cat /run/got").hasPrefix("read: "))

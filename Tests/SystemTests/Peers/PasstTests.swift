@@ -70,7 +70,7 @@ struct PasstTests {
         let guest = try Guest(
             ["--net", "user,tcp-ports=[5000:6000]"], in: folder, prefix: space.prefix)
         try guest.awaitShell()
-        let passt = try #require(guest.apus.children.first { $0.arguments.first == "passt" })
+        let passt = try #require(guest.apus.child("passt"))
         let commands = [
             "modprobe virtio_net", "ip link set eth0 up", "ip addr add 192.0.2.2/24 dev eth0",
             "ip route add default via 192.0.2.1", "echo up",
@@ -82,9 +82,8 @@ struct PasstTests {
         var kills = 0
         while !guest.apus.text.contains("\nall-is-here"), server.isRunning {
             usleep(150_000)
-            let backend = guest.apus.children.first { $0.arguments.first == "apus-net" }
-            guard kills < 8, let backend else { continue }
-            kill(backend.id, SIGKILL)
+            guard kills < 8, let backend = guest.apus.child("apus-net") else { continue }
+            kill(backend, SIGKILL)
             kills += 1
         }
         #expect(kills >= 3)
@@ -96,7 +95,7 @@ struct PasstTests {
         #expect(try space.run("sh", "-c", ask) == "hello\n")
         #expect(try guest.powerOff() == 0)
         let deadline = Clock.monotonic() + 5_000_000_000
-        while isRunning(passt.id), Clock.monotonic() < deadline { usleep(20_000) }
-        #expect(!isRunning(passt.id))
+        while isRunning(passt), Clock.monotonic() < deadline { usleep(20_000) }
+        #expect(!isRunning(passt))
     }
 }
