@@ -81,7 +81,7 @@ extension Machine {
         slot.state = .filling
         let index = slot.index
         let number = Int(slot.port.number) - 1
-        let box = ResultHolder()
+        let box = ResultBox<Result<AttachedDevice, any Error>?>(nil)
         control.begin(
             { [self] in
                 box.value.withLock { $0 = Result { try attach(index, control: control) } }
@@ -92,7 +92,8 @@ extension Machine {
     }
 
     private func plugged(
-        _ number: Int, _ control: ControlThread, _ box: ResultHolder,
+        _ number: Int, _ control: ControlThread,
+        _ box: ResultBox<Result<AttachedDevice, any Error>?>,
         _ completion: (HotPlugError?) -> Void
     ) {
         let slot = slots[number]
@@ -158,9 +159,4 @@ extension Machine {
             }
         }
     }
-}
-
-/// Carries a device from its thread to the machine's.
-private final class ResultHolder: Sendable {
-    let value = Mutex<Result<AttachedDevice, any Error>?>(nil)
 }

@@ -211,13 +211,7 @@ final class FrontendLink {
     }
 
     private func beginTransfer(direction: UInt32) throws(LinkError) -> UnixSocket {
-        let near: UnixSocket
-        let far: UnixSocket
-        do {
-            (near, far) = try UnixSocket.pair()
-        } catch {
-            throw .broken(.system(error))
-        }
+        let (near, far) = try Self.pair()
         let reply = try query(
             .setDeviceStateFD, .deviceState(.init(direction: direction, phase: 0)), fds: [far.fd])
         guard case .u64(let result) = reply.payload, result & 0xff == 0 else {
@@ -232,6 +226,14 @@ final class FrontendLink {
         }
     }
 
+    private static func pair() throws(LinkError) -> (near: UnixSocket, far: UnixSocket) {
+        do {
+            return try UnixSocket.pair()
+        } catch {
+            throw .broken(.system(error))
+        }
+    }
+
     private func checkState() throws(LinkError) {
         guard try queryNumber(.checkDeviceState) == 0 else { throw .refused("CHECK_DEVICE_STATE") }
     }
@@ -240,13 +242,7 @@ final class FrontendLink {
 
     /// Gives the back end a channel for requests of its own.
     func openChannel() throws(LinkError) {
-        let near: UnixSocket
-        let far: UnixSocket
-        do {
-            (near, far) = try UnixSocket.pair()
-        } catch {
-            throw .broken(.system(error))
-        }
+        let (near, far) = try Self.pair()
         try command(.setBackendReqFD, fds: [far.fd])
         channel = Connection(near, nameOf: Connection.backendNames)
         channelWatch = loop.watch(near.fd.rawValue, for: .readable) { [unowned self] _ in

@@ -138,7 +138,10 @@ package struct PCIConfigSpace: Sendable {
         }
     }
 
-    var command: UInt16 { UInt16(truncatingIfNeeded: read(Register.command, size: 2)) }
+    /// The 16 bits at `offset`.
+    func word(_ offset: Int) -> UInt16 { UInt16(truncatingIfNeeded: read(offset, size: 2)) }
+
+    var command: UInt16 { word(Register.command) }
 
     mutating func setCommand(_ value: UInt16) {
         overwrite(Register.command, size: 2, UInt32(value))

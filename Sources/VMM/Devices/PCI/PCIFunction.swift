@@ -28,9 +28,22 @@ package protocol PCIFunction: AnyObject, Sendable {
     func resetAll()
 }
 
+/// A function that consists of its configuration space.
+package protocol PCIFunctionWithoutBARs: PCIFunction {}
+
+extension PCIFunctionWithoutBARs {
+    package var placements: [PCIBARPlacement] { [] }
+    package func setBAR(_ bar: Int, address: UInt64) {}
+    package func barMoved(_ bar: Int, to address: UInt64?) {}
+    package func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 { allOnes(size) }
+    package func writeBAR(
+        _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
+    ) -> MachineEffect { .none }
+}
+
 /// The host bridge, function 00:00.0: a generic PCI Express host bridge without registers of its
 /// own (1B36:0008).
-package final class PCIHostBridge: PCIFunction {
+package final class PCIHostBridge: PCIFunctionWithoutBARs {
     private let config = LockedConfigSpace(
         PCIConfigSpace(
             .init(
@@ -46,13 +59,6 @@ package final class PCIHostBridge: PCIFunction {
         return .none
     }
 
-    package var placements: [PCIBARPlacement] { [] }
-    package func setBAR(_ bar: Int, address: UInt64) {}
-    package func barMoved(_ bar: Int, to address: UInt64?) {}
-    package func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 { allOnes(size) }
-    package func writeBAR(
-        _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
-    ) -> MachineEffect { .none }
     package func resetConfig() { config.reset() }
     package func resetAll() { config.reset() }
 }

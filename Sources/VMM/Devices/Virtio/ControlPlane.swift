@@ -1,4 +1,5 @@
 package import Core
+package import Synchronization
 
 /// A device's control thread, as the device sees it: where everything happens that is neither a
 /// register access nor a queue.
@@ -14,4 +15,22 @@ package protocol ControlPlane: AnyObject, Sendable {
 
     /// Ends a watch; the handler is not called any more. Called on the control thread.
     func unwatch(_ event: EventFD)
+}
+
+extension ControlPlane {
+    /// Runs `work` on the control thread and returns its result.
+    func call<Result: Sendable>(
+        _ initial: Result, _ work: @escaping @Sendable () -> Result
+    ) -> Result {
+        let box = ResultBox(initial)
+        perform { box.value.withLock { $0 = work() } }
+        return box.value.withLock { $0 }
+    }
+}
+
+/// Carries a result from one thread to another.
+package final class ResultBox<Value: Sendable>: Sendable {
+    package let value: Mutex<Value>
+
+    package init(_ value: Value) { self.value = Mutex(value) }
 }

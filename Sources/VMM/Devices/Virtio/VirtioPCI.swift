@@ -250,21 +250,3 @@ internal import Synchronization
     /// Resets the device, but for the PCI part.
     package func reset() { control.perform { [self] in resetDevice() } }
 }
-
-extension ControlPlane {
-    /// Runs `work` on the control thread and returns its result.
-    func call<Result: Sendable>(
-        _ initial: Result, _ work: @escaping @Sendable () -> Result
-    ) -> Result {
-        let box = ResultBox(initial)
-        perform { box.value.withLock { $0 = work() } }
-        return box.value.withLock { $0 }
-    }
-}
-
-/// Carries a result from the control thread.
-private final class ResultBox<Value: Sendable>: Sendable {
-    let value: Mutex<Value>
-
-    init(_ value: Value) { self.value = Mutex(value) }
-}

@@ -98,9 +98,7 @@ final class RunState: @unchecked Sendable {
         if hasToldPause { onEvent(.resumed) }
         endPauseWaits()
         hasToldPause = false
-        guard action == nil else { return }
-        // Those that have not reported yet go on when they do.
-        for index in parked.subtracting(waiting) { resume(index) }
+        resumeParked()
     }
 
     /// Calls `errand` while no CPU runs, which nobody notices.
@@ -115,7 +113,12 @@ final class RunState: @unchecked Sendable {
         let all = errands
         errands = []
         for errand in all { errand() }
-        guard action == nil else { return }
+        resumeParked()
+    }
+
+    /// Lets the CPUs go on that nothing else holds up. Those that have not reported yet go on when
+    /// they do.
+    private func resumeParked() {
         for index in parked.subtracting(waiting) { resume(index) }
     }
 

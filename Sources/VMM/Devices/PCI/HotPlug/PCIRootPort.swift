@@ -7,7 +7,7 @@ internal import Synchronization
 /// The guest hears of a card, switches its power on and finds it on the port's bus. To take it away,
 /// the attention button is pressed, as it were: the guest stops using the card and switches its
 /// power off, of which the machine is told. Without power a card cannot be seen.
-package final class PCIRootPort: PCIFunction {
+package final class PCIRootPort: PCIFunctionWithoutBARs {
     private struct State {
         var space: PCIConfigSpace
         var isPresent = false
@@ -99,12 +99,12 @@ package final class PCIRootPort: PCIFunction {
     }
 
     private static func isPowered(_ state: State) -> Bool {
-        let control = UInt16(truncatingIfNeeded: state.space.read(slotControl, size: 2))
+        let control = state.space.word(slotControl)
         return state.isPresent && control & ExpressCapability.Control.powerOff == 0
     }
 
     private static func isLinked(_ state: State) -> Bool {
-        let control = UInt16(truncatingIfNeeded: state.space.read(linkControl, size: 2))
+        let control = state.space.word(linkControl)
         return isPowered(state) && control & ExpressCapability.linkDisable == 0
     }
 
@@ -139,9 +139,7 @@ package final class PCIRootPort: PCIFunction {
     }
 
     private static func isInReset(_ state: State) -> Bool {
-        let control = UInt16(
-            truncatingIfNeeded: state.space.read(BridgeRegisters.Register.control, size: 2))
-        return control & BridgeRegisters.secondaryReset != 0
+        state.space.word(BridgeRegisters.Register.control) & BridgeRegisters.secondaryReset != 0
     }
 
     /// Clears the events to which a write has put ones.
@@ -154,23 +152,23 @@ package final class PCIRootPort: PCIFunction {
             if offset &+ index == slotStatus { ones |= byte }
             if offset &+ index == slotStatus + 1 { ones |= byte << 8 }
         }
-        let status = UInt16(truncatingIfNeeded: state.space.read(slotStatus, size: 2))
+        let status = state.space.word(slotStatus)
         set(slotStatus, status & ~(ones & ExpressCapability.Status.events), &state)
     }
 
     // MARK: Events
 
     private static func note(_ event: UInt16, _ state: inout State) {
-        let status = UInt16(truncatingIfNeeded: state.space.read(slotStatus, size: 2))
+        let status = state.space.word(slotStatus)
         set(slotStatus, status | event, &state)
     }
 
     /// The link is there when a card has power.
     private static func updateLink(_ state: inout State) {
-        var status = UInt16(truncatingIfNeeded: state.space.read(slotStatus, size: 2))
+        var status = state.space.word(slotStatus)
         status &= ~ExpressCapability.Status.isPresent
         if state.isPresent { status |= ExpressCapability.Status.isPresent }
-        let link = UInt16(truncatingIfNeeded: state.space.read(linkStatus, size: 2))
+        let link = state.space.word(linkStatus)
         let isActive = isLinked(state)
         if isActive != (link & ExpressCapability.linkActive != 0) {
             set(linkStatus, link ^ ExpressCapability.linkActive, &state)
@@ -199,23 +197,16 @@ package final class PCIRootPort: PCIFunction {
     private static func wantsInterrupt(_ space: PCIConfigSpace) -> Bool {
         typealias Control = ExpressCapability.Control
         typealias Status = ExpressCapability.Status
-        let control = UInt16(truncatingIfNeeded: space.read(slotControl, size: 2))
-        let status = UInt16(truncatingIfNeeded: space.read(slotStatus, size: 2))
+        let control = space.word(slotControl)
+        let status = space.word(slotStatus)
         guard control & Control.interruptEnable != 0 else { return false }
         let linkChanged =
             control & Control.linkChangeEnable != 0 && status & Status.linkChanged != 0
         return status & control & Control.sameAsStatus != 0 || linkChanged
     }
 
-    // MARK: The rest of a function
+    // MARK: Reset
 
-    package var placements: [PCIBARPlacement] { [] }
-    package func setBAR(_ bar: Int, address: UInt64) {}
-    package func barMoved(_ bar: Int, to address: UInt64?) {}
-    package func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 { allOnes(size) }
-    package func writeBAR(
-        _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
-    ) -> MachineEffect { .none }
     package func resetAll() { resetConfig() }
 
     /// A card that is there has power from the start.
