@@ -61,6 +61,40 @@ import Testing
         }
     }
 
+    @Test(
+        "the guest is announced in the network, between its own frames",
+        arguments: [0, VirtioFeature.packedRing])
+    func announcement(ring: UInt64) throws {
+        let folder = try TestFolder()
+        let rig = try NetworkRig(
+            "dgram,local=\(folder["device"]),remote=\(folder["peer"])", features: ring)
+        let peer = try Peer(folder)
+        try rig.start()
+        let address: [UInt8] = [0x52, 0x54, 0, 1, 2, 3]
+        for number in 0..<3 {
+            try rig.send(pattern(100, seed: number))
+            #expect(peer.receive() == pattern(100, seed: number))
+            rig.device.announce(address)
+            let frame = try #require(peer.receive())
+            #expect(frame.count == 60)
+            let start = [UInt8](repeating: 255, count: 6) + address + [0x80, 0x35]
+            #expect(Array(frame[..<14]) == start)
+            #expect(Array(frame[22..<28]) == address && Array(frame[32..<38]) == address)
+        }
+    }
+
+    @Test("an MTU is taken up to the device's own")
+    func mtu() throws {
+        let folder = try TestFolder()
+        let rig = try NetworkRig(
+            "dgram,local=\(folder["device"]),remote=\(folder["peer"]),mtu=9000")
+        try rig.device.setMTU(1500)
+        try rig.device.setMTU(9000)
+        for size in [0, 67, 9001] as [UInt16] {
+            #expect(throws: VirtioDeviceError.self) { try rig.device.setMTU(size) }
+        }
+    }
+
     @Test("a slow peer gets all")
     func slow() throws {
         let folder = try TestFolder()

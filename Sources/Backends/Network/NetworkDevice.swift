@@ -4,7 +4,7 @@ internal import VhostUser
 
 /// A virtio network device (VIRTIO 1.3, section 5.1). After the pairs of queues there is one more queue,
 /// by which the driver says how many of them it uses, and which frames it wants.
-package final class NetworkDevice: VirtioDevice {
+package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     private let options: NetworkOptions
     private let pairs: [any QueuePair]
     private let loop: EventLoop
@@ -98,6 +98,26 @@ package final class NetworkDevice: VirtioDevice {
         address = nil
         filter = nil
         for pair in pairs { pair.filter(nil) }
+    }
+
+    // MARK: Network
+
+    package var network: (any NetworkVerbs)? { self }
+
+    package func announce(_ address: [UInt8]) {
+        do {
+            try pairs[0].send(
+                Announcement(of: address, headerSize: FrameHeader.size(features: accepted)))
+        } catch {
+            networkLog(.warning, "the guest's place in the network is not announced: \(error)")
+        }
+    }
+
+    package func setMTU(_ size: UInt16) throws(VirtioDeviceError) {
+        let limit = options.mtu ?? .max
+        guard size >= 68, size <= limit else {
+            throw VirtioDeviceError("an MTU of \(size) is not 68 to \(limit)")
+        }
     }
 
     // MARK: Queues

@@ -6,6 +6,8 @@ protocol QueuePair: AnyObject {
     func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError)
     /// - Returns: how far the queue has got; `nil` if it was not started.
     func stop(_ direction: Direction) -> QueueState?
+    /// Sends a frame of our own before those of the driver that are still to come.
+    func send(_ announcement: Announcement) throws(VirtioDeviceError)
     /// Whether frames are to come to this pair.
     func attach(_ isAttached: Bool)
     /// Which frames the driver wants; `nil`: all.
@@ -93,6 +95,20 @@ final class LinkedPair<Link: UpLink>: QueuePair {
         }
     }
 
+    func send(_ announcement: Announcement) throws(VirtioDeviceError) {
+        halt()
+        let driver = worker.transmitter
+        worker.transmitter = .init(
+            queue: announcement.queue, batch: TransmitBatch(),
+            headerSize: announcement.headerSize)
+        try run()
+        // The link may be busy; a frame that is lost does not matter.
+        for _ in 0..<100 where !announcement.isSent { Clock.sleep(milliseconds: 1) }
+        halt()
+        worker.transmitter = driver
+        try run()
+    }
+
     func attach(_ isAttached: Bool) { worker.link.attach(isAttached) }
 
     private func halt() {
@@ -118,7 +134,6 @@ final class LinkedPair<Link: UpLink>: QueuePair {
             throw VirtioDeviceError("a pair of queues cannot be served: \(error)")
         }
     }
-
 }
 
 /// The calling thread looks for sockets there from now on.

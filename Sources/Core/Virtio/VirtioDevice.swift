@@ -151,6 +151,9 @@ public protocol VirtioDevice: AnyObject {
     /// Back to the state after creation; stops all queues.
     func reset()
 
+    /// What only network devices are told; `nil` for others.
+    var network: (any NetworkVerbs)? { get }
+
     /// Whether another process can take over all that there is: `saveState` has it.
     var canSaveState: Bool { get }
     /// What another device of the kind needs to go on, apart from what the driver's side can tell
@@ -161,8 +164,17 @@ public protocol VirtioDevice: AnyObject {
     func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError)
 }
 
-/// Devices that have no state of their own.
+/// What a front end can ask of a network device besides.
+public protocol NetworkVerbs: AnyObject {
+    /// Tells the network that the guest with this address (six bytes) is here now.
+    func announce(_ address: [UInt8])
+    /// The front end's network takes packets of this size.
+    func setMTU(_ size: UInt16) throws(VirtioDeviceError)
+}
+
+/// Devices that are no network devices, and have no state of their own.
 extension VirtioDevice {
+    public var network: (any NetworkVerbs)? { nil }
     public var canSaveState: Bool { false }
     public func saveState() -> [UInt8] { [] }
     public func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {

@@ -51,6 +51,9 @@ extension BackendSession {
             restart(queue)
         case (.setVringEnable, .vringState(let state)): try enable(state)
         case (.vringKick, .vringState(let state)): try takeKick(state)
+        case (.sendRARP, .u64(let value)):
+            device.network?.announce((0..<6).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) })
+        case (.netSetMTU, .u64(let value)): try setMTU(value)
         case (.setBackendReqFD, _): for fd in fds { try setChannel(fd) }
         case (.getConfig, .config(let access)): return readConfig(access)
         case (.setConfig, .config(let access)): try writeConfig(access)
@@ -115,6 +118,17 @@ extension BackendSession {
             if !acknowledgedProtocol.contains(.inBandNotifications) { try notifyInBand() }
         }
         acknowledgedProtocol = wanted
+    }
+
+    private func setMTU(_ value: UInt64) throws(ProtocolError) {
+        do {
+            guard let size = UInt16(exactly: value) else {
+                throw VirtioDeviceError("\(value) is more than 65535")
+            }
+            try device.network?.setMTU(size)
+        } catch {
+            throw ProtocolError("NET_SET_MTU", "u64", "\(error)", isHarmless: true)
+        }
     }
 
     // MARK: Configuration space

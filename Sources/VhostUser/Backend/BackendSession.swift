@@ -7,6 +7,7 @@ final class BackendSession {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
+        .rarp, .mtu,
     ]
 
     let device: any VirtioDevice
@@ -51,6 +52,7 @@ final class BackendSession {
         connection = Connection(socket, nameOf: Connection.frontendNames)
         var offered = Self.implemented.subtracting(options.hidden)
         if !device.canSaveState { offered.remove(.deviceState) }
+        if device.network == nil { offered.subtract([.rarp, .mtu]) }
         offeredProtocol = offered
         messageTimeout = options.messageTimeoutMilliseconds
         // The message format has eight bits for the number of a queue.
