@@ -6,12 +6,12 @@ import Testing
 
 @Suite struct NetworkDeviceTests {
     private func pair(
-        _ more: String = "", features: UInt64 = 0, size: UInt16 = 64
+        _ more: String = "", features: UInt64 = 0, size: UInt16 = 64, note: ControlNote? = nil
     ) throws -> (NetworkRig, StreamPeer) {
         let (near, far) = try UnixSocket.pair()
         let rig = try NetworkRig(
             "connected,fd=\(far.fd.rawValue)\(more)",
-            features: features | NetworkRig.mergeable, size: size)
+            features: features | NetworkRig.mergeable, size: size, note: note)
         try rig.start()
         return (rig, StreamPeer(near))
     }
@@ -22,11 +22,14 @@ import Testing
         let kick: EventFD
         let call: EventFD
 
-        init(_ rig: NetworkRig) throws {
+        /// - Parameter state: `nil`: nobody has served it before.
+        init(_ rig: NetworkRig, state: QueueState? = nil) throws {
             driver = DriverQueue(rig.scratch, size: 16, features: rig.features)
             kick = try EventFD()
             call = try EventFD()
-            try rig.device.startQueue(2, driver.setup(rig.scratch.memory, kick: kick, call: call))
+            var setup = driver.setup(rig.scratch.memory, kick: kick, call: call)
+            if let state { setup.state = state }
+            try rig.device.startQueue(2, setup)
         }
 
         func ask(_ command: [UInt8], _ rig: NetworkRig) throws -> UInt8 {
@@ -74,6 +77,61 @@ import Testing
         #expect(rig.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 5])
         rig.device.reset()
         #expect(rig.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 1])
+    }
+
+    private static let commandFeatures =
+        NetworkFeature.controlQueue | NetworkFeature.controlReceive
+        | NetworkFeature.controlVLAN | NetworkFeature.controlAddress
+
+    @Test("what the driver has asked for holds in the next process", arguments: [false, true])
+    func nextProcess(_ isUpgrade: Bool) throws {
+        let mac = ",mac=02:00:00:00:00:01"
+        let file = isUpgrade ? nil : try ControlNote.makeFile()
+        func begin() throws -> (NetworkRig, StreamPeer) {
+            try pair(mac, features: Self.commandFeatures, note: file.map(ControlNote.init))
+        }
+        let (first, _) = try begin()
+        let control = try Control(first)
+        for command: [UInt8] in [[0, 0, 0], [1, 1, 2, 0, 0, 0, 0, 5], [2, 0, 7, 0]] {
+            #expect(try control.ask(command, first) == 0)
+        }
+        let state = first.device.stopQueue(2)
+        let (second, peer) = try begin()
+        if isUpgrade { try second.device.loadState(first.device.saveState()) }
+        #expect(second.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 5])
+        _ = try Control(second, state: state)
+        for _ in 0..<8 { second.offer([2048]) }
+        let own = frame(to: address(5), from: address(9))
+        let foreign = Array(own[..<12]) + [0x81, 0, 0, 8] + own[12...]
+        let member = Array(own[..<12]) + [0x81, 0, 0, 7] + own[12...]
+        for frame in [frame(to: address(1), from: address(9)), foreign, own, member] {
+            try peer.send(frame)
+        }
+        for frame in [own, member] { #expect(try second.awaitFrame()?.frame == frame) }
+        // A driver that begins anew knows nothing of that.
+        _ = second.device.stopQueue(2)
+        _ = try Control(second)
+        #expect(second.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 1])
+    }
+
+    @Test("the state of something else is refused and changes nothing")
+    func senselessState() throws {
+        let (rig, _) = try pair(",mac=02:00:00:00:00:01", features: Self.commandFeatures)
+        let control = try Control(rig)
+        #expect(try control.ask([1, 1, 2, 0, 0, 0, 0, 5], rig) == 0)
+        let good = rig.device.saveState()
+        for length in 0..<good.count {
+            #expect(throws: VirtioDeviceError.self) {
+                try rig.device.loadState(Array(good[..<length]))
+            }
+        }
+        for place in [4, 6, 24, 33] {
+            var bad = good
+            bad[place + 1] = 0xff
+            _ = try? rig.device.loadState(bad)
+        }
+        try rig.device.loadState(good)
+        #expect(rig.device.readConfig(offset: 0, count: 6) == [2, 0, 0, 0, 0, 5])
     }
 
     @Test("when somebody is there the driver is to announce itself, and says that it did")

@@ -24,12 +24,15 @@ final class NetworkRig {
     static let mergeable: UInt64 = 1 << 15
 
     /// - Parameter features: besides those of VIRTIO 1.
-    init(_ text: String, features: UInt64 = NetworkRig.mergeable, size: UInt16 = 64) throws {
+    init(
+        _ text: String, features: UInt64 = NetworkRig.mergeable, size: UInt16 = 64,
+        note: ControlNote? = nil
+    ) throws {
         let options = try NetworkOptions(NetworkOptions.schema.parse(text))
         loop = try EventLoop()
         var onChange: () -> Void = {}
         device = try NetworkDevice(
-            options, LinkFiles(options), on: loop, configChanged: { onChange() })
+            options, LinkFiles(options), on: loop, note: note, configChanged: { onChange() })
         scratch = try ScratchMemory(size: 8 << 20)
         self.size = size
         self.features =

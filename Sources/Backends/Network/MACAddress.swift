@@ -24,6 +24,12 @@ package struct MACAddress: Equatable, Sendable, CustomStringConvertible {
         self.bytes = bytes
     }
 
+    /// `nil` if that is not the `number` of one.
+    init?(number: UInt64) {
+        guard number >> 48 == 0 else { return nil }
+        self.init(bytes: (0..<6).map { UInt8(truncatingIfNeeded: number >> (40 - 8 * $0)) })
+    }
+
     /// The bytes as one number, the first one highest.
     var number: UInt64 { bytes.reduce(0) { $0 << 8 | UInt64($1) } }
 

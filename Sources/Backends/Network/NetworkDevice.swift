@@ -13,12 +13,10 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     private var control: ControlQueue?
     /// What the driver has accepted.
     private var accepted: UInt64 = 0
-    /// Pairs that the driver uses, from the first; `nil` if another process was told.
-    private var activeCount: Int? = 1
-    /// The address that the driver has given to the interface.
-    private var address: MACAddress?
-    /// Which frames the driver wants; `nil` if another process was told.
-    private var filter: ReceiveFilter?
+    /// What the driver has asked for; `nil` if that is not known, because another process was told.
+    private var commands: ControlState?
+    /// Where that is noted for the next process.
+    private var note: ControlNote?
 
     package let deviceID = VirtioDeviceID.net
     package let features: UInt64
@@ -33,13 +31,16 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     /// - Parameters:
     ///   - loop: the control thread's.
     ///   - pairFilter: what the threads of pairs restrict themselves with.
+    ///   - note: where processes for this device note what its driver has asked for.
     ///   - configChanged: called on the control thread when the up-link has come or gone.
     init(
         _ options: NetworkOptions, _ files: LinkFiles, on loop: EventLoop,
-        pairFilter: SeccompFilter? = nil, configChanged: @escaping () -> Void = {}
+        pairFilter: SeccompFilter? = nil, note: ControlNote? = nil,
+        configChanged: @escaping () -> Void = {}
     ) throws {
         self.options = options
         self.loop = loop
+        self.note = note
         let link = LinkState()
         self.link = link
         // SAFETY: called on the control thread only, which also made it.
@@ -53,6 +54,8 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
         }
         running = [Bool](repeating: false, count: 2 * pairs.count + 1)
         features = factory.features | Self.features(options, pairCount: pairs.count)
+        if let known = note?.bytes { commands = try? ControlState(known) }
+        obey()
     }
 
     private static func features(_ options: NetworkOptions, pairCount: Int) -> UInt64 {
@@ -66,7 +69,7 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
         return features
     }
 
-    deinit { reset() }
+    deinit { stop() }
 
     package var queueCount: Int { running.count }
 
@@ -75,7 +78,7 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     package func readConfig(offset: Int, count: Int) -> [UInt8] {
         let mayAnnounce = accepted & NetworkFeature.announce != 0
         let config = NetworkConfig(
-            mac: address ?? options.mac, isUp: link.isUp.load(ordering: .relaxed),
+            mac: commands?.address ?? options.mac, isUp: link.isUp.load(ordering: .relaxed),
             wantsAnnouncement: mayAnnounce && link.wantsAnnouncement.load(ordering: .relaxed),
             pairCount: UInt16(clamping: pairs.count), mtu: options.mtu ?? 0)
         return config.space.read(offset: offset, count: count)
@@ -88,16 +91,24 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
             throw VirtioDeviceError(
                 "features 0x\(String(features & ~self.features, radix: 16)) are not on offer")
         }
+        // What is accepted first may be what a driver has told another process.
+        let isNew = accepted != 0 || features & NetworkFeature.controlQueue == 0
         accepted = features
-        forgetCommands()
+        if isNew { forgetCommands() }
     }
 
     /// The driver begins anew.
     private func forgetCommands() {
-        activeCount = 1
-        address = nil
-        filter = nil
-        for pair in pairs { pair.filter(nil) }
+        commands = nil
+        note?.clear()
+        obey()
+    }
+
+    /// Does as the driver has asked. Where that is not known, all frames are better than too few.
+    private func obey() {
+        let filter = commands?.filter
+        for pair in pairs { pair.filter(filter?.isActive == true ? filter : nil) }
+        steer()
     }
 
     // MARK: Network
@@ -160,26 +171,24 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
 
     private func startControl(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
         if setup.isFresh {
-            filter = ReceiveFilter(own: options.mac?.number)
-        } else {
-            activeCount = nil
+            commands = ControlState(options)
+            obey()
         }
         control = try ControlQueue(
             setup, index: queue, on: loop, pairCount: pairs.count,
-            filter: filter ?? ReceiveFilter()
+            filter: commands?.filter ?? ReceiveFilter()
         ) { [unowned self] event in
+            if case .announced = event { link.wantsAnnouncement.store(false, ordering: .relaxed) }
+            guard var new = commands else { return }
             switch event {
-            case .pairs(let count):
-                activeCount = count
-                steer()
-            case .filter(let new):
-                // Where not all is known, all frames are better than too few.
-                guard filter != nil else { return }
-                filter = new
-                for pair in pairs { pair.filter(new.isActive ? new : nil) }
-            case .address(let new): address = new
-            case .announced: link.wantsAnnouncement.store(false, ordering: .relaxed)
+            case .pairs(let count): new.activeCount = UInt16(clamping: count)
+            case .filter(let filter): new.filter = filter
+            case .address(let address): new.address = address
+            case .announced: return
             }
+            commands = new
+            note?.write(new.bytes)
+            obey()
         }
     }
 
@@ -213,14 +222,52 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     private func steer() {
         let isTold = accepted & NetworkFeature.controlQueue != 0
         if isTold, control == nil { return }
-        guard let count = isTold ? activeCount : pairs.count else { return }
+        guard let count = isTold ? commands.map({ Int($0.activeCount) }) : pairs.count else {
+            return
+        }
         for (index, pair) in pairs.enumerated().dropFirst() {
             pair.attach(running[2 * index] && index < count)
         }
     }
 
     package func reset() {
-        for queue in running.indices { _ = stopQueue(queue) }
+        stop()
         forgetCommands()
+    }
+
+    private func stop() {
+        for queue in running.indices { _ = stopQueue(queue) }
+    }
+
+    // MARK: In another process
+
+    package let canSaveState = true
+
+    package func saveState() -> [UInt8] {
+        // It is noted by another process from now on.
+        note = nil
+        var writer = WireWriter()
+        for block in [commands?.bytes ?? [], pairs[0].unsent] {
+            writer.append(UInt32(clamping: block.count))
+            writer.append(block)
+        }
+        return writer.bytes
+    }
+
+    package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
+        do {
+            var reader = WireReader("network state", bytes)
+            let known = try reader.block("commands")
+            let unsent = try reader.block("unsent")
+            guard UInt64(unsent.count) <= FrameLimit.maximum else {
+                throw VirtioDeviceError("\(unsent.count) bytes are more than a frame")
+            }
+            commands = known.isEmpty ? nil : try ControlState(known)
+            pairs[0].unsent = unsent
+        } catch {
+            throw VirtioDeviceError("\(error)")
+        }
+        if let commands { note?.write(commands.bytes) } else { note?.clear() }
+        obey()
     }
 }

@@ -12,6 +12,8 @@ protocol QueuePair: AnyObject {
     func attach(_ isAttached: Bool)
     /// Which frames the driver wants; `nil`: all.
     func filter(_ filter: ReceiveFilter?)
+    /// The rest of a frame that has gone in part, for who goes on with the link. No queue runs.
+    var unsent: [UInt8] { get set }
 }
 
 /// Where the frames of a queue go.
@@ -107,6 +109,11 @@ final class LinkedPair<Link: UpLink>: QueuePair {
         halt()
         worker.transmitter = driver
         try run()
+    }
+
+    var unsent: [UInt8] {
+        get { worker.link.unsent }
+        set { worker.link.unsent = newValue }
     }
 
     func attach(_ isAttached: Bool) { worker.link.attach(isAttached) }

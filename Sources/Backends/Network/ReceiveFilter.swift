@@ -6,6 +6,8 @@ internal import Glibc
 struct ReceiveFilter: Equatable, Sendable {
     /// The most addresses that are told apart; more are all.
     static let addressLimit = 64
+    /// Of 64 networks each.
+    static let networkWords = 64
     private static let ethernetHeader = 18
 
     var isPromiscuous = true
@@ -16,7 +18,7 @@ struct ReceiveFilter: Equatable, Sendable {
     var addresses: [UInt64]? = []
     var groups: [UInt64]? = []
     /// A bit for each network; none are told apart until one was named.
-    private var networks: [UInt64] = []
+    var networks: [UInt64] = []
 
     init(own: UInt64? = nil) { self.own = own }
 
@@ -24,7 +26,7 @@ struct ReceiveFilter: Equatable, Sendable {
     var isActive: Bool { !isPromiscuous || !networks.isEmpty }
 
     mutating func set(network: UInt16, isWanted: Bool) {
-        if networks.isEmpty { networks = [UInt64](repeating: 0, count: 64) }
+        if networks.isEmpty { networks = [UInt64](repeating: 0, count: Self.networkWords) }
         let bit: UInt64 = 1 << UInt64(network & 63)
         let place = Int(network >> 6 & 63)
         if isWanted { networks[place] |= bit } else { networks[place] &= ~bit }

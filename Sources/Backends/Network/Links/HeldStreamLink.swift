@@ -168,4 +168,9 @@ internal import Glibc
     func keepRest(of batch: TransmitBatch) {
         if isConnected { tail.keep(from: batch) }
     }
+
+    var unsent: [UInt8] {
+        get { tail.bytes }
+        set { tail.bytes = newValue }
+    }
 }

@@ -9,11 +9,13 @@ struct LinkFiles {
     let all: [SharedFD]
 
     /// Takes what another process has opened for the same options.
-    init(adopting files: [SharedFD], _ options: NetworkOptions) throws(BackendError) {
+    init(
+        adopting files: some Collection<SharedFD>, _ options: NetworkOptions
+    ) throws(BackendError) {
         guard files.count == Self.count(options.link) else {
             throw BackendError("\(files.count) files are open, which is not what the link needs")
         }
-        all = files
+        all = Array(files)
     }
 
     private static func count(_ link: NetworkOptions.Link) -> Int {

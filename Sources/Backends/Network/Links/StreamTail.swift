@@ -4,7 +4,7 @@ internal import Glibc
 
 /// The rest of a frame that has been sent in part, from before its pair of queues was stopped.
 struct StreamTail {
-    private var bytes: [UInt8] = []
+    var bytes: [UInt8] = []
 
     /// Takes over what is left of the frame that is on its way.
     mutating func keep(from batch: TransmitBatch) {

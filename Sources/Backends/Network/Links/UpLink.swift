@@ -67,9 +67,15 @@ protocol UpLink: AnyObject {
     func forgetFrame()
     /// Takes over the rest of a frame that has been sent in part: its buffers are given up.
     func keepRest(of batch: TransmitBatch)
+    /// That rest, where another process can go on with it.
+    var unsent: [UInt8] { get set }
 }
 
 extension UpLink {
     func use(features: UInt64) {}
     func attach(_ isAttached: Bool) {}
+    var unsent: [UInt8] {
+        get { [] }
+        set {}
+    }
 }
