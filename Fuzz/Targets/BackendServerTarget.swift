@@ -66,6 +66,7 @@ private final class HostileFrontend {
         .setVringErr, .setVringEnable, .getVringBase, .addMemReg, .remMemReg, .setInflightFD,
         .getInflightFD, .getConfig, .setConfig, .setStatus, .resetDevice, .setFeatures,
         .setLogBase, .setLogFD, .setDeviceStateFD, .checkDeviceState, .vringKick,
+        .getVringBaseSkipDrain,
     ]
 
     init(_ socket: UnixSocket, _ loop: EventLoop) throws {

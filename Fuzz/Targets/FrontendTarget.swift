@@ -155,7 +155,7 @@ private struct Session: Sendable {
         case .getQueueNum: return Payload.u64(isOdd ? input.edge() : 2).bytes
         case .getMaxMemSlots: return Payload.u64(isOdd ? input.edge() : 8).bytes
         case .getConfig: return isOdd ? input.take(40) : message.payload
-        case .getVringBase:
+        case .getVringBase, .getVringBaseSkipDrain:
             return Payload.vringState(
                 VringState(index: isOdd ? input.number() : 0, value: UInt32(input.byte()))
             ).bytes

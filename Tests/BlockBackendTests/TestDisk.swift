@@ -96,11 +96,12 @@ final class TestDisk {
 
     deinit { stop() }
 
-    func start(log: DirtyLog? = nil) throws {
+    func start(log: DirtyLog? = nil, inflight: InflightRegion? = nil) throws {
         var setup = driver.setup(scratch.memory, kick: kick, call: call)
         // Requests that it has not taken yet are the device's to find.
         if let state { setup.state = state }
         setup.dirtyLog = log
+        setup.inflight = inflight
         let isPacked = driver.features & VirtioFeature.packedRing != 0
         let used = isPacked ? driver.layout.descriptors : driver.layout.device
         setup.usedLogAddress = log == nil ? nil : used
@@ -113,6 +114,14 @@ final class TestDisk {
         guard isStarted else { return nil }
         isStarted = false
         state = device.stopQueue(0)
+        return state
+    }
+
+    /// Stops the queue without waiting for requests.
+    func suspend() -> QueueState {
+        isStarted = false
+        let state = device.suspendQueue(0)
+        self.state = state
         return state
     }
 

@@ -22,6 +22,8 @@ package final class EchoDevice: VirtioDevice {
     package var isHolding = false
     /// Forgets what it has taken when a queue is stopped, as a killed process would.
     package var isDead = false
+    /// Leaves what it has taken to another device when a queue is suspended.
+    package var canSuspend = false
     /// Finishes requests without a call.
     package var isSilent = false
     /// What other devices of the kind take over.
@@ -79,9 +81,13 @@ package final class EchoDevice: VirtioDevice {
         running[queue] = Running(queue: virtqueue, watch: watch)
     }
 
-    package func stopQueue(_ queue: Int) -> QueueState {
+    package func stopQueue(_ queue: Int) -> QueueState { stop(queue, leaves: isDead) }
+
+    package func suspendQueue(_ queue: Int) -> QueueState { stop(queue, leaves: canSuspend) }
+
+    private func stop(_ queue: Int, leaves: Bool) -> QueueState {
         guard let stopped = running[queue] else { return .freshSplit }
-        if !isDead { finish(queue) }
+        if !leaves { finish(queue) }
         running[queue] = nil
         return stopped.queue.state
     }

@@ -52,6 +52,7 @@ public final class VhostUserClient {
         case setDeviceState = 42
         case checkDeviceState = 43
         case getSharedMemory = 44
+        case suspendRing = 45
     }
 
     public struct Failure: Error, CustomStringConvertible {

@@ -27,6 +27,7 @@ struct CodecTests {
             (36, "GET_MAX_MEM_SLOTS"), (37, "ADD_MEM_REG"), (38, "REM_MEM_REG"),
             (39, "SET_STATUS"), (40, "GET_STATUS"), (41, "GET_SHARED_OBJECT"),
             (42, "SET_DEVICE_STATE_FD"), (43, "CHECK_DEVICE_STATE"), (44, "GET_SHMEM_CONFIG"),
+            (45, "GET_VRING_BASE_SKIP_DRAIN"),
         ] as [(UInt32, String)])
     func names(number: UInt32, name: String) throws {
         #expect(FrontendRequest(rawValue: number)?.rule.name == name)

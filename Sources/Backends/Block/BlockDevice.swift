@@ -107,12 +107,16 @@ package final class BlockDevice: VirtioDevice {
         }
     }
 
-    package func stopQueue(_ queue: Int) -> QueueState {
+    package func stopQueue(_ queue: Int) -> QueueState { stop(queue, isAbrupt: false) }
+
+    package func suspendQueue(_ queue: Int) -> QueueState { stop(queue, isAbrupt: true) }
+
+    private func stop(_ queue: Int, isAbrupt: Bool) -> QueueState {
         guard queues.indices.contains(queue), let running = queues[queue] else {
             return .freshSplit
         }
         queues[queue] = nil
-        return running.stop()
+        return running.stop(isAbrupt: isAbrupt)
     }
 
     package func reset() {

@@ -3,7 +3,7 @@ internal import Core
 /// A queue that has been started: its thread, and how to end it.
 final class BlockQueue {
     private let queue: Virtqueue
-    private let stopSignal: EventFD
+    private let stopSignal: StopSignal
     private var thread: Thread?
 
     /// Starts serving `queue` with the first of `engines` that can be set up.
@@ -15,7 +15,7 @@ final class BlockQueue {
         }
         self.queue = queue
         do throws(SystemError) {
-            stopSignal = try EventFD()
+            stopSignal = StopSignal(try EventFD())
         } catch {
             throw BlockError("cannot start queue \(index): \(error)")
         }
@@ -39,19 +39,21 @@ final class BlockQueue {
         shared: BlockShared
     ) throws(BlockError) -> Thread {
         switch kind {
-        case .ioURing: try run(URingEngine(setup), queue, index: index, shared: shared)
-        case .aio: try run(AIOEngine(setup), queue, index: index, shared: shared)
-        case .threads: try run(ThreadEngine(setup), queue, index: index, shared: shared)
+        case .ioURing: try run(URingEngine(setup), setup, queue, index: index, shared: shared)
+        case .aio: try run(AIOEngine(setup), setup, queue, index: index, shared: shared)
+        case .threads: try run(ThreadEngine(setup), setup, queue, index: index, shared: shared)
         case .null:
-            try run(ThreadEngine(setup, isNull: true), queue, index: index, shared: shared)
+            try run(ThreadEngine(setup, isNull: true), setup, queue, index: index, shared: shared)
         }
     }
 
     private static func run<Engine: IOEngine>(
-        _ engine: Engine, _ queue: Virtqueue, index: Int, shared: BlockShared
+        _ engine: Engine, _ setup: IOEngineSetup, _ queue: Virtqueue, index: Int,
+        shared: BlockShared
     ) throws(BlockError) -> Thread {
         // SAFETY: the worker is handed over to the thread; nobody else keeps it.
-        nonisolated(unsafe) let worker = BlockWorker(queue: queue, engine: engine, shared: shared)
+        nonisolated(unsafe) let worker = BlockWorker(
+            queue: queue, engine: engine, shared: shared, stop: setup.stop)
         do throws(SystemError) {
             return try Thread(name: "queue \(index)") {
                 shared.queueFilter?.loadOrEnd()
@@ -62,9 +64,10 @@ final class BlockQueue {
         }
     }
 
-    /// Ends the thread once all that was taken from the ring is done.
-    func stop() -> QueueState {
-        stopSignal.signal()
+    /// Ends the thread once all that was taken from the ring is done, or, abruptly, once nothing of
+    /// it is under way.
+    func stop(isAbrupt: Bool) -> QueueState {
+        stopSignal.send(isAbrupt: isAbrupt)
         thread?.join()
         thread = nil
         return queue.state
@@ -101,7 +104,8 @@ enum EngineKind: String {
         do throws(BlockError) {
             let kick = try EventWaiter.event()
             let setup = IOEngineSetup(
-                image: image, slots: 1, helpers: 0, kick: kick, stop: try EventWaiter.event())
+                image: image, slots: 1, helpers: 0, kick: kick,
+                stop: StopSignal(try EventWaiter.event()))
             switch self {
             case .ioURing: try URingEngine(setup).check()
             case .aio: _ = try AIOEngine(setup)

@@ -25,7 +25,7 @@ extension BlockWorker {
         unsafe operation.parts = slots[slot].parts
         // The kernel takes no more at once; the rest follows like that of any partial transfer.
         operation.partCount = min(slots[slot].partCount, Int32(CLINUX_IOV_MAX))
-        engine.submit(operation, slot: slot)
+        submit(operation, slot)
     }
 
     /// Hands the current range to the engine.
@@ -42,11 +42,12 @@ extension BlockWorker {
             CLINUX_FALLOC_FL_KEEP_SIZE
             | (isHole ? CLINUX_FALLOC_FL_PUNCH_HOLE : CLINUX_FALLOC_FL_ZERO_RANGE)
         if slots[slot].phase == .discard && image.isBlockDevice { operation.kind = .discard }
-        engine.submit(operation, slot: slot)
+        submit(operation, slot)
     }
 
     /// Goes on with a request after an operation; `result` is a number of bytes or -errno.
     func complete(_ slot: UInt32, _ result: Int64) {
+        if leaves(result) { return leave(slot) }
         switch slots[slot].phase {
         case .read, .write: completeTransfer(slot, result)
         case .flush: completeFlush(slot, result)
@@ -80,7 +81,7 @@ extension BlockWorker {
 
     private func completeFlush(_ slot: UInt32, _ result: Int64) {
         switch Int32(truncatingIfNeeded: -result) {
-        case EINTR, EAGAIN: engine.submit(IOOperation(kind: .sync), slot: slot)
+        case EINTR, EAGAIN: submit(IOOperation(kind: .sync), slot)
         case 0: finish(slot, .ok)
         default: fail(slot, result)
         }
@@ -102,7 +103,7 @@ extension BlockWorker {
         if slots[slot].range < slots[slot].rangeCount { return submitRange(slot) }
         guard isWriteThrough else { return finish(slot, .ok) }
         slots[slot].phase = .flush
-        engine.submit(IOOperation(kind: .sync), slot: slot)
+        submit(IOOperation(kind: .sync), slot)
     }
 
     /// Overwrites the current range with zeroes, piece by piece.
@@ -129,7 +130,7 @@ extension BlockWorker {
         operation.offset = slots[slot].offset
         unsafe operation.parts = slots[slot].zeroes
         operation.partCount = 1
-        engine.submit(operation, slot: slot)
+        submit(operation, slot)
     }
 
     private func completeZeroes(_ slot: UInt32, _ result: Int64) {

@@ -86,7 +86,7 @@ extension BlockWorker {
         // Nothing can be unsaved in an image that is never written to.
         if image.isReadOnly { return finish(slot, .ok) }
         slots[slot].phase = .flush
-        engine.submit(IOOperation(kind: .sync), slot: slot)
+        submit(IOOperation(kind: .sync), slot)
     }
 
     private func identify(_ slot: UInt32) {

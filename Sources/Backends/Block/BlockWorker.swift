@@ -50,6 +50,9 @@ final class BlockWorker<Engine: IOEngine> {
     /// The features that the driver accepted.
     let features: UInt64
     private let call: EventFD?
+    private let stop: StopSignal
+    /// Requests are left as they are.
+    private var isLeaving = false
     private var hasPushed = false
     private var polling: IdlePolling
     /// Where the image was seen to end in this turn; asked when something is to be changed.
@@ -57,20 +60,21 @@ final class BlockWorker<Engine: IOEngine> {
 
     static var log: Log { blockLog }
 
-    init(queue: Virtqueue, engine: Engine, shared: BlockShared) {
+    init(queue: Virtqueue, engine: Engine, shared: BlockShared, stop: StopSignal) {
         self.queue = queue
         self.engine = engine
         self.shared = shared
         slots = SlotTable(count: Int(queue.size))
         features = queue.setup.features
         call = queue.setup.call
+        self.stop = stop
         polling = IdlePolling(microseconds: shared.pollMicroseconds)
     }
 
     var image: RawImage { shared.image }
 
     /// Serves the queue until the engine reports the stop signal and all that was taken from the
-    /// ring has been given back.
+    /// ring has been given back, or, if that is to be abrupt, nothing of it is under way.
     func run() {
         engine.begin()
         // Requests may have come before anybody listened.
@@ -86,7 +90,9 @@ final class BlockWorker<Engine: IOEngine> {
                 switch event {
                 case .completion(let slot, let result): complete(slot, result)
                 case .kick: mustLook = true
-                case .stop: isStopping = true
+                case .stop:
+                    isStopping = true
+                    leaveIfAbrupt()
                 }
             }
             publish()
@@ -97,6 +103,29 @@ final class BlockWorker<Engine: IOEngine> {
             mustLook = queue.enableNotifications()
         }
         publish()
+    }
+
+    private func leaveIfAbrupt() {
+        guard stop.isAbrupt, !isLeaving else { return }
+        isLeaving = true
+        engine.cancel()
+    }
+
+    /// Hands an operation to the engine.
+    @inline(__always)
+    func submit(_ operation: IOOperation, _ slot: UInt32) {
+        if isLeaving { return leave(slot) }
+        engine.submit(operation, slot: slot)
+    }
+
+    /// Whether a request is to be left as it is, of which an operation has been cancelled.
+    @inline(__always)
+    func leaves(_ result: Int64) -> Bool { isLeaving && result == -Int64(ECANCELED) }
+
+    /// Leaves a request to whoever finds it in the queue's `InflightRegion`.
+    func leave(_ slot: UInt32) {
+        slots[slot].phase = .free
+        slots.release(slot)
     }
 
     /// Takes requests until the ring is empty, a batch is full or there is no room for more.

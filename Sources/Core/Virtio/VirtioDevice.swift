@@ -148,6 +148,9 @@ public protocol VirtioDevice: AnyObject {
     func startQueue(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError)
     /// Stops a queue and says how far it got; what was taken from it has been completed.
     func stopQueue(_ queue: Int) -> QueueState
+    /// Stops a queue that has a `QueueSetup.inflight` without finishing what was taken: whoever
+    /// starts it next finds that there. A device that is done soon anyway may finish it instead.
+    func suspendQueue(_ queue: Int) -> QueueState
     /// Back to the state after creation; stops all queues.
     func reset()
 
@@ -172,9 +175,11 @@ public protocol NetworkVerbs: AnyObject {
     func setMTU(_ size: UInt16) throws(VirtioDeviceError)
 }
 
-/// Devices that are no network devices, and have no state of their own.
+/// Devices that are no network devices, have no state of their own and
+/// finish soon what they take.
 extension VirtioDevice {
     public var network: (any NetworkVerbs)? { nil }
+    public func suspendQueue(_ queue: Int) -> QueueState { stopQueue(queue) }
     public var canSaveState: Bool { false }
     public func saveState() -> [UInt8] { [] }
     public func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {

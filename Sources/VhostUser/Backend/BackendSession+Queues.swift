@@ -59,10 +59,21 @@ extension BackendSession {
     }
 
     /// Stops a ring and says how far it got.
-    func takeBase(_ state: VringState) throws(ProtocolError) -> VringState {
-        let queue = try queue(state.index, message: "GET_VRING_BASE")
-        // The answer says all, so a ring that the front end sets up anew has no history.
-        forgetInflight(queue)
+    func takeBase(
+        _ state: VringState, _ request: FrontendRequest
+    ) throws(ProtocolError) -> VringState {
+        let queue = try queue(state.index, message: request.rule.name)
+        // A front end that can ask for it each time does not mean it otherwise.
+        let mayLeave =
+            request == .getVringBaseSkipDrain
+            || acknowledgedProtocol.contains(.baseWithInflight)
+                && !acknowledgedProtocol.contains(.skipDrain)
+        if mayLeave, let region = inflight?.region(queue: queue.index, isPacked: isPacked) {
+            suspendDevice(queue, region)
+        } else {
+            // The answer says all, so a ring that the front end sets up anew has no history.
+            forgetInflight(queue)
+        }
         queue.stop()
         let base = queue.base ?? freshState
         let value =
@@ -179,6 +190,15 @@ extension BackendSession {
         guard queue.isRunning else { return }
         queue.isRunning = false
         queue.base = device.stopQueue(queue.index)
+    }
+
+    /// Stops the device at once; the region tells whoever goes on what is unfinished.
+    private func suspendDevice(_ queue: BackendQueue, _ region: InflightRegion) {
+        guard queue.isRunning else { return }
+        queue.isRunning = false
+        let state = device.suspendQueue(queue.index)
+        queue.base = state
+        if state.nextUsed == state.nextAvailable { region.clear() }
     }
 
     private var freshState: QueueState { .fresh(features: features ?? 0) }

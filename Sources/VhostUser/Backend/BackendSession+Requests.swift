@@ -42,7 +42,9 @@ extension BackendSession {
         case (.setVringAddr, .vringAddress(let address)): try setAddress(address)
         case (.setVringBase, .vringState(let state)): try setBase(state)
         case (.getVringBase, .vringState(let state)):
-            return Reply(payload: .vringState(try takeBase(state)))
+            return Reply(payload: .vringState(try takeBase(state, request)))
+        case (.getVringBaseSkipDrain, .vringState(let state)):
+            return Reply(payload: .vringState(try takeBase(state, request)))
         case (.setVringKick, .u64(let value)): try setKick(value, fds)
         case (.setVringCall, .u64(let value)): try setCall(value, fds)
         case (.setVringErr, .u64(let value)):
@@ -117,6 +119,7 @@ extension BackendSession {
             }
             if !acknowledgedProtocol.contains(.inBandNotifications) { try notifyInBand() }
         }
+        try checkSuspension(wanted)
         acknowledgedProtocol = wanted
     }
 
@@ -128,6 +131,18 @@ extension BackendSession {
             try device.network?.setMTU(size)
         } catch {
             throw ProtocolError("NET_SET_MTU", "u64", "\(error)", isHarmless: true)
+        }
+    }
+
+    /// Requests that a stopped ring leaves unfinished must be noted somewhere.
+    private func checkSuspension(_ wanted: ProtocolFeatures) throws(ProtocolError) {
+        for (feature, needs, text) in [
+            (ProtocolFeatures.baseWithInflight, ProtocolFeatures.inflight, "INFLIGHT_SHMFD"),
+            (.skipDrain, .baseWithInflight, "GET_VRING_BASE_INFLIGHT"),
+        ] where wanted.contains(feature) && !wanted.contains(needs) {
+            throw ProtocolError(
+                "SET_PROTOCOL_FEATURES", "u64",
+                "0x\(String(feature.rawValue, radix: 16)) needs \(text)")
         }
     }
 

@@ -7,7 +7,7 @@ final class BackendSession {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
-        .rarp, .mtu,
+        .rarp, .mtu, .baseWithInflight, .skipDrain,
     ]
 
     let device: any VirtioDevice

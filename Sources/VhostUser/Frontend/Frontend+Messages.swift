@@ -18,6 +18,8 @@ extension Frontend {
             if !options.notifiesInBand || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
                 wanted.remove(.inBandNotifications)
             }
+            if !wanted.contains(.inflight) { wanted.remove(.baseWithInflight) }
+            if !wanted.contains(.baseWithInflight) { wanted.remove(.skipDrain) }
             try link.command(.setProtocolFeatures, .u64(wanted.rawValue))
             link.protocolFeatures = wanted
         }
@@ -263,24 +265,29 @@ extension Frontend {
     }
 
     /// Stops a queue.
+    /// - Parameter mayLeave: whether another back end can finish what this one has taken, which is
+    ///   quicker.
     /// - Returns: how far the back end says it got.
-    func fetchState(_ link: FrontendLink, _ index: Int) throws(LinkError) -> QueueState {
+    func fetchState(
+        _ link: FrontendLink, _ index: Int, mayLeave: Bool = false
+    ) throws(LinkError) -> QueueState {
         let number = UInt32(truncatingIfNeeded: index)
-        let reply = try link.query(
-            .getVringBase, .vringState(VringState(index: number, value: 0)))
+        let request: FrontendRequest =
+            mayLeave && link.has(.skipDrain) ? .getVringBaseSkipDrain : .getVringBase
+        let reply = try link.query(request, .vringState(VringState(index: number, value: 0)))
         guard case .vringState(let state) = reply.payload, state.index == number else {
             throw .broken(
                 .protocolError(
-                    ProtocolError("reply to GET_VRING_BASE", "index", "it is not \(index)")))
+                    ProtocolError("reply to \(request.rule.name)", "index", "it is not \(index)")))
         }
         if link.hasProtocolFeatures {
             try link.command(
                 .setVringEnable, .vringState(VringState(index: number, value: 0)))
         }
-        let available = UInt16(truncatingIfNeeded: state.value)
         return QueueState(
-            nextAvailable: available,
-            nextUsed: isPacked ? UInt16(truncatingIfNeeded: state.value >> 16) : available)
+            nextAvailable: UInt16(truncatingIfNeeded: state.value),
+            nextUsed: isPacked
+                ? UInt16(truncatingIfNeeded: state.value >> 16) : recoveredState(index).nextUsed)
     }
 
     /// How far a queue got whose back end cannot be asked any more. What it had taken and not given

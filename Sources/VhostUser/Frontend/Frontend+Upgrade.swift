@@ -40,7 +40,8 @@ extension Frontend {
     private func handOver(_ old: FrontendLink, to new: FrontendLink) -> [UInt8]? {
         do {
             for index in queues.indices where queues[index] != nil {
-                queues[index]?.setup.state = try fetchState(old, index)
+                let state = try fetchState(old, index, mayLeave: new.has(.inflight))
+                queues[index]?.setup.state = state
             }
             guard old.has(.deviceState), new.has(.deviceState) else { return nil }
             return try old.saveState()

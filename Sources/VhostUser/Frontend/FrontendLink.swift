@@ -22,6 +22,7 @@ final class FrontendLink {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
+        .baseWithInflight, .skipDrain,
     ]
 
     private let connection: Connection

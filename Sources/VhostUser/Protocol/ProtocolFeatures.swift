@@ -29,6 +29,7 @@ package struct ProtocolFeatures: OptionSet, Hashable, Sendable {
     package static let baseWithInflight = ProtocolFeatures(bit: 20)  // GET_VRING_BASE_INFLIGHT
     package static let guestAddresses = ProtocolFeatures(bit: 21)  // GPA_ADDRESSES
     package static let sharedMemory = ProtocolFeatures(bit: 22)  // SHMEM
+    package static let skipDrain = ProtocolFeatures(bit: 23)  // GET_VRING_BASE_SKIP_DRAIN
 }
 
 /// Bits of the virtio feature word that belong to vhost, not to the device.

@@ -46,6 +46,7 @@ package enum FrontendRequest: UInt32, CaseIterable, Sendable {
     case setDeviceStateFD = 42
     case checkDeviceState = 43
     case getShmemConfig = 44
+    case getVringBaseSkipDrain = 45
 }
 
 /// What a back end asks or tells a front end, over a channel of its own ("Back-end message types").
@@ -179,6 +180,8 @@ extension FrontendRequest {
         case .checkDeviceState: Rule("CHECK_DEVICE_STATE", reply: .u64, needs: .deviceState)
         case .getShmemConfig:
             Rule("GET_SHMEM_CONFIG", reply: .sharedMemoryConfig, needs: .sharedMemory)
+        case .getVringBaseSkipDrain:
+            Rule("GET_VRING_BASE_SKIP_DRAIN", .vringState, reply: .vringState, needs: .skipDrain)
         }
     }
 }

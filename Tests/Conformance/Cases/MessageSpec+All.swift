@@ -173,6 +173,10 @@ extension MessageSpec {
             .init(
                 .getSharedMemory, "GET_SHMEM_CONFIG", needs: .bit(.sharedMemory), reply: .anything,
                 legal: .from(.negotiated)),
+            // Needs GET_VRING_BASE_SKIP_DRAIN, which is not agreed on.
+            .init(.suspendRing, "GET_VRING_BASE_SKIP_DRAIN", needs: .impossible) {
+                Packet(u32($0.ring, 0))
+            },
         ]
     }
 }

@@ -34,7 +34,7 @@ extension DeviceKind {
         case .setLogBase: ValueVariant.logs
         case .setRingSize: ValueVariant.rings { [$0, 64] } + ValueVariant.ringSizes
         case .setRingBase: ValueVariant.rings { [$0, 0] } + ValueVariant.bases
-        case .getRingBase, .kickRing: ValueVariant.rings { [$0, 0] }
+        case .getRingBase, .suspendRing, .kickRing: ValueVariant.rings { [$0, 0] }
         case .enableRing: ValueVariant.rings { [$0, 1] } + ValueVariant.enables
         case .setRingAddresses: ValueVariant.addresses
         case .setKick, .setCall, .setError: ValueVariant.events

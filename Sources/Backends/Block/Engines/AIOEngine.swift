@@ -79,6 +79,16 @@ internal import Glibc
         pendingCount += 1
     }
 
+    /// What waits for room is not submitted; what the kernel has, it finishes.
+    func cancel() {
+        for index in 0..<pendingCount {
+            guard let control = unsafe pending[index] else { continue }
+            let slot = UInt32(truncatingIfNeeded: unsafe control - controls)
+            done.append(slot: slot, result: -Int64(ECANCELED))
+        }
+        pendingCount = 0
+    }
+
     func wait(mayBlock: Bool) {
         submitPending()
         collect()

@@ -22,7 +22,7 @@ final class EventWaiter {
             fd = OwnedFD(
                 owning: try retrying("epoll_create1") { epoll_create1(Int32(EPOLL_CLOEXEC)) })
             try add(setup.kick, tag: Self.kickTag)
-            try add(setup.stop, tag: Self.stopTag)
+            try add(setup.stop.event, tag: Self.stopTag)
             try add(completed, tag: Self.completionTag)
         } catch {
             throw BlockError("cannot wait for requests: \(error)")

@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Core
+internal import Synchronization
 
 /// One transfer or change of the image, as an engine sees it.
 // SAFETY: whoever uses `parts` says why they are valid.
@@ -59,6 +60,10 @@ protocol IOEngine: AnyObject, SendableMetatype {
     /// Starts an operation at the next `wait` at the latest. `slot` has none under way.
     func submit(_ operation: IOOperation, slot: UInt32)
 
+    /// Ends as much of what was submitted as it can; that completes with -ECANCELED, the rest as
+    /// always. Nothing is submitted afterwards.
+    func cancel()
+
     /// Starts what was submitted and, if `mayBlock`, sleeps until there is an event.
     func wait(mayBlock: Bool)
 
@@ -74,5 +79,21 @@ struct IOEngineSetup: Sendable {
     /// Threads that `ThreadEngine` may start; with none, the queue's own thread does everything.
     var helpers: Int
     var kick: EventFD
-    var stop: EventFD
+    var stop: StopSignal
+}
+
+/// Tells a queue's thread to end.
+final class StopSignal: Sendable {
+    let event: EventFD
+    /// Whether requests are to be left unfinished.
+    private let abrupt = Atomic<Bool>(false)
+
+    init(_ event: EventFD) { self.event = event }
+
+    func send(isAbrupt: Bool = false) {
+        abrupt.store(isAbrupt, ordering: .releasing)
+        event.signal()
+    }
+
+    var isAbrupt: Bool { abrupt.load(ordering: .acquiring) }
 }

@@ -1,4 +1,5 @@
 internal import Core
+internal import Glibc
 internal import Synchronization
 
 /// Operations that helper threads do for one queue, which gets the results back in any order.
@@ -73,6 +74,16 @@ final class OperationPool: Sendable {
         return isShort
     }
 
+    /// Takes away what no thread has begun yet.
+    func cancel() {
+        state.withLock { state in
+            while let job = state.next() {
+                state.done.append(slot: job.slot, result: -Int64(ECANCELED))
+            }
+        }
+        completed.signal()
+    }
+
     /// Moves results to `done`, which has room for all of them.
     func collect(into done: inout CompletionFIFO) {
         while case .completion(let slot, let result)? = state.withLock({ $0.done.next() }) {
@@ -95,6 +106,7 @@ final class OperationPool: Sendable {
                 state.idleCount -= 1
                 return state.isEnding ? nil : state.next()
             }
+            // None: the pool ends, or the operation was cancelled, after which none follow.
             guard let job else { return }
             perform(job)
         }

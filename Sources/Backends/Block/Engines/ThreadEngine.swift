@@ -40,6 +40,8 @@ final class ThreadEngine: IOEngine {
         }
     }
 
+    func cancel() { pool.cancel() }
+
     /// The result of an operation that need not wait.
     private func performAtOnce(_ operation: IOOperation) -> Int64? {
         if isNull { return unsafe operation.parts == nil ? 0 : Int64(clamping: operation.length) }

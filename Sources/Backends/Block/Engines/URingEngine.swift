@@ -76,7 +76,7 @@ internal import Glibc
         _ = unsafe io_uring_register_ring_fd(ring)  // only makes calls cheaper
         armKick()
         let sqe = unsafe nextEntry()
-        unsafe io_uring_prep_poll_add(sqe, setup.stop.rawValue, UInt32(POLLIN))
+        unsafe io_uring_prep_poll_add(sqe, setup.stop.event.rawValue, UInt32(POLLIN))
         unsafe io_uring_sqe_set_data64(sqe, Self.stopTag)
     }
 
@@ -85,7 +85,7 @@ internal import Glibc
     func check() throws(BlockError) {
         begin()
         setup.kick.signal()
-        setup.stop.signal()
+        setup.stop.send()
         wait(mayBlock: true)
         var entry: UnsafeMutablePointer<io_uring_cqe>?
         // SAFETY: a completion entry is valid until it is marked as seen.
@@ -171,6 +171,15 @@ internal import Glibc
         }
         if hasFileTable { unsafe sqe.pointee.flags |= Self.fixedFileFlag }
         unsafe io_uring_sqe_set_data64(sqe, UInt64(slot))
+    }
+
+    func cancel() {
+        let sqe = unsafe nextEntry()
+        // Kernels before 5.19 refuse it; then everything is waited for.
+        unsafe io_uring_prep_cancel64(
+            sqe, 0, Int32(IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL))
+        // The polls end as well, which nobody needs any more.
+        unsafe io_uring_sqe_set_data64(sqe, Self.stopTag)
     }
 
     @inline(__always)
