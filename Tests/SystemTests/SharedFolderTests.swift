@@ -165,17 +165,23 @@ struct SharedFolderTests {
         _ = try onHost("mkdir guest; mkdir ../host; ../posix.tool ../host >../wanted")
         let guest = try start()
         #expect(try guest.run("posix /run/m/guest >/run/m/found; echo $?") == "0")
+        try Self.comparePOSIX(wanted: folder["wanted"], found: "\(share)/found")
+        #expect(try guest.powerOff() == 0)
+    }
+
+    /// Compares what the program `posix` has printed on the host and in a guest.
+    static func comparePOSIX(wanted: String, found: String) throws {
         // Each line begins with its number in the source.
-        let wanted = try onHost("cut -d ' ' -f 2- <../wanted").split(separator: "\n")
-        let found = try onHost("cut -d ' ' -f 2- <found").split(separator: "\n")
-        try #require(wanted.count == found.count)
-        #expect(wanted.count > 400)
-        for (wanted, found) in zip(wanted, found) where wanted != found {
+        let texts = try [wanted, found].map { path in
+            try runTool("cut", ["-d", " ", "-f", "2-", path]).output.split(separator: "\n")
+        }
+        try #require(texts[0].count == texts[1].count)
+        #expect(texts[0].count > 400)
+        for (wanted, found) in zip(texts[0], texts[1]) where wanted != found {
             #expect(
-                Self.differences.contains { wanted.hasPrefix($0.text) },
+                differences.contains { wanted.hasPrefix($0.text) },
                 "on the host: \(wanted); in the guest: \(found)")
         }
-        #expect(try guest.powerOff() == 0)
     }
 
     @Test("a guest that reboots mounts the folder again", .timeLimit(.minutes(5)))

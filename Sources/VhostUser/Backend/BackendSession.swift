@@ -52,6 +52,7 @@ final class BackendSession {
         connection = Connection(socket, nameOf: Connection.frontendNames)
         var offered = Self.implemented.subtracting(options.hidden)
         if !device.canSaveState { offered.remove(.deviceState) }
+        if device.readConfig(offset: 0, count: 1).isEmpty { offered.remove(.config) }
         if device.network == nil { offered.subtract([.rarp, .mtu]) }
         offeredProtocol = offered
         messageTimeout = options.messageTimeoutMilliseconds
