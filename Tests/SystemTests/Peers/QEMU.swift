@@ -32,11 +32,19 @@ final class QEMU {
         var commandLine: String { self == .full ? "" : " pti=on" }
     }
 
-    /// - Parameter devices: further arguments, for example a disk.
+    /// - Parameters:
+    ///   - guest: the folder with the kernel; `nil` if the firmware boots from a device.
+    ///   - devices: further arguments, for example a disk.
     init(
-        _ name: String, in folder: TestFolder, guest: String, processor: Processor = .full,
+        _ name: String, in folder: TestFolder, guest: String?, processor: Processor = .full,
         devices: [String]
     ) throws {
+        let kernel = guest.map { guest in
+            [
+                "-kernel", "\(guest)/vmlinuz", "-initrd", "\(guest)/initramfs", "-append",
+                "console=ttyS0 quiet panic=-1 root=/dev/vda\(processor.commandLine)",
+            ]
+        }
         monitorPath = folder["\(name).qmp"]
         let serial = folder["\(name).serial"]
         process = try Command.start(
@@ -45,11 +53,9 @@ final class QEMU {
                 "-accel", "tcg", "-m", "256",
                 "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
                 "-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none",
-                "-no-reboot", "-kernel", "\(guest)/vmlinuz", "-initrd", "\(guest)/initramfs",
-                "-append", "console=ttyS0 quiet panic=-1 root=/dev/vda\(processor.commandLine)",
-                "-chardev", "socket,id=serial,path=\(serial),server=on,wait=off",
+                "-no-reboot", "-chardev", "socket,id=serial,path=\(serial),server=on,wait=off",
                 "-serial", "chardev:serial", "-qmp", "unix:\(monitorPath),server=on,wait=off",
-            ] + processor.arguments + devices)
+            ] + (kernel ?? []) + processor.arguments + devices)
         console = try GuestConsole(path: serial)
     }
 
