@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -285,6 +286,36 @@ ssize_t clinux_copy_range(int from, int64_t from_offset, int to, int64_t to_offs
 ssize_t clinux_read_folder(int fd, void *buffer, size_t size)
 {
     RETURN_RETRYING(syscall(SYS_getdents64, fd, buffer, size));
+}
+
+static struct flock flock_of(const struct clinux_lock *lock)
+{
+    return (struct flock){
+        .l_type = (short)lock->type,
+        .l_whence = SEEK_SET,
+        .l_start = lock->start,
+        .l_len = lock->length,
+    };
+}
+
+int clinux_set_lock(int fd, const struct clinux_lock *lock)
+{
+    struct flock wanted = flock_of(lock);
+    RETURN_RETRYING(fcntl(fd, F_OFD_SETLK, &wanted));
+}
+
+int clinux_find_lock(int fd, struct clinux_lock *lock)
+{
+    struct flock found = flock_of(lock);
+    if (fcntl(fd, F_OFD_GETLK, &found) < 0)
+        return -errno;
+    *lock = (struct clinux_lock){found.l_start, found.l_len, found.l_type};
+    return 0;
+}
+
+int clinux_lock_open_file(int fd, int operation)
+{
+    RETURN_RETRYING(flock(fd, operation));
 }
 
 int clinux_space(int fd, struct clinux_space *space)

@@ -34,6 +34,9 @@ enum FUSE {
     static let readdir: UInt32 = 28
     static let releasedir: UInt32 = 29
     static let fsyncdir: UInt32 = 30
+    static let getlk: UInt32 = 31
+    static let setlk: UInt32 = 32
+    static let setlkw: UInt32 = 33
     static let access: UInt32 = 34
     static let create: UInt32 = 35
     static let interrupt: UInt32 = 36
@@ -60,7 +63,7 @@ enum FUSE {
 
     /// All that is served.
     static let all: [UInt32] =
-        Array(1...6) + Array(8...18) + Array(20...30) + Array(34...36) + [38] + Array(42...47)
+        Array(1...6) + Array(8...18) + Array(20...36) + [38] + Array(42...47)
         + [50, 51, 52]
 
     static func text(_ text: String) -> [UInt8] { Array(text.utf8) + [0] }

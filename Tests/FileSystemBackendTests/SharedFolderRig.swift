@@ -63,6 +63,31 @@ final class SharedFolderRig {
             return Answer(error: -whole[4, Int32.self], bytes: Array(answer.dropFirst(16)))
         }
 
+        /// Sends bytes whose answer may take long.
+        /// - Returns: what `answer` takes.
+        func post(_ bytes: [UInt8]) throws -> DriverBuffer {
+            let request = scratch.buffer(bytes.count)
+            let reply = scratch.buffer(256)
+            try scratch.memory.write(request.address, bytes)
+            let added = driver.add(
+                readable: [request], writable: [reply], style: .indirect,
+                token: reply.address.rawValue)
+            precondition(added)
+            if driver.publish() { kick.signal() }
+            return reply
+        }
+
+        /// The next answer, which must be that to a request that was posted.
+        /// - Returns: its error; `nil` if there is none for `milliseconds`.
+        func answer(to reply: DriverBuffer, milliseconds: UInt64 = 10_000) throws -> Int32? {
+            guard let used = try driver.awaitUsed(call, timeoutMilliseconds: milliseconds) else {
+                return nil
+            }
+            try #require(used.token == reply.address.rawValue, "the answer to something else")
+            let bytes = try scratch.memory.readBytes(reply.address, count: Int(used.written))
+            return -Answer(error: 0, bytes: bytes)[4, Int32.self]
+        }
+
         private static func pieces(
             _ address: GuestAddress, _ count: Int, _ cuts: [Int]
         ) -> [DriverBuffer] {

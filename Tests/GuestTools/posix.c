@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -482,6 +484,183 @@ static void times(void)
     TRY(unlink("ml") | unlink("m"));
 }
 
+static int lock(int fd, int command, int type, long start, long length)
+{
+    struct flock wanted = {(short)type, SEEK_SET, start, length, 0};
+    return fcntl(fd, command, &wanted);
+}
+
+// A process with the file open, which does what it is told: another user of locks.
+struct other {
+    pid_t process;
+    int to, from;
+};
+
+// What it is told to do.
+struct order {
+    enum { SET, WAIT, FLOCK, REOPEN } what;
+    int type;
+    long start, length;
+};
+
+static struct other other_process(const char *path, int inherited)
+{
+    int to[2], from[2];
+    if (pipe(to) < 0 || pipe(from) < 0)
+        exit(2);
+    struct other other = {fork(), to[1], from[0]};
+    if (other.process != 0) {
+        close(to[0]);
+        close(from[1]);
+        return other;
+    }
+    // Or the lock would be its as well.
+    close(inherited);
+    int fd = open(path, O_RDWR);
+    struct order order;
+    close(to[1]);
+    while (read(to[0], &order, sizeof order) == sizeof order) {
+        int result = order.what == FLOCK    ? flock(fd, order.type)
+                     : order.what == REOPEN ? close(open(path, O_RDONLY))
+                     : lock(fd, order.what == WAIT ? F_SETLKW : F_SETLK, order.type, order.start,
+                            order.length);
+        result = result < 0 ? -errno : result;
+        if (write(from[1], &result, sizeof result) < 0)
+            break;
+    }
+    _exit(0);
+}
+
+static void tell(struct other *other, struct order order)
+{
+    if (write(other->to, &order, sizeof order) < 0)
+        exit(2);
+}
+
+static int answer(struct other *other)
+{
+    int result;
+    if (read(other->from, &result, sizeof result) != sizeof result)
+        exit(2);
+    errno = -result;
+    return result < 0 ? -1 : result;
+}
+
+static int ask(struct other *other, int what, int type, long start, long length)
+{
+    tell(other, (struct order){what, type, start, length});
+    return answer(other);
+}
+
+static void stop(struct other *other)
+{
+    close(other->to);
+    waitpid(other->process, NULL, 0);
+    close(other->from);
+}
+
+// What another process's lock looks like.
+static void find(int line, int fd, int type, long start, long length, struct other *other)
+{
+    struct flock found = {(short)type, SEEK_SET, start, length, 0};
+    int result = fcntl(fd, F_GETLK, &found);
+    if (result < 0)
+        report(line, "F_GETLK", result);
+    else if (found.l_type == F_UNLCK)
+        printf("%d free\n", line);
+    else
+        printf("%d type %d start %ld length %ld %s\n", line, found.l_type, (long)found.l_start,
+               (long)found.l_len, found.l_pid == other->process ? "of the other" : "of somebody");
+}
+
+#define FIND(type, start, length) find(__LINE__, fd, type, start, length, &other)
+
+static void record_locks(void)
+{
+    put("k", "0123456789");
+    int fd = open("k", O_RDWR);
+    struct other other = other_process("k", fd);
+    TRY(ask(&other, SET, F_WRLCK, 10, 10));
+    FIND(F_RDLCK, 0, 0);
+    FIND(F_WRLCK, 0, 10);
+    FIND(F_WRLCK, 19, 1);
+    FIND(F_WRLCK, 20, 0);
+    TRY(lock(fd, F_SETLK, F_RDLCK, 15, 1));
+    TRY(lock(fd, F_SETLK, F_WRLCK, 0, 10));
+    TRY(lock(fd, F_SETLK, F_WRLCK, 20, 0));
+    TRY(ask(&other, SET, F_RDLCK, 9, 5));
+    TRY(ask(&other, SET, F_RDLCK, 12, 3));
+    FIND(F_RDLCK, 10, 10);
+    FIND(F_WRLCK, 12, 8);
+    TRY(lock(fd, F_SETLK, F_RDLCK, 12, 3));
+    TRY(lock(fd, F_SETLK, F_WRLCK, 12, 3));
+    TRY(ask(&other, SET, F_UNLCK, 10, 4));
+    FIND(F_WRLCK, 10, 4);
+    FIND(F_WRLCK, 14, 2);
+    // A close of any descriptor of the file ends all.
+    TRY(ask(&other, REOPEN, 0, 0, 0));
+    FIND(F_WRLCK, 0, 0);
+    // One that waits gets it, part by part.
+    tell(&other, (struct order){WAIT, F_WRLCK, 0, 0});
+    usleep(50000);
+    TRY(lock(fd, F_SETLK, F_UNLCK, 0, 0));
+    TRY(answer(&other));
+    FIND(F_RDLCK, 3, 1);
+    TRY(lock(fd, F_SETLK, F_RDLCK, 3, 1));
+    // And so does one that waits for a process that ends.
+    kill(other.process, SIGKILL);
+    TRY(lock(fd, F_SETLKW, F_WRLCK, 0, 0));
+    stop(&other);
+    TRY(lock(fd, F_SETLK, F_UNLCK, 5, 0));
+    TRY(lock(fd, F_SETLK, F_WRLCK, -1, 1));
+    TRY(lock(fd, F_SETLK, 7, 0, 1));
+    int reader = open("k", O_RDONLY);
+    TRY(lock(reader, F_SETLK, F_WRLCK, 0, 0));
+    TRY(lock(reader, F_SETLK, F_RDLCK, 0, 0));
+    close(reader);
+    TRY(lock(fd, F_OFD_SETLK, F_WRLCK, 0, 5));
+    other = other_process("k", fd);
+    TRY(ask(&other, SET, F_WRLCK, 4, 1));
+    TRY(ask(&other, SET, F_WRLCK, 5, 1));
+    stop(&other);
+    close(fd);
+}
+
+static void file_locks(void)
+{
+    int fd = open("k", O_RDWR);
+    struct other other = other_process("k", fd);
+    TRY(ask(&other, FLOCK, LOCK_EX, 0, 0));
+    TRY(flock(fd, LOCK_SH | LOCK_NB));
+    TRY(ask(&other, FLOCK, LOCK_SH, 0, 0));
+    TRY(flock(fd, LOCK_SH | LOCK_NB));
+    TRY(flock(fd, LOCK_EX | LOCK_NB));
+    TRY(lock(fd, F_SETLK, F_WRLCK, 0, 0));
+    TRY(ask(&other, REOPEN, 0, 0, 0));
+    TRY(flock(fd, LOCK_EX | LOCK_NB));
+    kill(other.process, SIGKILL);
+    TRY(flock(fd, LOCK_EX));
+    stop(&other);
+    other = other_process("k", fd);
+    TRY(ask(&other, FLOCK, LOCK_SH | LOCK_NB, 0, 0));
+    tell(&other, (struct order){FLOCK, LOCK_SH, 0, 0});
+    usleep(50000);
+    // What is open twice holds the lock until both are closed.
+    int copy = dup(fd);
+    close(fd);
+    usleep(50000);
+    TRY(flock(copy, LOCK_EX | LOCK_NB));
+    close(copy);
+    TRY(answer(&other));
+    fd = open("k", O_RDONLY);
+    TRY(flock(fd, LOCK_EX | LOCK_NB));
+    TRY(flock(fd, LOCK_SH | LOCK_NB));
+    stop(&other);
+    TRY(flock(fd, LOCK_EX | LOCK_NB));
+    close(fd);
+    TRY(unlink("k"));
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || chdir(argv[1]) < 0 || getuid() != 0)
@@ -522,5 +701,7 @@ int main(int argc, char **argv)
     truncates();
     unlinks();
     times();
+    record_locks();
+    file_locks();
     return 0;
 }

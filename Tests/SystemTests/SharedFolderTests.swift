@@ -17,7 +17,7 @@ struct SharedFolderTests {
     static let mount =
         "modprobe virtiofs; mkdir -p /run/m; mount -t virtiofs share /run/m && echo ok"
 
-    private func start(_ options: String = "", _ arguments: [String] = []) throws -> Guest {
+    func start(_ options: String = "", _ arguments: [String] = []) throws -> Guest {
         let guest = try Guest(
             ["--fs", "path=\(share),tag=share\(options)"] + arguments, in: folder)
         try guest.awaitShell()
@@ -25,7 +25,7 @@ struct SharedFolderTests {
         return guest
     }
 
-    private func onHost(_ script: String) throws -> String {
+    func onHost(_ script: String) throws -> String {
         let result = try runTool("sh", ["-c", "cd '\(share)' && \(script)"])
         return result.output.trimmingCharacters(in: .newlines)
     }
@@ -153,6 +153,7 @@ struct SharedFolderTests {
         ("mknod(\"n\",", "nobody makes devices on the host: the process is in a user namespace"),
         ("mknod(\"b\",", "the same"), ("n: ", "so it is not there"), ("b: ", "the same"),
         ("unlink(\"p\") | unlink(\"n\")", "the same"),
+        ("type 0 start 14", "of several who have locked the same to read, none is named"),
     ]
 
     @Test(
@@ -163,7 +164,7 @@ struct SharedFolderTests {
         try Guest.makeDisk(disk)
         try GuestTool.install("posix", on: disk, folder)
         _ = try onHost("mkdir guest; mkdir ../host; ../posix.tool ../host >../wanted")
-        let guest = try start()
+        let guest = try start(",posix-lock=on,flock=on")
         #expect(try guest.run("posix /run/m/guest >/run/m/found; echo $?") == "0")
         try Self.comparePOSIX(wanted: folder["wanted"], found: "\(share)/found")
         #expect(try guest.powerOff() == 0)
@@ -184,6 +185,32 @@ struct SharedFolderTests {
         }
     }
 
+    /// How often a file is changed; many more by hand.
+    private static let changes = Setting.environment["APUS_FSX"] ?? "400"
+
+    @Test(
+        "a file that is changed in all ways there are is what it must be", .timeLimit(.minutes(30)))
+    func changes() throws {
+        let disk = folder["root.ext4"]
+        try Guest.makeDisk(disk)
+        try GuestTool.install("fsx", on: disk, folder)
+        _ = try onHost("mkdir ../second ../third")
+        let guest = try start(
+            "",
+            [
+                "--fs", "path=\(folder["second"]),tag=second,cache=always,writeback=on",
+                "--fs", "path=\(folder["third"]),tag=third,cache=never",
+            ])
+        for (index, tag) in ["share", "second", "third"].enumerated() {
+            let mount = "mkdir -p /run/\(tag); mount -t virtiofs \(tag) /run/\(tag); "
+            #expect(
+                try guest.run(
+                    "\(mount) fsx /run/\(tag)/x \(index) \(Self.changes)", seconds: 600) == "clean",
+                "\(tag)")
+        }
+        #expect(try guest.powerOff() == 0)
+    }
+
     @Test("a guest that reboots mounts the folder again", .timeLimit(.minutes(5)))
     func reboot() throws {
         let guest = try start()
@@ -197,46 +224,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    /// Five by default; many more by hand.
-    private static let kills = Setting.environment["APUS_KILLS"].flatMap { Int($0) } ?? 5
-
-    @Test(
-        "a guest works on with its files when the process is killed", .timeLimit(.minutes(30)))
-    func killed() throws {
-        let disk = folder["root.ext4"]
-        try Guest.makeDisk(disk)
-        try GuestTool.install("fswork", on: disk, folder)
-        let guest = try start()
-        guest.send("(fswork /run/m 3 >/tmp/result 2>&1; touch /tmp/over) &")
-        for kill in 1...Self.kills {
-            usleep(useconds_t.random(in: 300_000...900_000))
-            let id = try #require(process(of: guest), "kill \(kill)")
-            if kill % 2 == 0 {
-                // Who keeps the files for the next one is replaced as well.
-                let keeper = try #require(
-                    RunningProgram.children(of: id).first { $0.arguments == ["apus-keeper"] })
-                Glibc.kill(keeper.id, SIGKILL)
-                usleep(50_000)
-            }
-            Glibc.kill(id, SIGKILL)
-            var waits = 0
-            while process(of: guest).map({ $0 == id }) ?? true, waits < 1000 {
-                usleep(10_000)
-                waits += 1
-            }
-        }
-        usleep(300_000)
-        _ = try onHost("touch stop")
-        let result = try guest.run(
-            "until [ -e /tmp/over ]; do sleep 1; done; cat /tmp/result"
-        ).split(separator: " ")
-        #expect(result.filter { $0 == "clean" }.count == 3, "\(result)")
-        #expect(result.count == 6, "\(result)")
-        #expect(try onHost("find . -type f") == "./stop")
-        #expect(try guest.powerOff() == 0)
-    }
-
-    private func process(of guest: Guest) -> Int32? {
+    func process(of guest: Guest) -> Int32? {
         guest.apus.child("apus-fs")
     }
 

@@ -13,10 +13,18 @@ package final class FSDevice: VirtioDevice {
 
     package let deviceID = VirtioDeviceID.fs
     package let features = VirtioFeature.everyDevice
+    /// There is nothing in the state: what is known is in the ledger.
+    package let canSaveState: Bool
 
-    /// - Parameter open: is called when the first queue starts.
-    init(_ options: FSOptions, _ open: @escaping () throws -> FileSystem) {
+    /// - Parameters:
+    ///   - isReplaceable: the next process gets at the ledger and the files that this one leaves.
+    ///   - open: is called when the first queue starts.
+    init(
+        _ options: FSOptions, isReplaceable: Bool = false,
+        _ open: @escaping () throws -> FileSystem
+    ) {
         self.options = options
+        canSaveState = isReplaceable
         self.open = open
         config.store(Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
         config.store(UInt32(options.queueCount), at: FSOptions.tagSize)

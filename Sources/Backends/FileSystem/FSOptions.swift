@@ -28,6 +28,16 @@ package struct FSOptions: Equatable, Sendable {
     /// A guest keeps what is written, and writes it later.
     package var writesBack = false
     package var announcesSubmounts = true
+    /// Whom the guest's users and groups are on the host.
+    package var users = IDMap()
+    package var groups = IDMap()
+    /// What attributes are called on the host; `nil`: the same.
+    package var attributeMap: AttributeMap?
+    /// Record locks are the host's; otherwise each guest has its own.
+    package var hasPosixLocks = false
+    /// The same for locks of whole files.
+    package var hasFileLocks = false
+    var hasLocks: Bool { hasPosixLocks || hasFileLocks }
 
     /// The tag has this many bytes on the wire (VIRTIO 1.3, section 5.11.4).
     package static let tagSize = 36
@@ -66,6 +76,24 @@ package struct FSOptions: Equatable, Sendable {
         static let submounts = OptionKey(
             "announce-submounts", .bool, default: true,
             help: "let guests see the bounds of file systems that are mounted in the folder")
+        static let posixLocks = OptionKey(
+            "posix-lock", .bool, default: false,
+            help: "keep record locks (fcntl) on the host, where other machines and programs see "
+                + "them")
+        static let fileLocks = OptionKey(
+            "flock", .bool, default: false,
+            help: "keep locks of whole files (flock) on the host as well")
+        static let attributeMap = OptionKey<String?>(
+            "xattrmap", .text("RULES"),
+            help: "what guests' extended attributes are called on the host, with virtiofsd's "
+                + "rules: :prefix:all::user.virtiofs.::bad:all::: or :map::user.virtiofs.:")
+        static let users = OptionKey(
+            "translate-uid", .list(of: .text("RULE")), default: [],
+            help: "whom guests' users are on the host, with virtiofsd's rules: map:0:1000:1, and "
+                + "guest, host, squash-guest, squash-host, forbid-guest:FROM:COUNT")
+        static let groups = OptionKey(
+            "translate-gid", .list(of: .text("RULE")), default: [],
+            help: "the same for groups")
     }
 
     package static let schema = OptionSchema(
@@ -73,8 +101,8 @@ package struct FSOptions: Equatable, Sendable {
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
             Keys.queueSize.any, Keys.poll.any, Keys.xattr.any, Keys.accessLists.any,
-            Keys.writeback.any,
-            Keys.submounts.any,
+            Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
+            Keys.attributeMap.any, Keys.users.any, Keys.groups.any,
         ])
 
     /// Takes what `schema` has parsed.
@@ -90,6 +118,32 @@ package struct FSOptions: Equatable, Sendable {
         hasAccessLists = values[Keys.accessLists]
         writesBack = values[Keys.writeback]
         announcesSubmounts = values[Keys.submounts]
+        hasPosixLocks = values[Keys.posixLocks]
+        hasFileLocks = values[Keys.fileLocks]
+        do throws(OptionError) {
+            users = try IDMap(values[Keys.users])
+        } catch {
+            throw error.inside("translate-uid")
+        }
+        do throws(OptionError) {
+            groups = try IDMap(values[Keys.groups])
+        } catch {
+            throw error.inside("translate-gid")
+        }
+        if let rules = values[Keys.attributeMap] {
+            guard hasExtendedAttributes else {
+                throw OptionError("xattrmap: there are no attributes to map; add xattr=on")
+            }
+            attributeMap = try AttributeMap(rules)
+        }
+        try check()
+    }
+
+    private func check() throws(OptionError) {
+        guard !hasAccessLists || (users.isEmpty && groups.isEmpty) else {
+            throw OptionError(
+                "posix-acl: ACLs name users, which translate-uid and translate-gid do not change")
+        }
         guard hasExtendedAttributes || !hasAccessLists else {
             throw OptionError("posix-acl: ACLs are extended attributes; add xattr=on")
         }

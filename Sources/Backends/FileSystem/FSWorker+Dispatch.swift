@@ -6,7 +6,7 @@ extension FSWorker {
         case .end: fileSystem.end()
         case .forget: return try forget()
         case .forgetMany: return try forgetMany()
-        case .interrupt: return .nothing
+        case .interrupt: return try interrupt()
         case .lookup: try lookUp()
         case .getAttributes: try getAttributes()
         case .extendedStatus: try getExtendedStatus()
@@ -24,6 +24,9 @@ extension FSWorker {
         case .allocate: try allocate()
         case .seek: try seek()
         case .copyRange: try copyRange()
+        case .findLock: try findLock()
+        case .setLock: return try setLock(waits: false)
+        case .awaitLock: return try setLock(waits: true)
         case .syncFileSystem: try syncFileSystem()
         case .openFolder: try openFolder()
         case .readFolder: try readFolder(withEntries: false)

@@ -7,11 +7,13 @@ internal import Glibc
 final class FSWorker {
     let fileSystem: FileSystem
     let request = FUSERequest()
-    let reply = FUSEReply()
-    let chain = DescriptorChain(capacity: 8)
+    let reply: FUSEReply
+    private(set) var chain = DescriptorChain(capacity: 8)
     let listing = FolderListing()
     let task: TaskNote
     private let queue: Virtqueue
+    /// Requests that wait for locks.
+    private var parked: ParkedRequests
 
     /// What is to become of a request that has been done.
     enum Outcome {
@@ -21,6 +23,8 @@ final class FSWorker {
         case data(UInt32)
         /// The driver waits for nothing.
         case nothing
+        /// The request waits for a lock.
+        case later
     }
 
     /// How many requests are done before the stop signal is looked at.
@@ -30,6 +34,8 @@ final class FSWorker {
         self.queue = queue
         task = TaskNote(fileSystem.ledger, queue: index)
         self.fileSystem = fileSystem
+        reply = FUSEReply(users: fileSystem.options.users, groups: fileSystem.options.groups)
+        parked = ParkedRequests(fileSystem.waits)
     }
 
     func run(kick: EventFD, stop: EventFD) {
@@ -38,18 +44,20 @@ final class FSWorker {
         var polling = IdlePolling(microseconds: fileSystem.options.pollMicroseconds)
         while true {
             let ready = clinux_poll_two(
-                kick.rawValue, Int16(POLLIN), stop.rawValue, Int16(POLLIN), mustLook ? 0 : -1)
-            if ready & 2 != 0 { return }
+                kick.rawValue, Int16(POLLIN), stop.rawValue, Int16(POLLIN),
+                mustLook ? 0 : parked.timeoutMilliseconds)
+            if ready & 2 != 0 { return giveUpParked(kick) }
             if ready & 1 != 0 { kick.drain() }
+            if parked.isDue { tryParkedAgain(kick) }
             if !mustLook { polling.endSleep() }
             queue.disableNotifications()
             mustLook =
-                serveBatch() || queue.enableNotifications() || polling.find(in: queue)
+                serveBatch(kick) || queue.enableNotifications() || polling.find(in: queue)
         }
     }
 
     /// - Returns: whether there may be more.
-    private func serveBatch() -> Bool {
+    private func serveBatch(_ kick: EventFD) -> Bool {
         for _ in 0..<Self.batch {
             do throws(QueueError) {
                 guard try queue.pop(into: chain) else { return false }
@@ -57,29 +65,69 @@ final class FSWorker {
                 fsLog.guest("queue stopped: \(error)")
                 return false
             }
-            queue.push(chain, written: serve())
-            // The driver waits for most requests, and the next may take long.
-            if queue.publish() { queue.setup.call?.signal() }
-            task.end()
+            if let written = serve() {
+                give(written)
+            } else {
+                parked.add(chain, request.unique, kick)
+                chain = DescriptorChain(capacity: 8)
+            }
         }
         return true
     }
 
+    /// Gives `chain` back.
+    private func give(_ written: UInt32) {
+        queue.push(chain, written: written)
+        // The driver waits for most requests, and the next may take long.
+        if queue.publish() { queue.setup.call?.signal() }
+        task.end()
+    }
+
+    private func tryParkedAgain(_ kick: EventFD) {
+        let own = chain
+        defer { chain = own }
+        for waiting in parked.takeAll() {
+            chain = waiting.chain
+            if let written = serve() {
+                fileSystem.waits.remove(waiting.unique, kick)
+                give(written)
+            } else {
+                parked.put(back: waiting)
+            }
+        }
+    }
+
+    /// The queue stops. Its next thread finds what waits where requests in flight are noted, and
+    /// without that there would be nobody to answer.
+    private func giveUpParked(_ kick: EventFD) {
+        let own = chain
+        defer { chain = own }
+        for waiting in parked.takeAll() {
+            fileSystem.waits.remove(waiting.unique, kick)
+            if queue.setup.inflight != nil { continue }
+            chain = waiting.chain
+            reply.clear()
+            _ = request.take(chain)
+            give(reply.write(to: chain, request, error: EAGAIN))
+        }
+    }
+
     /// Does the request in `chain`.
-    /// - Returns: how many bytes were written.
-    private func serve() -> UInt32 {
+    /// - Returns: how many bytes were written; `nil` if it is to be done again later.
+    private func serve() -> UInt32? {
         reply.clear()
         guard request.take(chain) else { return reply.write(to: chain, request, error: EINVAL) }
-        task.begin(request, fileSystem)
+        let opcode = FUSEOpcode(rawValue: request.rawOpcode)
+        // What may wait can be done again, and others are done meanwhile.
+        if opcode != .awaitLock { task.begin(request, fileSystem) }
         do throws(FUSEError) {
-            guard let opcode = FUSEOpcode(rawValue: request.rawOpcode) else {
-                throw .unknownRequest
-            }
+            guard let opcode else { throw .unknownRequest }
             if opcode.isChange, fileSystem.options.isReadOnly { throw .readOnly }
             switch try perform(opcode) {
             case .reply: return reply.write(to: chain, request, error: 0)
             case .data(let count): return reply.writeHeader(to: chain, request, length: count)
             case .nothing: return 0
+            case .later: return nil
             }
         } catch {
             return reply.write(to: chain, request, error: error.code)
@@ -128,8 +176,10 @@ final class FSWorker {
     /// Does something as the user who made the request.
     @discardableResult
     func asUser<R>(_ body: () throws(FUSEError) -> R) throws(FUSEError) -> R {
-        guard fileSystem.setsUsers, request.user | request.group != 0 else { return try body() }
-        try fuseChecking(clinux_set_file_user(request.user, request.group))
+        let user = try fileSystem.options.users.host(request.user)
+        let group = try fileSystem.options.groups.host(request.group)
+        guard fileSystem.setsUsers, user | group != 0 else { return try body() }
+        try fuseChecking(clinux_set_file_user(user, group))
         defer { _ = clinux_set_file_user(0, 0) }
         return try body()
     }

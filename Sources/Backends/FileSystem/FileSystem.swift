@@ -11,6 +11,8 @@ final class FileSystem: Sendable {
     let options: FSOptions
     let nodes: NodeTable
     let handles: HandleTable
+    let locks: LockTable
+    let waits = LockWaits()
     /// /proc, where threads find the process's own descriptors.
     let proc: SharedFD
     /// Whether what users create is given to them; otherwise all is our own user's.
@@ -33,6 +35,7 @@ final class FileSystem: Sendable {
         self.ledger = ledger
         abilities = Atomic(ledger?.abilities ?? 0)
         handles = HandleTable(ledger)
+        locks = LockTable(handles)
         self.queueFilter = queueFilter
         proc = files.proc
         setsUsers = clinux_may_set_users() != 0
@@ -55,7 +58,9 @@ final class FileSystem: Sendable {
 
     /// Ends a session.
     func end() {
+        locks.removeAll()
         handles.removeAll()
+        waits.retry()
         nodes.removeAll()
     }
 

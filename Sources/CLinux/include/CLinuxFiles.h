@@ -83,6 +83,19 @@ ssize_t clinux_copy_range(int from, int64_t from_offset, int to, int64_t to_offs
 // getdents64(2)
 ssize_t clinux_read_folder(int fd, void *buffer, size_t size);
 
+// A record lock (fcntl(2)). Types are F_RDLCK, F_WRLCK and F_UNLCK; a length of 0 leads to the end.
+struct clinux_lock {
+    int64_t start, length;
+    int type;
+};
+
+// Sets or takes back a lock of the open file (F_OFD_SETLK), without waiting.
+int clinux_set_lock(int fd, const struct clinux_lock *lock);
+// Finds a lock of others that is in the way of `lock`, which becomes that one, or of type F_UNLCK.
+int clinux_find_lock(int fd, struct clinux_lock *lock);
+// flock(2)
+int clinux_lock_open_file(int fd, int operation);
+
 struct clinux_space {
     uint64_t blocks, free_blocks, available_blocks, files, free_files;
     uint32_t block_size, fragment_size, name_length;

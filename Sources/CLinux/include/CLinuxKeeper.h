@@ -19,10 +19,15 @@ struct clinux_kept_node {
     uint32_t type, spare;
 };
 
+enum clinux_handle_kind { CLINUX_HANDLE_FILE, CLINUX_HANDLE_FOLDER, CLINUX_HANDLE_LOCKS };
+
 struct clinux_kept_handle {
     struct clinux_kept kept;
     uint64_t node;
-    uint32_t is_folder, appends;
+    uint32_t kind, appends; // kind: an enum clinux_handle_kind
+    uint64_t owner; // of locks
+    uint64_t by;    // the open file by which they were made first
+    uint32_t process, spare; // its number among the driver's
 };
 
 // How far a request has got that must not be done twice.
@@ -35,7 +40,8 @@ struct clinux_task {
     uint32_t stage;  // an enum clinux_task_stage
     int64_t result;  // once done: what the system call returned, or -errno
     int64_t seconds; // when it was begun
-    uint32_t nanoseconds, spare;
+    uint32_t nanoseconds;
+    uint32_t entry;  // of `forgotten`, among those of the request
     uint64_t before; // what was looked up before it was begun
     uint64_t node;   // whose look-ups it has counted, by one
     uint64_t handle; // which it has made

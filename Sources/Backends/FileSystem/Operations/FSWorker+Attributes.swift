@@ -63,10 +63,11 @@ extension FSWorker {
             try fuseChecking(clinux_change_mode(node.fd, mode & 0o7777))
         }
         if !changes.isDisjoint(with: [.user, .group]) {
+            let ids = fileSystem.options
             try fuseChecking(
                 clinux_change_owner(
-                    node.fd, changes.contains(.user) ? user : .max,
-                    changes.contains(.group) ? group : .max))
+                    node.fd, changes.contains(.user) ? ids.users.host(user) : .max,
+                    changes.contains(.group) ? ids.groups.host(group) : .max))
         }
         if changes.contains(.size) {
             try droppingSetID(changes.contains(.dropSetID)) { () throws(FUSEError) in
@@ -114,7 +115,8 @@ extension FSWorker {
             return
         }
         let shift: UInt32 =
-            status.user == request.user ? 6 : status.group == request.group ? 3 : 0
+            reply.users.guest(status.user) == request.user
+            ? 6 : reply.groups.guest(status.group) == request.group ? 3 : 0
         guard status.mode >> shift & mask == mask else { throw FUSEError(EACCES) }
     }
 

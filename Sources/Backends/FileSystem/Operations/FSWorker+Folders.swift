@@ -11,7 +11,7 @@ extension FSWorker {
         let fd = OwnedFD(
             owning: try fuseChecking(
                 unsafe clinux_open_beneath(folder.fd, ".", O_RDONLY | O_DIRECTORY, 0)))
-        let file = OpenFile(fd, nodeID: request.nodeID, isFolder: true)
+        let file = OpenFile(fd, nodeID: request.nodeID, CLINUX_HANDLE_FOLDER)
         let handle = try fileSystem.handles.add(file)
         task.opened(handle)
         reply.put(handle)

@@ -49,7 +49,7 @@ extension FSWorker {
         _ fd: consuming OwnedFD, nodeID: UInt64, _ flags: UInt32
     ) throws(FUSEError) {
         let file = OpenFile(
-            fd, nodeID: nodeID, isFolder: false,
+            fd, nodeID: nodeID, CLINUX_HANDLE_FILE,
             appends: hostFlags(flags) & O_APPEND != 0)
         let handle = try fileSystem.handles.add(file)
         task.opened(handle)
@@ -60,7 +60,10 @@ extension FSWorker {
             case .auto: 0
             case .always: FUSEOpenFlag.keepCache
             }
-        if !Self.changes(flags) { openFlags |= FUSEOpenFlag.noFlush }
+        // With a flush a driver says that a user's locks are gone.
+        if !Self.changes(flags), !fileSystem.options.hasPosixLocks {
+            openFlags |= FUSEOpenFlag.noFlush
+        }
         reply.put(openFlags)
         reply.put(0 as UInt32)
     }
@@ -148,11 +151,18 @@ extension FSWorker {
 
     /// RELEASE and RELEASEDIR
     func release() throws(FUSEError) {
-        fileSystem.handles.remove(try request.next(UInt64.self))
+        let handle = try request.next(UInt64.self)
+        fileSystem.handles.release(handle)
+        guard fileSystem.options.hasLocks else { return }
+        _ = fileSystem.locks.release(request.nodeID, handle: handle)
+        fileSystem.waits.retry()
     }
 
     func flush() throws(FUSEError) {
-        try fuseChecking(clinux_flush(file().fd))
+        let file = try file()
+        try request.skip(8)  // unused, padding
+        releaseLocks(of: try request.next(UInt64.self))
+        try fuseChecking(clinux_flush(file.fd))
     }
 
     /// The open file whose number comes next.

@@ -51,6 +51,8 @@ extension FSWorker {
         ]
         let options = fileSystem.options
         if options.hasAccessLists { wanted.formUnion(Self.accessListAbilities) }
+        if options.hasPosixLocks { wanted.insert(.recordLocks) }
+        if options.hasFileLocks { wanted.insert(.fileLocks) }
         if options.writesBack { wanted.insert(.writebackCache) }
         if options.announcesSubmounts { wanted.insert(.submounts) }
         switch options.cache {
@@ -79,7 +81,7 @@ extension FSWorker {
             guard let id = chain.read(at: offset, as: UInt64.self),
                 let lookups = chain.read(at: offset + 8, as: UInt64.self)
             else { break }
-            task.forget(id, lookups, entry: Int64(entry), in: fileSystem.nodes)
+            task.forget(id, lookups, entry: UInt32(clamping: entry), in: fileSystem.nodes)
             offset += 16
         }
         return .nothing

@@ -10,6 +10,20 @@ internal import Glibc
 
     deinit { unsafe bytes.deallocate() }
 
+    /// The text that two others make. Valid until something else is put here.
+    func text(
+        _ first: [UInt8], _ second: UnsafeRawBufferPointer
+    ) throws(FUSEError) -> FUSEText {
+        // As the host says it (xattr(7)).
+        guard first.count + second.count <= FUSELimit.name else { throw FUSEError(ERANGE) }
+        let room = unsafe UnsafeMutableRawBufferPointer(start: bytes, count: size)
+        unsafe room.copyBytes(from: first)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: room[first.count...])
+            .copyMemory(from: second)
+        unsafe room[first.count + second.count] = 0
+        return unsafe FUSEText(pointer: UnsafePointer(bytes.assumingMemoryBound(to: CChar.self)))
+    }
+
     /// One name in a folder.
     // SAFETY: `name` leads to `nameLength` bytes and a NUL, as long as nothing else is read.
     @safe struct Entry {

@@ -13,6 +13,11 @@ extension BackendKind {
             OptionAlias("cache", for: "cache"),
             OptionAlias("readonly", for: "readonly", value: "on"),
             OptionAlias("xattr", for: "xattr", value: "on"),
+            OptionAlias("posix-acl", for: "posix-acl", value: "on"),
+            OptionAlias("writeback", for: "writeback", value: "on"),
+            OptionAlias("xattrmap", for: "xattrmap"),
+            OptionAlias("translate-uid", for: "translate-uid"),
+            OptionAlias("translate-gid", for: "translate-gid"),
         ],
         capabilities: ["separate-options"],
         servesFolder: true,
@@ -27,7 +32,7 @@ extension BackendKind {
             let keeper =
                 surroundings.isReplaceable
                 ? try Keeper(files.keeperFiles, on: surroundings.loop) : nil
-            return FSDevice(options) {
+            return FSDevice(options, isReplaceable: keeper != nil) {
                 keeper?.takeOver()
                 return try FileSystem(
                     files, options, queueFilter: filter, ledger: keeper?.ledger)

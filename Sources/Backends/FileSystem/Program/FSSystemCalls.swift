@@ -20,6 +20,8 @@ package enum FSSystemCalls {
             "utimensat", "truncate", "ftruncate", "fsync", "fdatasync", "syncfs", "preadv",
             "preadv2", "pwritev", "pwritev2", "fallocate", "copy_file_range", "setxattr",
             "getxattr", "listxattr", "removexattr")
+        rules.allow("flock")
+        rules.allow("fcntl", argument: 1, oneOf: [36])  // F_OFD_GETLK
         // Whose the new files are.
         rules.allow("setfsuid", "setfsgid", "capget", "capset", "umask")
         return rules

@@ -3,10 +3,12 @@ struct FUSEAbilities: OptionSet {
     let rawValue: UInt64
 
     static let asyncRead = FUSEAbilities(rawValue: 1 << 0)
+    static let recordLocks = FUSEAbilities(rawValue: 1 << 1)  // POSIX_LOCKS
     static let truncateOnOpen = FUSEAbilities(rawValue: 1 << 3)  // ATOMIC_O_TRUNC
     /// The driver leaves the mask for new files to the device.
     static let leavesMask = FUSEAbilities(rawValue: 1 << 6)  // DONT_MASK
     static let bigWrites = FUSEAbilities(rawValue: 1 << 5)
+    static let fileLocks = FUSEAbilities(rawValue: 1 << 10)  // FLOCK_LOCKS
     static let invalidatesData = FUSEAbilities(rawValue: 1 << 12)  // AUTO_INVAL_DATA
     static let readFolderPlus = FUSEAbilities(rawValue: 1 << 13)  // DO_READDIRPLUS
     static let readFolderPlusAuto = FUSEAbilities(rawValue: 1 << 14)  // READDIRPLUS_AUTO
@@ -47,6 +49,11 @@ enum FUSEOpenFlag {
     static let keepCache: UInt32 = 1 << 1
     static let cacheFolder: UInt32 = 1 << 3  // CACHE_DIR
     static let noFlush: UInt32 = 1 << 5
+}
+
+/// What a lock request is about (`FUSE_LK_...`).
+enum FUSELock {
+    static let flock: UInt32 = 1 << 0
 }
 
 /// Requests to take set-ID bits away.

@@ -29,6 +29,9 @@ enum FUSEOpcode: UInt32 {
     case readFolder = 28  // READDIR
     case releaseFolder = 29  // RELEASEDIR
     case syncFolder = 30  // FSYNCDIR
+    case findLock = 31  // GETLK
+    case setLock = 32  // SETLK
+    case awaitLock = 33  // SETLKW
     case access = 34
     case create = 35
     case interrupt = 36

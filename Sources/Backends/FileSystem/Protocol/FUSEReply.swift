@@ -11,8 +11,13 @@ internal import Glibc
 
     private let bytes: UnsafeMutableRawPointer
     private(set) var count = FUSELimit.replyHeader
+    /// Whom the guest is to see.
+    let users: IDMap
+    let groups: IDMap
 
-    init() {
+    init(users: IDMap, groups: IDMap) {
+        self.users = users
+        self.groups = groups
         // Takes memory only as far as it is used.
         unsafe bytes = .allocate(byteCount: Self.capacity, alignment: 16)
     }

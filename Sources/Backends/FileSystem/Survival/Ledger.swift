@@ -6,12 +6,12 @@ internal import Synchronization
 ///
 /// This process reads only once what others have noted; after that it writes. A note counts from
 /// the store of one word on: whatever instruction the process dies at, a slot holds one thing as a
-/// whole, or none.
+/// whole, or none. Whatever else must not be noted too late or too early is stored in order as well.
 // SAFETY: the mapping has the size of a ledger and lives as long as this object; indices are below
 // the limits. A slot is written under the lock of the table that it belongs to, a task by the
 // thread of its queue.
 @safe final class Ledger: Sendable {
-    private static let version: UInt64 = 1
+    private static let version: UInt64 = 2
     static let nodeLimit = Int(CLINUX_LEDGER_NODES)
     static let handleLimit = Int(CLINUX_LEDGER_HANDLES)
 
@@ -35,18 +35,18 @@ internal import Synchronization
     var hasHistory: Bool { unsafe header.pointee.version == Self.version }
 
     /// The first process begins.
-    func begin() { unsafe header.pointee.version = Self.version }
+    func begin() { unsafe storeInOrder(Self.version, &header.pointee.version) }
 
     /// What driver and device have agreed on.
     var abilities: UInt64 {
         get { unsafe header.pointee.abilities }
-        set { unsafe header.pointee.abilities = newValue }
+        set { unsafe storeInOrder(newValue, &header.pointee.abilities) }
     }
 
     /// Which of a thing's two numbers of descriptors counts.
     var column: Int {
         get { unsafe Int(header.pointee.column & 1) }
-        set { unsafe header.pointee.column = UInt32(newValue) }
+        set { unsafe storeInOrder(UInt32(newValue), &header.pointee.column) }
     }
 
     /// Notes the process that keeps the descriptors of a column.
@@ -80,12 +80,12 @@ internal import Synchronization
         unsafe slot.pointee.type = node.type
         unsafe begin(&slot.pointee.kept, id, node.fd)
         if unsafe header.pointee.node_slots <= index {
-            unsafe header.pointee.node_slots = UInt32(index + 1)
+            unsafe storeInOrder(UInt32(index + 1), &header.pointee.node_slots)
         }
     }
 
     func note(_ id: UInt64, lookups: UInt64) {
-        unsafe node(Self.index(id)).pointee.lookups = lookups
+        unsafe storeInOrder(lookups, &node(Self.index(id)).pointee.lookups)
     }
 
     func forgetNode(_ id: UInt64) { unsafe end(&node(Self.index(id)).pointee.kept) }
@@ -107,11 +107,14 @@ internal import Synchronization
         let index = Self.index(id)
         let slot = unsafe handle(index)
         unsafe slot.pointee.node = file.nodeID
-        unsafe slot.pointee.is_folder = file.isFolder ? 1 : 0
+        unsafe slot.pointee.kind = file.kind.rawValue
+        unsafe slot.pointee.owner = file.lockOwner.id
+        unsafe slot.pointee.by = file.lockOwner.handle
+        unsafe slot.pointee.process = file.lockOwner.process
         unsafe slot.pointee.appends = file.appends ? 1 : 0
         unsafe begin(&slot.pointee.kept, id, file.fd)
         if unsafe header.pointee.handle_slots <= index {
-            unsafe header.pointee.handle_slots = UInt32(index + 1)
+            unsafe storeInOrder(UInt32(index + 1), &header.pointee.handle_slots)
         }
     }
 
@@ -130,7 +133,9 @@ internal import Synchronization
 
     /// No queue is doing anything that is asked for again.
     func forgetTasks() {
-        for queue in 0..<Int(CLINUX_LEDGER_TASKS) { unsafe task(queue).pointee.unique = 0 }
+        for queue in 0..<Int(CLINUX_LEDGER_TASKS) {
+            unsafe storeInOrder(0, &task(queue).pointee.unique)
+        }
     }
 
     /// Finds out whether the process that died did forget the nodes that it was about to forget,
@@ -140,8 +145,10 @@ internal import Synchronization
             let task = unsafe task(queue)
             guard unsafe task.pointee.forgotten != 0 else { continue }
             let id = unsafe task.pointee.forgotten
-            if unsafe task.pointee.before == lookups(of: id) { unsafe task.pointee.result += 1 }
-            unsafe task.pointee.forgotten = 0
+            if unsafe task.pointee.before == lookups(of: id) {
+                unsafe storeInOrder(Int64(task.pointee.entry) + 1, &task.pointee.result)
+            }
+            unsafe storeInOrder(0, &task.pointee.forgotten)
         }
     }
 
@@ -157,16 +164,11 @@ internal import Synchronization
         _ kept: UnsafeMutablePointer<clinux_kept>, _ id: UInt64, _ descriptor: Int32
     ) {
         unsafe kept.pointee.setNumber(descriptor, in: column)
-        unsafe store(kept, id & ~0xffff_ffff | 1)
+        unsafe storeInOrder(id & ~0xffff_ffff | 1, &kept.pointee.state)
     }
 
     private func end(_ kept: UnsafeMutablePointer<clinux_kept>) {
-        unsafe store(kept, kept.pointee.state & ~1)
-    }
-
-    private func store(_ kept: UnsafeMutablePointer<clinux_kept>, _ state: UInt64) {
-        unsafe UnsafeMutableRawPointer(kept).assumingMemoryBound(to: Atomic<UInt64>.self)
-            .pointee.store(state, ordering: .releasing)
+        unsafe storeInOrder(kept.pointee.state & ~1, &kept.pointee.state)
     }
 
     private func kept(_ body: (UnsafeMutablePointer<clinux_kept>) -> Void) {
@@ -196,6 +198,23 @@ internal import Synchronization
     func forgetAll() {
         unsafe kept { unsafe end($0) }
     }
+}
+
+/// Stores a word for whoever looks when this process is dead: after all that comes before it in the
+/// program, and before the next word that is stored like this.
+// SAFETY: the place is aligned and outlives the call; an atomic integer is laid out as a plain one.
+@inline(__always)
+func storeInOrder<Word: AtomicRepresentable>(_ value: Word, _ place: UnsafeMutablePointer<Word>)
+where Word.AtomicRepresentation == UInt64.AtomicRepresentation {
+    unsafe UnsafeMutableRawPointer(place).assumingMemoryBound(to: Atomic<Word>.self)
+        .pointee.store(value, ordering: .releasing)
+}
+
+@inline(__always)
+func storeInOrder(_ value: UInt32, _ place: UnsafeMutablePointer<UInt32>) {
+    // SAFETY: as above.
+    unsafe UnsafeMutableRawPointer(place).assumingMemoryBound(to: Atomic<UInt32>.self)
+        .pointee.store(value, ordering: .releasing)
 }
 
 extension clinux_kept {

@@ -37,18 +37,39 @@ final class HandleTable: Sendable {
 
     /// An open file, if it is one of the node's.
     func file(_ id: UInt64, of nodeID: UInt64) throws(FUSEError) -> OpenFile {
-        guard let file = state.withLock({ $0[id] }), file.nodeID == nodeID, !file.isFolder else {
-            throw .badHandle
-        }
-        return file
+        try find(id, of: nodeID, CLINUX_HANDLE_FILE)
     }
 
     /// An open folder, likewise.
     func folder(_ id: UInt64, of nodeID: UInt64) throws(FUSEError) -> OpenFile {
-        guard let file = state.withLock({ $0[id] }), file.nodeID == nodeID, file.isFolder else {
-            throw .badHandle
-        }
+        try find(id, of: nodeID, CLINUX_HANDLE_FOLDER)
+    }
+
+    /// What holds a user's locks, likewise.
+    func locks(_ id: UInt64, of nodeID: UInt64) throws(FUSEError) -> OpenFile {
+        try find(id, of: nodeID, CLINUX_HANDLE_LOCKS)
+    }
+
+    private func find(
+        _ id: UInt64, of nodeID: UInt64, _ kind: clinux_handle_kind
+    ) throws(FUSEError) -> OpenFile {
+        guard let file = state.withLock({ $0[id] }), file.nodeID == nodeID, file.kind == kind
+        else { throw .badHandle }
         return file
+    }
+
+    /// Calls `body` with each open file of a kind and its number.
+    func forEach(_ kind: clinux_handle_kind, _ body: (UInt64, OpenFile) -> Void) {
+        state.withLock { state in
+            state.forEach { id, file in if file.kind == kind { body(id, file) } }
+        }
+    }
+
+    /// Closes what the driver had open.
+    func release(_ id: UInt64) {
+        // What holds locks has no number that the driver was told.
+        if state.withLock({ $0[id]?.kind == CLINUX_HANDLE_LOCKS }) { return }
+        remove(id)
     }
 
     func remove(_ id: UInt64) {

@@ -3,30 +3,37 @@ internal import Core
 internal import Synchronization
 
 /// A file or folder that the driver has opened; closed when it has released it and the last request
-/// is over.
+/// is over. Or a file that was opened here, to hold what one of the driver's users has locked of it.
 final class OpenFile: Sendable {
     private let owned: OwnedFD
     /// The number of the file that is open.
     let nodeID: UInt64
-    let isFolder: Bool
+    let kind: clinux_handle_kind
+    /// Whose locks these are.
+    let lockOwner: LockOwner
     /// Where the next entry of a folder will be read, and the right to read there.
     let position = Mutex<UInt64>(0)
 
     /// Whether all writes go to the end.
     let appends: Bool
 
-    init(_ fd: consuming OwnedFD, nodeID: UInt64, isFolder: Bool, appends: Bool = false) {
+    init(
+        _ fd: consuming OwnedFD, nodeID: UInt64, _ kind: clinux_handle_kind,
+        appends: Bool = false, lockOwner: LockOwner = .none
+    ) {
         owned = fd
         self.appends = appends
         self.nodeID = nodeID
-        self.isFolder = isFolder
+        self.kind = kind
+        self.lockOwner = lockOwner
     }
 
     /// One that an earlier process has opened.
     init(_ kept: clinux_kept_handle, _ column: Int) {
         owned = OwnedFD(owning: kept.kept.number(in: column))
         nodeID = kept.node
-        isFolder = kept.is_folder != 0
+        kind = clinux_handle_kind(kept.kind)
+        lockOwner = LockOwner(id: kept.owner, process: kept.process, handle: kept.by)
         appends = kept.appends != 0
         // It is not known where the folder's descriptor stands.
         position.withLock { $0 = .max }
@@ -34,4 +41,15 @@ final class OpenFile: Sendable {
 
     /// Valid as long as this object lives.
     var fd: Int32 { owned.rawValue }
+}
+
+/// Whose locks POSIX tells apart: what the driver calls its processes' tables of open files.
+struct LockOwner: Sendable {
+    let id: UInt64
+    /// The process's number, for others who ask who holds a lock.
+    let process: UInt32
+    /// The open file by which it has locked something first.
+    let handle: UInt64
+
+    static let none = LockOwner(id: 0, process: 0, handle: 0)
 }

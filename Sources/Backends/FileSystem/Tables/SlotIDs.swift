@@ -68,6 +68,13 @@ struct SlotIDs<Item: Sendable>: Sendable {
         return item
     }
 
+    func forEach(_ body: (UInt64, Item) -> Void) {
+        for index in slots.indices {
+            guard let item = slots[index].item else { continue }
+            body(UInt64(slots[index].generation) << 32 | UInt64(index), item)
+        }
+    }
+
     /// - Parameter body: is told the number of each item.
     mutating func removeAll(_ body: (UInt64) -> Void) {
         for index in slots.indices where slots[index].item != nil {

@@ -1,0 +1,140 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+// Locks, which the host's kernel keeps: record locks of whoever the driver says (fcntl(2)), and locks
+// of whole open files (flock(2)).
+extension FSWorker {
+    /// `fuse_lk_in`
+    private struct LockRequest {
+        let file: OpenFile
+        let owner: LockOwner
+        let start: Int64
+        /// 0: to the end, wherever that will be.
+        let length: Int64
+        let type: Int32
+        let isFlock: Bool
+
+        /// F_RDLCK, F_WRLCK and F_UNLCK
+        static let read: Int32 = 0
+        static let write: Int32 = 1
+        static let unlock: Int32 = 2
+    }
+
+    private func lockRequest() throws(FUSEError) -> LockRequest {
+        let handle = try request.next(UInt64.self)
+        let file = try fileSystem.handles.file(handle, of: request.nodeID)
+        let owner = try request.next(UInt64.self)
+        let start = Int64(exactly: try request.next(UInt64.self))
+        let end = Int64(exactly: try request.next(UInt64.self))
+        let type = Int32(bitPattern: try request.next(UInt32.self))
+        let process = try request.next(UInt32.self)
+        let flags = try request.next(UInt32.self)
+        guard let start, let end, start <= end else { throw .invalid }
+        guard (LockRequest.read...LockRequest.unlock).contains(type) else { throw .invalid }
+        return LockRequest(
+            file: file, owner: LockOwner(id: owner, process: process, handle: handle), start: start,
+            length: end == .max ? 0 : end - start + 1, type: type,
+            isFlock: flags & FUSELock.flock != 0)
+    }
+
+    /// GETLK: which lock would be in the way.
+    func findLock() throws(FUSEError) {
+        guard fileSystem.options.hasPosixLocks else { throw .unknownRequest }
+        let wanted = try lockRequest()
+        guard !wanted.isFlock, wanted.type != LockRequest.unlock else { throw .invalid }
+        let own = fileSystem.locks.find(request.nodeID, wanted.owner.id)
+        var found = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
+        // Nobody has locks by what the driver has open.
+        try fuseChecking(unsafe clinux_find_lock((own ?? wanted.file).fd, &found))
+        let isFree = found.type == LockRequest.unlock
+        reply.put(UInt64(isFree ? 0 : found.start))
+        reply.put(
+            isFree ? 0 : UInt64(found.length == 0 ? .max : found.start + (found.length - 1)))
+        reply.put(UInt32(found.type))
+        reply.put(isFree ? 0 : holder(of: found)?.lockOwner.process ?? 0)
+    }
+
+    /// Who holds a lock: the only one to whom it is not in the way. Of several readers it is not known.
+    private func holder(of lock: clinux_lock) -> OpenFile? {
+        fileSystem.locks.all(of: request.nodeID).first { file in
+            var other = clinux_lock(start: lock.start, length: 1, type: LockRequest.write)
+            return unsafe clinux_find_lock(file.fd, &other) == 0
+                && other.type == LockRequest.unlock
+        }
+    }
+
+    /// SETLK and SETLKW
+    func setLock(waits: Bool) throws(FUSEError) -> Outcome {
+        guard fileSystem.options.hasLocks else {
+            throw .unknownRequest
+        }
+        let wanted = try lockRequest()
+        let result = try wanted.isFlock ? lockFile(wanted) : lockRange(wanted)
+        if result == -EAGAIN || result == -EACCES, waits {
+            if fileSystem.waits.isInterrupted(request.unique) { throw FUSEError(EINTR) }
+            return .later
+        }
+        try fuseChecking(result)
+        // A write lock may have become a read lock.
+        if wanted.type != LockRequest.write { fileSystem.waits.retry() }
+        return .reply
+    }
+
+    private func lockFile(_ wanted: LockRequest) throws(FUSEError) -> Int32 {
+        guard fileSystem.options.hasFileLocks else { throw FUSEError(EOPNOTSUPP) }
+        let operation =
+            switch wanted.type {
+            case LockRequest.read: LOCK_SH
+            case LockRequest.write: LOCK_EX
+            default: LOCK_UN
+            }
+        return clinux_lock_open_file(wanted.file.fd, operation | LOCK_NB)
+    }
+
+    private func lockRange(_ wanted: LockRequest) throws(FUSEError) -> Int32 {
+        guard fileSystem.options.hasPosixLocks else { throw FUSEError(EOPNOTSUPP) }
+        let id = request.nodeID
+        let holder: OpenFile
+        if wanted.type == LockRequest.unlock {
+            guard let there = fileSystem.locks.find(id, wanted.owner.id) else { return 0 }
+            holder = there
+        } else {
+            let node = try node()
+            holder = try fileSystem.locks.find(id, wanted.owner) { () throws(FUSEError) in
+                try Self.openForLocks(node)
+            }
+        }
+        var lock = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
+        return unsafe clinux_set_lock(holder.fd, &lock)
+    }
+
+    /// Read locks want a file that is open for reading, write locks one for writing. Whether the
+    /// driver's user has it open like that, the driver knows.
+    private static func openForLocks(_ node: Node) throws(FUSEError) -> OwnedFD {
+        guard node.isRegular else { throw .invalid }
+        var result = -EACCES
+        for flags in [O_RDWR, O_RDONLY, O_WRONLY]
+        where result == -EACCES || result == -EROFS || result == -ETXTBSY {
+            result = clinux_reopen(node.fd, flags)
+        }
+        return OwnedFD(owning: try fuseChecking(result))
+    }
+
+    /// INTERRUPT has no reply, unless the driver is to try again: the request may still be on its
+    /// way.
+    func interrupt() throws(FUSEError) -> Outcome {
+        let unique = try request.next(UInt64.self)
+        guard fileSystem.options.hasLocks else {
+            return .nothing
+        }
+        if fileSystem.waits.interrupt(unique) { return .nothing }
+        throw FUSEError(EAGAIN)
+    }
+
+    /// A user has closed a file, and with that lost what it had locked.
+    func releaseLocks(of owner: UInt64) {
+        guard fileSystem.options.hasPosixLocks else { return }
+        if fileSystem.locks.release(request.nodeID, owner: owner) { fileSystem.waits.retry() }
+    }
+}
