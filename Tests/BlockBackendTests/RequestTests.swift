@@ -86,6 +86,31 @@ struct Setting: CustomTestStringConvertible, Sendable {
         }
     }
 
+    @Test(
+        "a queue without helpers does one request after the other",
+        arguments: [0, VirtioFeature.packedRing] as [UInt64])
+    func order(ring: UInt64) throws {
+        let image = try ScratchImage(pattern(16 << 10))
+        var options = BlockOptions(path: image.path)
+        options.engine = .threads
+        options.helperCount = 0
+        let disk = try TestDisk(options, ring: ring)
+        // Requests that fail at once, or need no I/O, are between others.
+        let requests: [(UInt32, UInt64, Int)] = [
+            (Wire.read, 0, 512), (99, 0, 0), (Wire.read, 1 << 40, 512), (Wire.flush, 0, 0),
+            (Wire.identify, 0, 20), (Wire.read, 8, 4096), (Wire.read, 0, 3), (Wire.flush, 0, 0),
+        ]
+        for (index, (type, sector, count)) in requests.enumerated() {
+            precondition(
+                disk.driver.add(
+                    readable: [disk.scratch.place(Wire.header(type, sector: sector))],
+                    writable: (count > 0 ? [disk.scratch.buffer(count)] : [])
+                        + [disk.scratch.place([Wire.untouched])], token: UInt64(index)))
+        }
+        if disk.driver.publish() { disk.kick.signal() }
+        for index in requests.indices { #expect(try disk.nextUsed()?.token == UInt64(index)) }
+    }
+
     @Test("an engine that does nothing leaves image and buffers as they are")
     func null() throws {
         let image = try ScratchImage(pattern(16 << 10))

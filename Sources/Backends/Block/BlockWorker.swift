@@ -141,6 +141,11 @@ final class BlockWorker<Engine: IOEngine> {
             }
             slots.take()
             begin(slot)
+            // Before the next one begins: an engine that does everything at once keeps the order, also
+            // of requests that need no engine.
+            while case .completion(let slot, let result)? = engine.nextDone() {
+                complete(slot, result)
+            }
         }
         return false
     }

@@ -79,6 +79,9 @@ internal import Glibc
         pendingCount += 1
     }
 
+    @inline(__always)
+    func nextDone() -> IOEvent? { done.next() }
+
     /// What waits for room is not submitted; what the kernel has, it finishes.
     func cancel() {
         for index in 0..<pendingCount {

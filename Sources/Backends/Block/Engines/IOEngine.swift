@@ -60,6 +60,9 @@ protocol IOEngine: AnyObject, SendableMetatype {
     /// Starts an operation at the next `wait` at the latest. `slot` has none under way.
     func submit(_ operation: IOOperation, slot: UInt32)
 
+    /// The next operation that was done when it was submitted.
+    func nextDone() -> IOEvent?
+
     /// Ends as much of what was submitted as it can; that completes with -ECANCELED, the rest as
     /// always. Nothing is submitted afterwards.
     func cancel()

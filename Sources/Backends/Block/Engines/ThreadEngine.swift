@@ -40,6 +40,9 @@ final class ThreadEngine: IOEngine {
         }
     }
 
+    @inline(__always)
+    func nextDone() -> IOEvent? { done.next() }
+
     func cancel() { pool.cancel() }
 
     /// The result of an operation that need not wait.

@@ -173,6 +173,9 @@ internal import Glibc
         unsafe io_uring_sqe_set_data64(sqe, UInt64(slot))
     }
 
+    @inline(__always)
+    func nextDone() -> IOEvent? { done.next() }
+
     func cancel() {
         let sqe = unsafe nextEntry()
         // Kernels before 5.19 refuse it; then everything is waited for.
