@@ -21,6 +21,7 @@ struct QMPTests {
         try checkCPUs(monitor, of: guest)
 
         try checkPause(guest, monitor)
+        try checkBackend(monitor, of: guest)
         let ready = guest.apus.text.components(separatedBy: "apus-guest: ready").count
         #expect(try monitor.ask("system_reset") == [:])
         let reset = try monitor.expectEvent("RESET")
@@ -70,6 +71,29 @@ struct QMPTests {
             apus.errorText.contains(
                 "the monitor cannot listen at '\(folder["qmp"])': Address already in use"))
         withExtendedLifetime(listener) {}
+    }
+
+    /// A backend's process and its end are seen.
+    private func checkBackend(_ monitor: MonitorClient, of guest: Guest) throws {
+        func backend() throws -> NSDictionary? {
+            let devices = try monitor.value(of: "x-query-devices") as? [NSDictionary]
+            return devices?.first?["backend"] as? NSDictionary
+        }
+        let first = try #require(guest.backend?.id)
+        let before = try backend()
+        #expect(before?["process-id"] as? Int == Int(first))
+        #expect(before?["connected"] as? Bool == true)
+        #expect(before?["reconnects"] as? Int == 0)
+        #expect(before?["last-loss"] == nil)
+        kill(first, SIGKILL)
+        let deadline = Date() + 20
+        while try backend()?["reconnects"] as? Int == 0, Date() < deadline { usleep(20_000) }
+        let after = try backend()
+        #expect(after?["connected"] as? Bool == true)
+        #expect(after?["reconnects"] as? Int == 1)
+        #expect(after?["last-loss"] as? String == "the peer closed the connection")
+        #expect(after?["process-id"] as? Int == guest.backend.map { Int($0.id) })
+        #expect(guest.backend?.id != first)
     }
 
     /// The threads that clients are told of run the guest's CPUs.

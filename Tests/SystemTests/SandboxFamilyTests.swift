@@ -49,8 +49,8 @@ struct SandboxFamilyTests {
         let told = guest.apus.errorText
         #expect(
             told
-                == "apus: warning: vhost-user: the back end is lost: the peer closed the"
-                + " connection\n" + sentence)
+                == "apus: warning: vhost-user: the back end of disk '\(guest.disk)' is lost: the peer"
+                + " closed the connection\n" + sentence)
         // What needs no disk works.
         #expect(try guest.run("echo $((6 * 7))") == "42")
         guest.apus.kill(SIGTERM)

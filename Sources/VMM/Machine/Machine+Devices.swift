@@ -55,7 +55,8 @@ extension Machine {
             frontend = try connect(device, path, control.loop)
         }
         return try AttachedDevice(
-            .init(title: device.title, frontend: frontend, process: process), control: control,
+            .init(index: index, title: device.title, frontend: frontend, process: process),
+            control: control,
             pace: control === self.control ? .lockstep : .free, isExpress: device.slot != nil,
             memory: memory, machine: virtualMachine)
     }
@@ -63,9 +64,10 @@ extension Machine {
     private func connect(
         _ device: DeviceOptions, _ path: String, _ loop: EventLoop
     ) throws(BootError) -> Frontend {
-        let frontend = Frontend(
-            FrontendOptions(.connect(path: given.sockets[path] ?? path), deviceID: device.id),
-            on: loop)
+        var settings = FrontendOptions(
+            .connect(path: given.sockets[path] ?? path), deviceID: device.id)
+        settings.backendName = "the back end of \(device.title)"
+        let frontend = Frontend(settings, on: loop)
         do {
             try frontend.connect()
         } catch {

@@ -82,6 +82,7 @@ extension Frontend {
         }
         adopt(link)
         state = .connected
+        lastComplaint = nil
         onStateChange?(state)
     }
 
@@ -224,7 +225,7 @@ extension Frontend {
     private func drop(_ reason: String) {
         disconnect()
         configTimer = nil
-        Self.log(.warning, "the back end is lost: \(reason)")
+        Self.log(.warning, "\(options.backendName) is lost: \(reason)")
         state = .disconnected(reason: reason)
         onStateChange?(state)
     }
@@ -251,20 +252,27 @@ extension Frontend {
         do {
             let socket = try UnixSocket(connectingTo: path)
             try attach(socket)
-            Self.log(.warning, "the back end is back")
+            Self.log(.warning, "\(options.backendName) is back")
         } catch {
-            if error is FrontendError { Self.log.guest("\(error)") }
+            if let error = error as? FrontendError { complain(error.description) }
             waitForBackend()
         }
+    }
+
+    /// Says why an attempt has failed, once for as long as nothing changes.
+    private func complain(_ reason: String) {
+        if reason == lastComplaint { return }
+        lastComplaint = reason
+        Self.log.guest("\(options.backendName) is still waited for: \(reason)")
     }
 
     private func accept(_ listener: UnixListener) {
         do {
             guard let socket = try listener.accept() else { return }
             try attach(socket)
-            Self.log(.warning, "the back end is back")
+            Self.log(.warning, "\(options.backendName) is back")
         } catch {
-            Self.log.guest("\(error)")
+            complain("\(error)")
             acceptWatch = nil
             retryTimer = loop.after(milliseconds: Self.longestRetry) { [unowned self] in
                 waitForBackend()

@@ -8,7 +8,7 @@ internal import Synchronization
 /// machine. What the driver has set up is kept here, and another back end is given it as a whole:
 /// features, memory, what is in flight, queues. Kicks that nobody heard are given again.
 ///
-/// Everything but `abandon`, and every callback, happens on the loop's thread.
+/// Everything but `abandon` and `connections`, and every callback, happens on the loop's thread.
 package final class Frontend: VirtioDevice {
     package enum State: Equatable {
         case connected
@@ -81,7 +81,14 @@ package final class Frontend: VirtioDevice {
     var logTarget: LogTarget?
 
     package var deviceID: VirtioDeviceID { options.deviceID }
-    package internal(set) var state = State.disconnected(reason: "not connected yet")
+    package internal(set) var state = State.disconnected(reason: "not connected yet") {
+        didSet { record.withLock { [state] in $0.note(state, at: Clock.monotonic()) } }
+    }
+    private let record = Mutex(ConnectionRecord())
+    /// May be asked for from any thread.
+    package var connections: ConnectionRecord { record.withLock { $0 } }
+    /// Why the last attempt has failed to find a back end, as the user has been told.
+    var lastComplaint: String?
 
     /// Called when a back end has been lost or found, possibly in the midst of a verb: what is to
     /// be done about it (`attach`) must wait until the loop is back.

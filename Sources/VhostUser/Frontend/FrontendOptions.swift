@@ -14,6 +14,8 @@ package struct FrontendOptions {
 
     package var role: Role
     package var deviceID: VirtioDeviceID
+    /// What messages call it.
+    package var backendName = "the back end"
     /// How many queues are wanted; by default as many as the back end has.
     package var queueCount: Int?
     /// For back ends that do not say how many queues they have.

@@ -1,6 +1,7 @@
 internal import Core
 internal import Devices
 internal import Monitor
+internal import VhostUser
 
 // The monitor's commands for devices that come and go: those that were given an id.
 extension Machine {
@@ -19,9 +20,44 @@ extension Machine {
                 return [:]
             },
             MonitorCommand("x-query-devices") { [unowned self] _ in
-                .array(slots.map { $0.json(options.devices[$0.index]) })
+                .array(options.devices.indices.map { .object(describeDevice($0)) })
             },
         ]
+    }
+
+    /// A device of the options, whether it has a slot or is always there.
+    private func describeDevice(_ index: Int) -> [JSONValue.Member] {
+        let options = options.devices[index]
+        let slot = slots.first { $0.index == index }
+        var members: [JSONValue.Member] = [
+            .init("title", .string(options.title)),
+            .init("virtio-type", .integer(Int64(options.id.rawValue))),
+            .init("state", .string(slot?.stateName ?? "plugged")),
+        ]
+        if let slot {
+            members.append(.init("id", .string(slot.id)))
+            members.append(.init("slot", .integer(Int64(slot.port.number))))
+        }
+        if let device = devices.first(where: { $0.index == index }) {
+            members.append(.init("backend", .object(describeBackend(device, options.source))))
+        }
+        return members
+    }
+
+    private func describeBackend(
+        _ device: AttachedDevice, _ source: DeviceOptions.Source
+    ) -> [JSONValue.Member] {
+        let (connections, processID) = device.service
+        let seconds = (Clock.monotonic() &- connections.since) / 1_000_000_000
+        var members: [JSONValue.Member] = [
+            .init("connected", .bool(connections.isConnected)),
+            .init("seconds", .integer(Int64(clamping: seconds))),
+            .init("reconnects", .integer(Int64(connections.reconnectCount))),
+        ]
+        if let processID { members.append(.init("process-id", .integer(Int64(processID)))) }
+        if case .socket(let path) = source { members.append(.init("socket", .string(path))) }
+        if let loss = connections.lastLoss { members.append(.init("last-loss", .string(loss))) }
+        return members
     }
 
     private func addDevice(_ arguments: MonitorArguments, _ reply: MonitorReply) {
@@ -83,20 +119,14 @@ extension VirtioDeviceID {
 }
 
 extension DeviceSlot {
-    fileprivate func json(_ options: DeviceOptions) -> JSONValue {
-        let state =
-            switch self.state {
-            case .empty: "unplugged"
-            case .filling: "coming"
-            case .plugged: "plugged"
-            case .leaving: "asked-to-leave"
-            case .emptying: "leaving"
-            }
-        return [
-            "id": .string(id), "title": .string(options.title),
-            "virtio-type": .integer(Int64(options.id.rawValue)),
-            "slot": .integer(Int64(port.number)), "state": .string(state),
-        ]
+    fileprivate var stateName: String {
+        switch state {
+        case .empty: "unplugged"
+        case .filling: "coming"
+        case .plugged: "plugged"
+        case .leaving: "asked-to-leave"
+        case .emptying: "leaving"
+        }
     }
 }
 

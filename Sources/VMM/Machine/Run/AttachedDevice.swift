@@ -8,12 +8,14 @@ internal import VhostUser
 /// the backend's process if it is one of ours. All of them live on the device's control thread, so
 /// a backend that does not answer keeps nobody waiting but who asks for that device.
 // SAFETY: `backend` and `release` are used on the control thread, but for what may be called from
-// others.
+// others: `Frontend.connections`, `BackendProcess.processID`.
 final class AttachedDevice: @unchecked Sendable {
     private static let log = Log("device")
 
     /// Who serves a device.
     struct Backend {
+        /// The device's number in the machine's options.
+        let index: Int
         /// What messages call the device.
         let title: String
         let frontend: Frontend
@@ -47,6 +49,14 @@ final class AttachedDevice: @unchecked Sendable {
         frontend.onQueueError = { [weak function] queue in
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
         }
+    }
+
+    /// The device's number in the machine's options.
+    var index: Int { backend.index }
+
+    /// What has become of its backends, and the process of the present one if it is ours.
+    var service: (connections: ConnectionRecord, processID: Int32?) {
+        (backend.frontend.connections, backend.process?.processID)
     }
 
     /// Resets the device; `completion` is called on some thread when that is done.

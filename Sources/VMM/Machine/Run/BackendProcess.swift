@@ -1,6 +1,7 @@
 internal import Core
 internal import Devices
 internal import Glibc
+internal import Synchronization
 internal import VhostUser
 
 /// The backend process of a device: started by the launcher, watched, and started again when
@@ -24,7 +25,15 @@ final class BackendProcess {
     private let usesTerminal: Bool
     let frontend: Frontend
 
-    private var child: ChildProcess?
+    private var child: ChildProcess? {
+        didSet { currentID.store(child?.processID ?? 0, ordering: .relaxed) }
+    }
+    private let currentID = Atomic<Int32>(0)
+    /// The process that serves the device, for any thread; `nil` while there is none.
+    var processID: Int32? {
+        let id = currentID.load(ordering: .relaxed)
+        return id == 0 ? nil : id
+    }
     private var exitWatch: EventRegistration?
     /// A process whose place another one has taken.
     private var former: FormerProcess?
@@ -45,6 +54,7 @@ final class BackendProcess {
         usesTerminal = device.usesTerminal
         var settings = FrontendOptions(.supervised, deviceID: device.id)
         settings.handshakeTimeoutMilliseconds = 3000
+        settings.backendName = "the back end of \(device.title)"
         // A driver is offered the power of two below.
         if case .child(let child) = device.source, let queueSize = child.queueSize, queueSize > 0,
             queueSize < settings.maximumQueueSize
