@@ -83,8 +83,9 @@ static int answer(const struct keeper *keeper)
 
 _Noreturn static void keep(const struct keeper *keeper)
 {
-    prctl(PR_SET_NAME, "apus-keeper");
-    clinux_set_command_line("apus-keeper");
+    static const char name[] = "apus-keeper";
+    prctl(PR_SET_NAME, name);
+    clinux_set_command_line(name, sizeof name - 1);
     struct pollfd waits[2] = {{keeper->socket, POLLIN, 0}, {keeper->owner, POLLIN, 0}};
     for (;;) {
         if (poll(waits, 2, -1) < 0)

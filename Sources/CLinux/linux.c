@@ -375,16 +375,14 @@ void clinux_close_all_but(const int *sorted, size_t count)
 
 enum { FIRST_FREE_FD = 256 };
 
-// Puts the kept descriptors in their places and closes all others from 3 up, except `*report` and
-// `*executable` (-1: none), which move to the places above them and are close-on-exec. They leave
-// each other's way first, so that any permutation works.
-static int place_descriptors(const int *keep, const int *as, size_t count, int *report,
-                             int *executable)
+// Puts the kept descriptors in their places and closes all others from 3 up, except `*report` (-1:
+// none), which moves to the place above them and is close-on-exec. They leave each other's way
+// first, so that any permutation works.
+static int place_descriptors(const int *keep, const int *as, size_t count, int *report)
 {
     int high[MAX_FDS];
     int top = 2;
-    *report = fcntl(*report, F_DUPFD_CLOEXEC, FIRST_FREE_FD);
-    if (*report < 0)
+    if (*report >= 0 && (*report = fcntl(*report, F_DUPFD_CLOEXEC, FIRST_FREE_FD)) < 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
         high[i] = fcntl(keep[i], F_DUPFD, FIRST_FREE_FD);
@@ -405,15 +403,21 @@ static int place_descriptors(const int *keep, const int *as, size_t count, int *
         if (!wanted)
             close(fd);
     }
-    if (dup3(*report, top + 1, O_CLOEXEC) < 0)
-        return -1;
-    *report = top + 1;
-    if (*executable < 0)
-        close(top + 2);
-    else if ((*executable = dup3(*executable, top + 2, O_CLOEXEC)) < 0)
-        return -1;
-    syscall(SYS_close_range, top + 3, ~0U, 0);
+    if (*report >= 0) {
+        if (dup3(*report, ++top, O_CLOEXEC) < 0)
+            return -1;
+        *report = top;
+    }
+    syscall(SYS_close_range, top + 1, ~0U, 0);
     return 0;
+}
+
+static void accept_signals(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
 }
 
 // A user namespace has all capabilities in its bounding set, and programs could come by them.
@@ -423,38 +427,18 @@ static void empty_bounding_set(void)
         ;
 }
 
-// fork(2) without what the C library does for threads: the child only makes system calls until it
-// is another program. The pidfd is close-on-exec.
+// fork(2) without what the C library does for threads. The pidfd is close-on-exec.
 static pid_t fork_process(unsigned long flags, int *pidfd)
 {
     return (pid_t)syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, pidfd, NULL, 0UL);
 }
 
-// As a sibling, in a process namespace of its own where that is allowed: children cannot see, and
-// so cannot signal, anything but themselves.
-static pid_t fork_sibling(int *pidfd)
-{
-    pid_t child = fork_process(CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWPID, pidfd);
-    return child >= 0 ? child : fork_process(CLONE_PARENT, pidfd);
-}
-
 static void become(const struct clinux_program *program, const int *keep, const int *as,
                    size_t count, int report)
 {
-    sigset_t none;
-    sigemptyset(&none);
-    int executable = -1;
-    // Out of the way of the places that are to be filled.
-    if (program->executable >= 0)
-        executable = fcntl(program->executable, F_DUPFD_CLOEXEC, FIRST_FREE_FD);
-    if (place_descriptors(keep, as, count, &report, &executable) == 0) {
-        sigprocmask(SIG_SETMASK, &none, NULL);
-        signal(SIGPIPE, SIG_DFL);
-        if (executable < 0)
-            execve(program->path, program->arguments, program->environment);
-        else
-            syscall(SYS_execveat, executable, "", program->arguments, program->environment,
-                    AT_EMPTY_PATH);
+    if (place_descriptors(keep, as, count, &report) == 0) {
+        accept_signals();
+        execve(program->path, program->arguments, program->environment);
     }
     int error = errno;
     if (write(report, &error, sizeof error) < 0)
@@ -462,8 +446,8 @@ static void become(const struct clinux_program *program, const int *keep, const 
     _exit(127);
 }
 
-int clinux_spawn(const struct clinux_program *program, enum clinux_relation relation,
-                 const int *keep, const int *as, size_t keep_count, int *pidfd)
+int clinux_spawn(const struct clinux_program *program, const int *keep, const int *as,
+                 size_t keep_count, int *pidfd)
 {
     *pidfd = -1;
     if (keep_count > MAX_FDS)
@@ -472,8 +456,7 @@ int clinux_spawn(const struct clinux_program *program, enum clinux_relation rela
     int status[2];
     if (pipe2(status, O_CLOEXEC) < 0)
         return -errno;
-    pid_t child = relation == CLINUX_SIBLING ? fork_sibling(pidfd)
-                  : fork_process(relation == CLINUX_EQUAL ? CLONE_PARENT : 0, pidfd);
+    pid_t child = fork_process(0, pidfd);
     if (child < 0) {
         int error = errno;
         close(status[0]);
@@ -481,10 +464,8 @@ int clinux_spawn(const struct clinux_program *program, enum clinux_relation rela
         return -error;
     }
     if (child == 0) {
-        if (relation == CLINUX_SIBLING)
-            empty_bounding_set(); // changes nothing unless there is a new user namespace
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (relation == CLINUX_CHILD && getppid() != parent)
+        if (getppid() != parent)
             _exit(127);
         become(program, keep, as, keep_count, status[1]);
     }
@@ -497,13 +478,36 @@ int clinux_spawn(const struct clinux_program *program, enum clinux_relation rela
     close(status[0]);
     if (got != (ssize_t)sizeof error)
         return child;
-    // Nobody is told the number of a child that could not become what it was to be. The parent of
-    // a sibling has to reap it.
-    if (relation == CLINUX_CHILD) {
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-            ;
-        close(*pidfd);
-        *pidfd = -1;
-    }
+    // Nobody is told the number of a child that could not become what it was to be.
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    close(*pidfd);
+    *pidfd = -1;
     return -error;
+}
+
+int clinux_fork_sibling(enum clinux_rights rights, const int *keep, const int *as,
+                        size_t keep_count, int *pidfd)
+{
+    *pidfd = -1;
+    if (keep_count > MAX_FDS)
+        return -EINVAL;
+    pid_t child = -1;
+    // Children in a process namespace of their own, where that is allowed, cannot see, and so cannot
+    // signal, anything but themselves.
+    if (rights == CLINUX_LESS_RIGHTS)
+        child = fork_process(CLONE_PARENT | CLONE_NEWUSER | CLONE_NEWPID, pidfd);
+    if (child < 0)
+        child = fork_process(CLONE_PARENT, pidfd);
+    if (child != 0)
+        return child < 0 ? -errno : child;
+    if (rights == CLINUX_LESS_RIGHTS)
+        empty_bounding_set(); // changes nothing unless there is a new user namespace
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int report = -1;
+    if (place_descriptors(keep, as, keep_count, &report) < 0)
+        _exit(126);
+    accept_signals();
+    clearenv();
+    return 0;
 }

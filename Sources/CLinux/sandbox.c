@@ -416,8 +416,6 @@ int clinux_empty_root(char *const *folders, size_t count, const char **step)
 // MARK: Landlock (see the kernel's Documentation/userspace-api/landlock.rst)
 
 enum { LANDLOCK_VERSION = 1, LANDLOCK_PATH_BENEATH = 1 };
-#define LANDLOCK_FS_EXECUTE (1ULL << 0)
-#define LANDLOCK_FS_READ_FILE (1ULL << 2)
 
 struct landlock_ruleset {
     uint64_t files;
@@ -441,8 +439,7 @@ static size_t landlock_everything(int version, enum clinux_landlock_signals sign
     return version >= 6 ? 24 : version >= 4 ? 16 : 8;
 }
 
-int clinux_landlock(int executable, const int *folders, size_t count,
-                    enum clinux_landlock_signals signals)
+int clinux_landlock(const int *folders, size_t count, enum clinux_landlock_signals signals)
 {
     int version =
         (int)syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, LANDLOCK_VERSION);
@@ -456,11 +453,7 @@ int clinux_landlock(int executable, const int *folders, size_t count,
     int set = (int)syscall(SYS_landlock_create_ruleset, &rules, size, 0);
     if (set < 0)
         return -errno;
-    struct landlock_path path = {LANDLOCK_FS_EXECUTE | LANDLOCK_FS_READ_FILE, executable};
     int error = 0;
-    if (executable >= 0 &&
-        syscall(SYS_landlock_add_rule, set, LANDLOCK_PATH_BENEATH, &path, 0) < 0)
-        error = -errno;
     for (size_t i = 0; i < count && error == 0; i++) {
         struct landlock_path folder = {rules.files, folders[i]};
         if (syscall(SYS_landlock_add_rule, set, LANDLOCK_PATH_BENEATH, &folder, 0) < 0)
@@ -482,23 +475,24 @@ int clinux_fork(void)
 
 static int argument_count;
 static char **arguments;
+// The kernel shows what is in the place of the arguments, which follow each other there.
+static size_t argument_room;
 
 // The C library gives these to every function that runs before main.
 __attribute__((constructor)) static void keep_arguments(int count, char **values)
 {
     argument_count = count;
     arguments = values;
+    if (count > 0)
+        argument_room = (size_t)(values[count - 1] + strlen(values[count - 1]) - values[0]);
 }
 
-void clinux_set_command_line(const char *text)
+void clinux_set_command_line(const void *text, size_t length)
 {
-    if (argument_count == 0)
+    if (argument_room == 0 || text == NULL)
         return;
-    // The kernel shows what is in the place of the arguments, which follow each other there.
-    char *last = arguments[argument_count - 1];
-    size_t room = (size_t)(last + strlen(last) - arguments[0]);
-    memset(arguments[0], 0, room);
-    strncpy(arguments[0], text, room);
+    memset(arguments[0], 0, argument_room);
+    memcpy(arguments[0], text, length < argument_room ? length : argument_room);
 }
 
 int clinux_argument_count(void)

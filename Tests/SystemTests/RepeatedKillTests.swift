@@ -43,7 +43,8 @@ struct RepeatedKillTests {
         #expect(answer == "loaded")
     }
 
-    /// Keeps all devices busy; what must not be is noted in `/run/bad`.
+    /// Keeps all devices busy, with rests in which the guest's one CPU gets to the shell; what must not
+    /// be is noted in `/run/bad`.
     private func startWork() {
         // What is written must be what is read, from the cache and from the disk.
         guest.send(
@@ -51,18 +52,21 @@ struct RepeatedKillTests {
                 + " dd if=/dev/urandom of=/root/f bs=16k count=64 conv=fsync 2>/dev/null"
                 + " || echo write >>/run/bad; a=$(sha1sum </root/f);"
                 + " echo 3 >/proc/sys/vm/drop_caches; b=$(sha1sum </root/f);"
-                + " [ \"$a\" = \"$b\" ] || echo differ >>/run/bad; done; echo $n >/run/disk) &")
+                + " [ \"$a\" = \"$b\" ] || echo differ >>/run/bad; usleep 50000;"
+                + " done; echo $n >/run/disk) &")
         guest.send(
             "(n=0; until [ -e /run/stop ]; do n=$((n + 1));"
                 + " c=$(dd if=/dev/hwrng bs=512 count=16 2>/dev/null | wc -c);"
-                + " [ $c = 8192 ] || echo rng $c >>/run/bad; done; echo $n >/run/rng) &")
+                + " [ $c = 8192 ] || echo rng $c >>/run/bad; usleep 20000;"
+                + " done; echo $n >/run/rng) &")
         guest.send(
             "(i=0; until [ -e /run/stop ]; do i=$((i + 1)); echo \"line $i x\""
-                + " || echo tty >>/run/bad; done >/dev/hvc0; echo $i >/run/tty) &")
+                + " || echo tty >>/run/bad; [ $((i % 50)) != 0 ] || usleep 20000;"
+                + " done >/dev/hvc0; echo $i >/run/tty) &")
         // Connections end with the process that served them; making others must go on.
         guest.send(
             "(n=0; until [ -e /run/stop ]; do echo $n | /bin/vsock 1234 2>/dev/null"
-                + " && n=$((n + 1)); done; echo $n >/run/vsock) &")
+                + " && n=$((n + 1)); usleep 20000; done; echo $n >/run/vsock) &")
     }
 
     private func process(_ name: String) -> Int32? {

@@ -1,4 +1,4 @@
-internal import Synchronization
+internal import Core
 
 /// How much may go in one direction, by all pairs of queues of an interface together.
 final class TrafficLimit: Sendable {
@@ -9,7 +9,7 @@ final class TrafficLimit: Sendable {
         var packets: RateLimit?
     }
 
-    private let rates: Mutex<Rates>
+    private let rates: Lock<Rates>
 
     /// - Parameters:
     ///   - bits: in a second; 0: as many as there are.
@@ -20,7 +20,7 @@ final class TrafficLimit: Sendable {
         func limit(_ rate: UInt64) -> RateLimit? {
             rate > 0 ? RateLimit(perSecond: rate, burst: Self.burstMilliseconds) : nil
         }
-        rates = Mutex(Rates(bits: limit(bits), packets: limit(packets)))
+        rates = Lock(Rates(bits: limit(bits), packets: limit(packets)))
     }
 
     /// When something may go; `nil` if it may now.

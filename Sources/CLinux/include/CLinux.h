@@ -113,28 +113,28 @@ ssize_t clinux_random(void *buffer, size_t length);
 long clinux_futex_wait(uint32_t *word, uint32_t expected, long long timeout_nanoseconds);
 long clinux_futex_wake(uint32_t *word, int count);
 
-// What a process is to become: `executable`, an open program, or if that is -1 what is at `path`.
 struct clinux_program {
-    const char *_Nullable path;
-    int executable;
+    const char *path;
     char *const _Nullable *_Nonnull arguments;
     char *const _Nullable *_Nonnull environment;
-};
-
-enum clinux_relation {
-    CLINUX_CHILD,
-    CLINUX_SIBLING, // a child of this process's parent, with less rights
-    CLINUX_EQUAL,   // the same, but in this process's namespaces and with its capabilities
 };
 
 // Starts a program; descriptors in `keep` (count `keep_count`) arrive in the new process under the
 // numbers in `as`; every other descriptor from 3 up is closed. The process gets SIGKILL when its
 // parent ends, and an empty signal mask. Returns the process id, and a descriptor for it in
-// *pidfd. There is one also for a sibling that could not become the program, for its parent to
-// reap; else -1 goes with an error.
-int clinux_spawn(const struct clinux_program *program, enum clinux_relation relation,
-                 const int *_Nullable keep, const int *_Nullable as, size_t keep_count,
-                 int *pidfd);
+// *pidfd; -1 there goes with an error.
+int clinux_spawn(const struct clinux_program *program, const int *_Nullable keep,
+                 const int *_Nullable as, size_t keep_count, int *pidfd);
+
+enum clinux_rights {
+    CLINUX_SAME_RIGHTS,
+    CLINUX_LESS_RIGHTS, // in user and process namespaces of its own, where that is allowed
+};
+
+// Copies this process, which must have one thread, as a child of its parent. Returns 0 in the copy,
+// whose descriptors and signals are as with `clinux_spawn`, and which has no environment.
+int clinux_fork_sibling(enum clinux_rights rights, const int *_Nullable keep,
+                        const int *_Nullable as, size_t keep_count, int *pidfd);
 
 // Closes all descriptors from 3 up but those in `sorted`.
 void clinux_close_all_but(const int *sorted, size_t count);

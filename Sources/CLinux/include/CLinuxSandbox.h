@@ -74,11 +74,9 @@ enum clinux_landlock_signals {
     CLINUX_LANDLOCK_SIGNALS_KEPT, // only to those that are as restricted
 };
 
-// Takes away every right to files, TCP and abstract sockets that Landlock knows of, except to run
-// `executable` (-1: nothing), and those to what lies in `folders`. Returns the version of Landlock, 0
-// if the kernel has none.
-int clinux_landlock(int executable, const int *folders, size_t count,
-                    enum clinux_landlock_signals signals);
+// Takes away every right to files, TCP and abstract sockets that Landlock knows of, except those to
+// what lies in `folders`. Returns the version of Landlock, 0 if the kernel has none.
+int clinux_landlock(const int *folders, size_t count, enum clinux_landlock_signals signals);
 
 // fork(2), for a process with one thread.
 int clinux_fork(void);
@@ -86,8 +84,9 @@ int clinux_fork(void);
 // Arguments as the C library got them; Swift's own way reads /proc, which a sandbox hides.
 int clinux_argument_count(void);
 const char *_Nullable clinux_argument(int index);
-// Shows `text` as this process's command line, as far as there is room. The arguments are lost.
-void clinux_set_command_line(const char *text);
+// Shows `text`, arguments with zeros between them, as this process's command line, as far as there is
+// room. The arguments are lost.
+void clinux_set_command_line(const void *_Nullable text, size_t length);
 
 #pragma clang assume_nonnull end
 

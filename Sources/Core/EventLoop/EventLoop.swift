@@ -38,7 +38,7 @@ package struct IOEvents: OptionSet, Sendable {
 
     // SAFETY: written only by init; GMainContext is safe to share between threads.
     nonisolated(unsafe) let context: OpaquePointer
-    private let shared = Mutex(Shared())
+    private let shared = Lock(Shared())
     /// Wakes the loop for posted work.
     private let wakeUp: EventFD
     // SAFETY: written by init and deinit only.

@@ -1,22 +1,27 @@
 internal import CLinux
 internal import Glibc
-internal import Synchronization
 
-/// A process that starts programs for this one, which after it has locked itself in cannot. It is
-/// given all it needs in the beginning, and is only told which program to start: who takes over
-/// this process comes by no right to start others.
+/// A process that starts others for this one, which after it has locked itself in cannot. It is
+/// given all it needs in the beginning, and is only told which role to start: who takes over this
+/// process comes by no right to start others.
 ///
-/// The programs become children of this process. They are in the launcher's namespaces, see an
-/// empty root, and are subject to its filter, too. This process may enter the namespaces as well.
+/// A new process is a copy of the launcher, which has done nothing but wait: it starts in a fraction
+/// of the time of a program, and what the executable's start has written, constants with addresses
+/// for the most part, is in memory once for all of them. No process of the machine can, nor may,
+/// start a program. The price is that all have the same addresses: who learns those of one process
+/// knows them for the others.
+///
+/// The processes become children of this one. They are in the launcher's namespaces, see an empty
+/// root, and are subject to its filter, too. This process may enter the namespaces as well.
 package final class Launcher: Sendable {
     private static let patienceMilliseconds: Int32 = 5000
     private static let farewellMilliseconds: Int32 = 500
     private static let largestErrno: Int32 = 4095
 
     /// `nil` once the launcher is lost.
-    private let socket: Mutex<UnixSocket?>
+    private let socket: Lock<UnixSocket?>
 
-    /// A program was not started.
+    /// A process was not started.
     package enum Failure: Error, CustomStringConvertible {
         /// Nor will any other be.
         case launcherLost
@@ -32,23 +37,22 @@ package final class Launcher: Sendable {
 
     /// Makes the launcher. This process must have one thread.
     /// - Parameters:
-    ///   - executable: what all programs run.
-    ///   - rules: what the programs may do once they have locked themselves in.
+    ///   - rules: what the processes may do once they have locked themselves in.
     package init(
-        _ programs: [Program], executable: SharedFD, sandbox: Sandbox, rules: SystemCallRules
+        _ roles: [LaunchedRole], sandbox: Sandbox, rules: SystemCallRules
     ) throws(SystemError) {
         let (near, far) = try UnixSocket.pair()
         // SAFETY: the path lives for the call.
         let nothing = SharedFD(
             owning: try checking("open", unsafe clinux_open("/dev/null", O_RDWR, 0)))
         if try checking("fork", clinux_fork()) == 0 {
-            Self.serve(programs, executable, sandbox, rules, far, standardStreams: nothing)
+            Self.serve(roles, sandbox, rules, far, standardStreams: nothing)
         }
-        socket = Mutex(near)
+        socket = Lock(near)
     }
 
     /// For tests: whoever is at the other end of the socket is the launcher.
-    init(at socket: UnixSocket) { self.socket = Mutex(socket) }
+    init(at socket: UnixSocket) { self.socket = Lock(socket) }
 
     /// The launcher's namespaces, for this process to enter as well, or `nil`. Call it once, before
     /// the first `launch`.
@@ -56,27 +60,24 @@ package final class Launcher: Sendable {
         socket.withLock { Self.reply(&$0, size: 1) }.flatMap { Namespaces($0.fds) }
     }
 
-    /// Starts a program, which gets `fd` as its descriptor 3; from any thread. The program is a
-    /// child of the process's first.
-    package func launch(_ program: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
-        guard let reply = socket.withLock({ Self.ask(program, fd, &$0) }) else {
+    /// Starts a process, which gets `fd` as its descriptor 3; from any thread. It is a child of the
+    /// first process.
+    /// - Parameter role: the number of what it is to be.
+    package func launch(_ role: Int, with fd: SharedFD) throws(Failure) -> ChildProcess {
+        guard let reply = socket.withLock({ Self.ask(role, fd, &$0) }) else {
             throw .launcherLost
         }
         let process = reply.bytes.reduce(into: Int32(0)) { $0 = $0 << 8 | Int32($1) }
-        // A launcher that somebody has taken over may say anything.
-        let code = -max(process, -Self.largestErrno)
-        guard let pidfd = reply.fds.first else {
+        guard process > 0, let pidfd = reply.fds.first else {
+            // A launcher that somebody has taken over may say anything.
+            let code = -max(process, -Self.largestErrno)
             throw .system(SystemError("clone", errno: code))
         }
-        let child = ChildProcess(processID: process, fd: pidfd)
-        guard process < 0 else { return child }
-        // It has ended, or is about to; somebody has to take its status.
-        _ = child.wait(milliseconds: Self.patienceMilliseconds)
-        throw .system(SystemError("exec", errno: code))
+        return ChildProcess(processID: process, fd: pidfd)
     }
 
     /// Lets the launcher end, which would otherwise be killed with this process: messages of the
-    /// programs may still have to be passed on. Nothing can be launched any more.
+    /// processes may still have to be passed on. Nothing can be launched any more.
     package func end() {
         let socket = socket.withLock { socket in
             defer { socket = nil }
@@ -90,10 +91,10 @@ package final class Launcher: Sendable {
     /// A launcher that does not answer is not asked again: a late answer would be taken for that to
     /// another question.
     private static func ask(
-        _ program: Int, _ fd: SharedFD, _ socket: inout UnixSocket?
+        _ role: Int, _ fd: SharedFD, _ socket: inout UnixSocket?
     ) -> ReceivedBytes? {
         do {
-            try socket?.send([UInt8(truncatingIfNeeded: program)], fds: [fd])
+            try socket?.send([UInt8(truncatingIfNeeded: role)], fds: [fd])
         } catch {
             Sandbox.log(.debug, "the launcher cannot be asked: \(error)")
             socket = nil
@@ -118,16 +119,14 @@ package final class Launcher: Sendable {
     // MARK: The other process
 
     private static func serve(
-        _ programs: [Program], _ executable: SharedFD, _ sandbox: Sandbox,
-        _ rules: SystemCallRules, _ socket: UnixSocket, standardStreams nothing: SharedFD
+        _ roles: [LaunchedRole], _ sandbox: Sandbox, _ rules: SystemCallRules,
+        _ socket: UnixSocket, standardStreams nothing: SharedFD
     ) -> Never {
         _ = clinux_set_parent_death_signal(SIGKILL)
         // A signal to the whole process group, from a terminal for example, is for the VMM, which
         // ends the machine while the programs still work.
         _ = setsid()
-        // SAFETY: the names are copied.
-        _ = unsafe clinux_set_thread_name("apus-launcher")
-        unsafe clinux_set_command_line("apus-launcher")
+        nameProcess("apus-launcher")
         var errors: ErrorOutput?
         do {
             // What the user types is the VMM's alone.
@@ -138,18 +137,15 @@ package final class Launcher: Sendable {
             let output = try ErrorOutput()
             errors = output
             closeAll(
-                but: programs.flatMap { $0.descriptors.map(\.fd) } + output.descriptors
-                    + [executable, socket.fd])
-            try sandbox.enter(
-                launching(rules), executable: executable, folders: programs.compactMap(\.folder)
-            ) { namespaces in
+                but: roles.flatMap { $0.descriptors.map(\.fd) } + output.descriptors + [socket.fd])
+            try sandbox.enter(launching(rules), folders: roles.compactMap(\.folder)) {
+                namespaces in
                 // Whoever cannot be told has gone, which the next read shows.
                 try? socket.send([0], fds: namespaces?.fds ?? [])
             }
             StartupMemory.release()
             while let request = try next(socket, output) {
-                try answer(request, programs, executable, socket)
-                StartupMemory.release()
+                try answer(request, roles, socket)
             }
         } catch {
             Sandbox.log(.error, "devices cannot be started any more: \(error)")
@@ -177,42 +173,35 @@ package final class Launcher: Sendable {
         }
     }
 
+    /// In the new process this does not return, so nothing that the callers hold is let go of there:
+    /// the numbers of its descriptors have a new meaning.
     private static func answer(
-        _ request: ReceivedBytes, _ programs: [Program], _ executable: SharedFD,
-        _ socket: UnixSocket
+        _ request: ReceivedBytes, _ roles: [LaunchedRole], _ socket: UnixSocket
     ) throws(SystemError) {
-        var result: (process: Int32, pidfd: Int32) = (-EINVAL, -1)
-        if let index = request.bytes.first.map(Int.init), programs.indices.contains(index),
+        var process = -EINVAL
+        var pidfd: Int32 = -1
+        if let index = request.bytes.first.map(Int.init), roles.indices.contains(index),
             let fd = request.fds.first
         {
-            var program = programs[index]
-            program.descriptors.append((fd, 3))
-            // Who works with files has to know their users.
-            result = program.spawn(as: program.folder == nil ? CLINUX_SIBLING : CLINUX_EQUAL)
+            process = roles[index].launch(with: fd, &pidfd)
         }
-        let pidfd = result.pidfd >= 0 ? [SharedFD(owning: result.pidfd)] : []
-        let bytes = (0..<4).map { UInt8(truncatingIfNeeded: result.process >> (24 - 8 * $0)) }
-        try socket.send(bytes, fds: pidfd)
+        let fds = pidfd >= 0 ? [SharedFD(owning: pidfd)] : []
+        let bytes = (0..<4).map { UInt8(truncatingIfNeeded: process >> (24 - 8 * $0)) }
+        try socket.send(bytes, fds: fds)
     }
 
-    /// What the launcher does itself, what a program does until it has locked itself in, and what
-    /// it does then: filters are inherited.
+    /// What the launcher does itself, what a process does until it has locked itself in, and what it
+    /// does then: filters are inherited.
     package static func launching(_ rules: SystemCallRules) -> SystemCallRules {
         var all = SystemCallRules.base
         all.add(.dataMemory)
         all.add(.messages)
         all.add(rules)
-        // The launcher.
-        all.allow("clone", "execveat", "pipe2", "dup2", "close_range", "wait4")
-        // The start of a program. Files are tried that are not there.
+        all.allow("clone", "close_range", "dup2", "getpeername")
+        // Locking itself in. Files are tried that are not there.
         all.allow(
-            "arch_prctl", "set_tid_address", "prlimit64", "openat", "readlink", "readlinkat",
-            "access", "newfstatat", "getuid", "geteuid", "getgid", "getegid", "getppid", "uname",
-            "get_mempolicy", "set_mempolicy", "getpeername", "sysinfo", "mprotect")
-        // Locking itself in.
-        all.allow(
-            "prctl", "capget", "capset", "tgkill", "seccomp", "signalfd4",
-            "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+            "geteuid", "prlimit64", "openat", "prctl", "capget", "capset", "tgkill", "seccomp",
+            "signalfd4", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
         all.add(.terminalCheck)
         return all
     }

@@ -34,17 +34,18 @@ package struct Sandbox {
     ///     paths without links.
     ///   - shared: the namespaces of another process of the machine, to enter instead of own ones.
     ///     They cost a good part of a millisecond to make, and show no folders.
-    ///   - executable: a program that the process goes on to start, as a child of its own kind.
     ///   - folders: open folders below which the process goes on to do as it likes. For that, root
     ///     keeps `fileCapabilities`.
     ///   - share: is given the process's own namespaces, if it is in all of them.
     package func enter(
         _ rules: SystemCallRules, visible: [String] = [], shared: Namespaces? = nil,
-        executable: SharedFD? = nil, folders: [SharedFD] = [], signals: Signals = .ownKind,
+        folders: [SharedFD] = [], signals: Signals = .ownKind,
         share: ((Namespaces?) -> Void)? = nil
     ) throws(SandboxError) {
         // Made first: that takes files which are out of sight later.
         let filter = try SeccompFilter(rules, options.seccomp)
+        // The library may think of the process that this one is a copy of.
+        capng_setpid(0)
         capng_clear(CAPNG_SELECT_ALL)
         clinux_limit_arenas()
         var own: Namespaces?
@@ -55,7 +56,7 @@ package struct Sandbox {
         share?(own)
         if !folders.isEmpty, geteuid() == 0 { Self.keepFileCapabilities() }
         try dropPrivileges()
-        if options.isolation != .off { restrictFiles(executable, folders, signals) }
+        if options.isolation != .off { restrictFiles(folders, signals) }
         guard let filter else { return }
         // SAFETY: the string is copied.
         _ = unsafe clinux_report_forbidden_calls(program)
@@ -134,12 +135,10 @@ package struct Sandbox {
         _ = clinux_limit(Int32(bitPattern: RLIMIT_NOFILE.rawValue), descriptorLimit)
     }
 
-    private func restrictFiles(
-        _ executable: SharedFD?, _ folders: [SharedFD], _ signals: Signals
-    ) {
+    private func restrictFiles(_ folders: [SharedFD], _ signals: Signals) {
         // SAFETY: the array lives for the call.
         let version = unsafe clinux_landlock(
-            executable?.rawValue ?? -1, folders.map(\.rawValue), folders.count,
+            folders.map(\.rawValue), folders.count,
             signals == .anybody ? CLINUX_LANDLOCK_SIGNALS_FREE : CLINUX_LANDLOCK_SIGNALS_KEPT)
         if version == 0 {
             Self.log(.info, "the host's kernel has no Landlock")

@@ -42,13 +42,13 @@ public final class Log: Sendable {
     }
 
     private static let processLevel = Atomic<UInt8>(Level.warning.rank)
-    private static let processName = Mutex("apus")
+    private static let processName = Lock("apus")
 
     private let component: String
     private let fixedLevel: Level?
     private let output: @Sendable (String) -> Void
     private let now: @Sendable () -> UInt64
-    private let limiter = Mutex(Limiter())
+    private let limiter = Lock(Limiter())
 
     /// Makes the log of a component; `component` starts its messages.
     public init(_ component: String) {

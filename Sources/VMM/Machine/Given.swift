@@ -83,31 +83,26 @@ struct Given {
     private static func launcher(
         _ options: MachineOptions, _ terminal: SharedFD?
     ) throws -> Launcher? {
-        // SAFETY: the path lives for the call.
-        let raw = try checking("open", unsafe clinux_open("/proc/self/exe", O_RDONLY, 0))
-        let executable = SharedFD(owning: raw)
-        var programs: [Program] = []
+        var roles: [LaunchedRole] = []
         var kinds: [BackendKind] = []
         var rules = SystemCallRules()
         for device in options.devices {
             guard case .child(let child) = device.source else { continue }
-            programs.append(try program(child, executable, options, terminal))
+            roles.append(try role(child, options, terminal))
             if kinds.contains(child.kind) { continue }
             kinds.append(child.kind)
             rules.add(child.kind.systemCalls())
         }
-        if programs.isEmpty { return nil }
+        if roles.isEmpty { return nil }
         let limit = kinds.map(\.descriptorLimit).reduce(Self.descriptorLimit, max)
         return try Launcher(
-            programs, executable: executable,
-            sandbox: Sandbox(options.sandbox, program: "apus", descriptorLimit: limit),
+            roles, sandbox: Sandbox(options.sandbox, program: "apus", descriptorLimit: limit),
             rules: rules)
     }
 
-    private static func program(
-        _ child: DeviceOptions.Child, _ executable: SharedFD, _ options: MachineOptions,
-        _ terminal: SharedFD?
-    ) throws -> Program {
+    private static func role(
+        _ child: DeviceOptions.Child, _ options: MachineOptions, _ terminal: SharedFD?
+    ) throws -> LaunchedRole {
         let kind = child.kind
         let opened: [SharedFD]
         if child.usesTerminal, let use = kind.terminal, let terminal {
@@ -117,20 +112,14 @@ struct Given {
         }
         let files = opened.enumerated().map { ($0.element, Self.firstFileFD + Int32($0.offset)) }
         let numbers = files.map { String($0.1) }.joined(separator: ",")
-        return Program(
-            .open(executable),
+        return LaunchedRole(
+            kind.program,
             arguments: [
-                kind.program, "--fd=3", "--open-fds", "[\(numbers)]",
-                "--\(kind.schema.name)", child.values.text, "--log-level", options.logLevel.name,
+                "--fd=3", "--open-fds", "[\(numbers)]", "--\(kind.schema.name)", child.values.text,
+                "--log-level", options.logLevel.name,
             ] + options.sandbox.childArguments,
-            // Swift's runtime looks for libraries, of which there are none, by reading /proc.
-            // Small pieces of freed memory, kept apart for the next of their size, would keep the
-            // pages that the start has used.
-            environment: [
-                "SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no",
-                "GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
-            ],
-            descriptors: files, folder: kind.servesFolder ? files.first?.0 : nil)
+            descriptors: files, folder: kind.servesFolder ? files.first?.0 : nil,
+            main: BackendProgram(kind).run)
     }
 
     /// The folder that holds `path`, from the root and without links; `nil` if it does not exist.

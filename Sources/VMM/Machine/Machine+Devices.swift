@@ -47,7 +47,7 @@ extension Machine {
         case .child:
             guard let launcher = given.launcher else { throw BootError("there is no launcher") }
             let new = BackendProcess(
-                device, launcher: launcher, program: options.devices[..<index].count { $0.isOurs },
+                device, launcher: launcher, role: options.devices[..<index].count { $0.isOurs },
                 loop: control.loop)
             try new.start()
             (frontend, process) = (new.frontend, new)

@@ -17,13 +17,6 @@ enum Main {
         let arguments = self.arguments
         let name = arguments.first.map(fileName) ?? ""
         if let kind = backend(named: name, prefix: "apus-") {
-            // SAFETY: the strings live for the calls.
-            unsafe name.withCString { name in
-                // Processes that the VMM starts come from an open file, which is no name for `ps`.
-                _ = unsafe clinux_set_thread_name(name)
-                // They have a filter from the beginning.
-                _ = unsafe clinux_report_forbidden_calls(name)
-            }
             exit(BackendProgram(kind).run(arguments: Array(arguments.dropFirst())))
         }
         if let word = arguments.dropFirst().first, let kind = backend(named: word) {

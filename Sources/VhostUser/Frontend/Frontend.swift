@@ -1,5 +1,4 @@
 package import Core
-internal import Synchronization
 
 /// A virtio device whose work is done by a back end in another process. To the transport it is a
 /// device like any other; what it is told, it tells the back end.
@@ -62,7 +61,7 @@ package final class Frontend: VirtioDevice {
     var waitWarning: UInt64?
     var configTimer: EventRegistration?
     /// The connection that another thread may cut.
-    let lifeline = Mutex(Lifeline())
+    let lifeline = Lock(Lifeline())
 
     // What the first back end was like; later ones must match it.
     package internal(set) var features: UInt64 = 0

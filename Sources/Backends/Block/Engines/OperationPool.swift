@@ -1,6 +1,5 @@
 internal import Core
 internal import Glibc
-internal import Synchronization
 
 /// Operations that helper threads do for one queue, which gets the results back in any order.
 final class OperationPool: Sendable {
@@ -51,7 +50,7 @@ final class OperationPool: Sendable {
     private let image: RawImage
     /// Signalled when there are results.
     private let completed: EventFD
-    private let state: Mutex<State>
+    private let state: Lock<State>
     /// Counts the waiting operations, and at the end the threads that are to end.
     private let work = Semaphore()
 
@@ -59,7 +58,7 @@ final class OperationPool: Sendable {
     init(image: RawImage, slots: Int, completed: EventFD) {
         self.image = image
         self.completed = completed
-        state = Mutex(State(capacity: slots))
+        state = Lock(State(capacity: slots))
     }
 
     /// Adds an operation.

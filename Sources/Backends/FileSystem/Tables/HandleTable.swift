@@ -1,11 +1,10 @@
 internal import CLinux
 internal import Core
 internal import Glibc
-internal import Synchronization
 
 /// The files and folders that the driver has open, by number.
 final class HandleTable: Sendable {
-    private let state: Mutex<SlotIDs<OpenFile>>
+    private let state: Lock<SlotIDs<OpenFile>>
     private let ledger: Ledger?
 
     /// - Parameter ledger: holds what is known already.
@@ -20,7 +19,7 @@ final class HandleTable: Sendable {
                     generation: kept.kept.generation)
             }
         }
-        state = Mutex(open)
+        state = Lock(open)
     }
 
     var count: Int { state.withLock { $0.count } }

@@ -1,6 +1,5 @@
 internal import CLinux
 internal import Core
-internal import Synchronization
 
 /// Which open files hold the record locks of the driver's users. A user's locks of a file belong to
 /// an open file of their own (F_OFD_SETLK, fcntl(2)): the host's kernel keeps them apart from all
@@ -21,7 +20,7 @@ final class LockTable: Sendable {
     }
 
     /// By the file's number.
-    private let holders: Mutex<[UInt64: [Holder]]>
+    private let holders: Lock<[UInt64: [Holder]]>
     private let handles: HandleTable
 
     /// - Parameter handles: holds the locks that are known already.
@@ -31,7 +30,7 @@ final class LockTable: Sendable {
         handles.forEach(CLINUX_HANDLE_LOCKS) { id, file in
             known[file.nodeID, default: []].append(Holder(file.lockOwner, id))
         }
-        holders = Mutex(known)
+        holders = Lock(known)
     }
 
     /// What holds a user's locks of a file, if there can be any.

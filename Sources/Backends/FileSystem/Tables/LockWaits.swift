@@ -11,7 +11,7 @@ final class LockWaits: Sendable {
         var isInterrupted = false
     }
 
-    private let waits = Mutex<[Wait]>([])
+    private let waits = Lock<[Wait]>([])
     private let counter = Atomic<UInt64>(0)
 
     /// Changes when a lock may have become free.

@@ -1,7 +1,6 @@
 internal import CLinux
 internal import Core
 internal import Glibc
-internal import Synchronization
 
 /// The files that the driver knows, by number, and how often it was told each number: it gives
 /// them back by count (FUSE: LOOKUP and FORGET).
@@ -20,7 +19,7 @@ final class NodeTable: Sendable {
     }
 
     let root: Node
-    private let state: Mutex<State>
+    private let state: Lock<State>
     private let ledger: Ledger?
 
     /// - Parameter ledger: holds what is known already.
@@ -40,7 +39,7 @@ final class NodeTable: Sendable {
                     Entry(node: node, lookups: kept.lookups), generation: kept.kept.generation)
             }
         }
-        state = Mutex(known)
+        state = Lock(known)
     }
 
     /// How many files are known, besides the root.

@@ -1,6 +1,5 @@
 internal import CLinux
 internal import Core
-internal import Synchronization
 
 /// A file or folder that the driver has opened; closed when it has released it and the last request
 /// is over. Or a file that was opened here, to hold what one of the driver's users has locked of it.
@@ -12,7 +11,7 @@ final class OpenFile: Sendable {
     /// Whose locks these are.
     let lockOwner: LockOwner
     /// Where the next entry of a folder will be read, and the right to read there.
-    let position = Mutex<UInt64>(0)
+    let position = Lock<UInt64>(0)
 
     /// Whether all writes go to the end.
     let appends: Bool

@@ -19,8 +19,8 @@ final class BackendProcess {
     /// What messages call the device.
     private let title: String
     private let launcher: Launcher
-    /// Which of the launcher's programs it is.
-    private let program: Int
+    /// Which of the launcher's roles it is.
+    private let role: Int
     private let loop: EventLoop
     private let usesTerminal: Bool
     let frontend: Frontend
@@ -45,11 +45,11 @@ final class BackendProcess {
     private var isAlone = false
 
     /// - Parameters:
-    ///   - program: which of the launcher's programs it is.
-    init(_ device: DeviceOptions, launcher: Launcher, program: Int, loop: EventLoop) {
+    ///   - role: which of the launcher's roles it is.
+    init(_ device: DeviceOptions, launcher: Launcher, role: Int, loop: EventLoop) {
         title = device.title
         self.launcher = launcher
-        self.program = program
+        self.role = role
         self.loop = loop
         usesTerminal = device.usesTerminal
         var settings = FrontendOptions(.supervised, deviceID: device.id)
@@ -99,7 +99,7 @@ final class BackendProcess {
         let new: ChildProcess
         do {
             let (near, far) = try UnixSocket.pair()
-            new = try launcher.launch(program, with: far.fd)
+            new = try launcher.launch(role, with: far.fd)
             do {
                 try frontend.upgrade(to: near)
             } catch {
@@ -126,7 +126,7 @@ final class BackendProcess {
         startTime = Clock.monotonic()
         do {
             let (near, far) = try UnixSocket.pair()
-            let child = try launcher.launch(program, with: far.fd)
+            let child = try launcher.launch(role, with: far.fd)
             self.child = child
             exitWatch = loop.watchExit(of: child) { [weak self] status in self?.ended("\(status)") }
             try frontend.attach(near)
