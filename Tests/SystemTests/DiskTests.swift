@@ -61,28 +61,4 @@ struct DiskTests {
             #expect(try sha1(of: "\(folder.path)/copy") == expected)
         }
     }
-
-    @Test("QEMU's storage daemon serves a disk as well")
-    func storageDaemon() throws {
-        let path = "\(folder.path)/root.ext4"
-        try Guest.makeDisk(path)
-        let socket = "\(folder.path)/disk.sock"
-        let daemon = try RunningProgram(
-            "/usr/bin/env",
-            [
-                "qemu-storage-daemon", "--blockdev",
-                "driver=file,node-name=disk,filename=\(path)", "--export",
-                "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,"
-                    + "addr.path=\(socket)",
-            ])
-        let guest = try Guest(diskArgument: "socket=\(socket)", in: folder)
-        try guest.awaitShell()
-        #expect(guest.apus.children.isEmpty)
-        #expect(try guest.run("echo hello > /root/file && sync && cat /root/file") == "hello")
-        #expect(try guest.powerOff() == 0)
-        daemon.kill(SIGTERM)
-        _ = try daemon.wait()
-        #expect(try guest.checkDisk() == "")
-        #expect(try guest.file("/root/file") == Data("hello\n".utf8))
-    }
 }

@@ -8,7 +8,7 @@ package final class FSDevice: VirtioDevice {
     private let open: () throws -> FileSystem
     /// There from the first queue's start on: until then, another process may work with the files.
     private var fileSystem: FileSystem?
-    private var config = ConfigSpace(size: FSOptions.tagSize + 4)
+    private let config: ConfigSpace
     private var queues: [FSQueue?]
 
     package let deviceID = VirtioDeviceID.fs
@@ -26,13 +26,20 @@ package final class FSDevice: VirtioDevice {
         self.options = options
         canSaveState = isReplaceable
         self.open = open
-        config.store(Array((options.tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
-        config.store(UInt32(options.queueCount), at: FSOptions.tagSize)
+        config = Self.config(tag: options.tag, requestQueues: options.queueCount)
         // The first one is for requests that must not wait.
         queues = Array(repeating: nil, count: 1 + options.queueCount)
     }
 
     deinit { reset() }
+
+    /// VIRTIO 1.3, section 5.11.4.
+    static func config(tag: String?, requestQueues: Int) -> ConfigSpace {
+        var config = ConfigSpace(size: FSOptions.tagSize + 4)
+        config.store(Array((tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
+        config.store(UInt32(clamping: requestQueues), at: FSOptions.tagSize)
+        return config
+    }
 
     package var queueCount: Int { queues.count }
 

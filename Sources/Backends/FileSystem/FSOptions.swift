@@ -151,9 +151,13 @@ package struct FSOptions: Equatable, Sendable {
             throw OptionError(
                 "writeback: with cache=\(cache.rawValue) guests keep no data; use auto or always")
         }
+        try Self.check(tag: tag)
+    }
+
+    static func check(tag: String?) throws(OptionError) {
         guard let tag else { return }
-        guard !tag.isEmpty, !tag.utf8.contains(0), tag.utf8.count <= Self.tagSize else {
-            throw OptionError("tag: '\(tag)' does not have 1 to \(Self.tagSize) bytes")
+        guard !tag.isEmpty, !tag.utf8.contains(0), tag.utf8.count <= tagSize else {
+            throw OptionError("tag: '\(tag)' does not have 1 to \(tagSize) bytes")
         }
     }
 }

@@ -28,7 +28,7 @@ struct Given {
         var sockets: [String: String] = [:]
         var folders: [String] = []
         for device in options.devices {
-            guard case .socket(let path) = device.source else { continue }
+            guard case .socket(let path, _) = device.source else { continue }
             guard path.last != "/" else {
                 throw BootError(
                     "the \(device.title) cannot be used: a path that ends in / names a folder; give"

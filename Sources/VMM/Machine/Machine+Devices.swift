@@ -51,8 +51,8 @@ extension Machine {
                 loop: control.loop)
             try new.start()
             (frontend, process) = (new.frontend, new)
-        case .socket(let path):
-            frontend = try connect(device, path, control.loop)
+        case .socket(let path, let configured):
+            frontend = try connect(device, path, configured, control.loop)
         }
         return try AttachedDevice(
             .init(index: index, title: device.title, frontend: frontend, process: process),
@@ -62,16 +62,26 @@ extension Machine {
     }
 
     private func connect(
-        _ device: DeviceOptions, _ path: String, _ loop: EventLoop
+        _ device: DeviceOptions, _ path: String, _ configured: DeviceOptions.Child?,
+        _ loop: EventLoop
     ) throws(BootError) -> Frontend {
         var settings = FrontendOptions(
             .connect(path: given.sockets[path] ?? path), deviceID: device.id)
         settings.backendName = "the back end of \(device.title)"
+        if let configured, let config = configured.kind.config {
+            let values = configured.values
+            settings.ownConfig = { config.make(values, $0) }
+        }
         let frontend = Frontend(settings, on: loop)
         do {
             try frontend.connect()
         } catch {
             throw BootError("the \(device.title) cannot be used: \(error)")
+        }
+        if device.id == .fs, frontend.readConfig(offset: 0, count: 1).isEmpty {
+            throw BootError(
+                "the \(device.title) cannot be used: its backend does not say by which name guests"
+                    + " mount it; do so with --fs socket=\(path),tag=NAME")
         }
         return frontend
     }

@@ -37,6 +37,10 @@ extension Frontend {
     }
 
     func readWholeConfig(_ link: FrontendLink) throws(LinkError) {
+        if let own = options.ownConfig {
+            config = own(link.queueCount)
+            return
+        }
         guard link.has(.config) else { return }
         let size: Int
         if let known = options.configSize ?? foundConfigSize {

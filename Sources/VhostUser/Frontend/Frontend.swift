@@ -83,7 +83,7 @@ package final class Frontend: VirtioDevice {
     package internal(set) var state = State.disconnected(reason: "not connected yet") {
         didSet { record.withLock { [state] in $0.note(state, at: Clock.monotonic()) } }
     }
-    private let record = Mutex(ConnectionRecord())
+    private let record = Lock(ConnectionRecord())
     /// May be asked for from any thread.
     package var connections: ConnectionRecord { record.withLock { $0 } }
     /// Why the last attempt has failed to find a back end, as the user has been told.
@@ -102,7 +102,7 @@ package final class Frontend: VirtioDevice {
     package init(_ options: FrontendOptions, on loop: EventLoop) {
         self.options = options
         self.loop = loop
-        config = options.defaultConfig
+        config = options.ownConfig?(0) ?? []
     }
 
     // MARK: Requests

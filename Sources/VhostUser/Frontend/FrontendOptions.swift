@@ -24,8 +24,8 @@ package struct FrontendOptions {
     /// Bytes of the configuration space to ask for; `nil` for as much as there is. Some back ends
     /// refuse to give more than they know of.
     package var configSize: Int?
-    /// The configuration space of a device whose back end does not have one.
-    package var defaultConfig: [UInt8] = []
+    /// The configuration space if it is not the back end's to say, given the number of queues.
+    package var ownConfig: (@Sendable (Int) -> [UInt8])?
     /// How long a reply may take, and how long a whole handshake.
     package var replyTimeoutMilliseconds: UInt64 = 5_000
     package var handshakeTimeoutMilliseconds: UInt64 = 10_000
@@ -41,7 +41,9 @@ package struct FrontendOptions {
         switch deviceID {
         case .block: configSize = 60  // up to and with write_zeroes_may_unmap and its padding
         case .console: configSize = 12
-        case .fs: configSize = 40
+        case .fs:
+            configSize = 40
+            defaultQueueCount = 2  // one for what must not wait, one for requests
         case .net: configSize = 12
         case .vsock: configSize = 8
         case .entropy: configSize = 0

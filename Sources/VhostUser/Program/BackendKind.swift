@@ -20,9 +20,8 @@ package struct BackendKind: Sendable {
     package let capabilities: [String]
     /// The first that `open` opens is a folder, below which the device goes on to work with files.
     package let servesFolder: Bool
-    /// Keys that the configuration space is made of, but which other front ends have options of their
-    /// own for. Without one of them there is no configuration space, which a front end of ours needs.
-    package let configKeys: [String]
+    /// What front ends say of the configuration space; `nil` for kinds whose back ends do.
+    package let config: FrontendConfig?
     /// What the program's threads may ask of the kernel.
     package let systemCalls: @Sendable () -> SystemCallRules
 
@@ -44,7 +43,7 @@ package struct BackendKind: Sendable {
     package init(
         _ name: String, _ deviceID: VirtioDeviceID, noun: String, summary: String,
         example: String, schema: OptionSchema, aliases: [OptionAlias] = [],
-        capabilities: [String] = [], servesFolder: Bool = false, configKeys: [String] = [],
+        capabilities: [String] = [], servesFolder: Bool = false, config: FrontendConfig? = nil,
         systemCalls: @escaping @Sendable () -> SystemCallRules,
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
         terminal: TerminalUse? = nil,
@@ -61,7 +60,7 @@ package struct BackendKind: Sendable {
         self.aliases = aliases
         self.capabilities = capabilities
         self.servesFolder = servesFolder
-        self.configKeys = configKeys
+        self.config = config
         self.systemCalls = systemCalls
         self.inOrder = inOrder
         self.terminal = terminal
@@ -73,14 +72,33 @@ package struct BackendKind: Sendable {
     /// The program's name.
     package var program: String { "apus-\(name)" }
 
-    /// The first of `configKeys` that is not given.
+    /// The first key of `config` that is not given. There is no configuration space without it.
     package func missingConfigKey(_ values: OptionValues) -> String? {
-        configKeys.first { values.text(of: $0) == nil }
+        config?.keys.first { values.text(of: $0) == nil }
     }
 
     /// The most descriptors that a program needs: eight for each of 64 queues, and those of memory
     /// regions; one for each file that a driver knows of a shared folder.
     package var descriptorLimit: UInt64 { servesFolder ? 1 << 20 : 2048 }
+}
+
+/// A configuration space that is made of what the user says to the front end, as a rule; `apus`,
+/// which hands its options to the back end, leaves it to that one where it can.
+package struct FrontendConfig: Sendable {
+    /// The options that it is made of.
+    package let keys: [String]
+    package let check: @Sendable (OptionValues) throws(OptionError) -> Void
+    /// Makes it, for a number of queues.
+    package let make: @Sendable (OptionValues, Int) -> [UInt8]
+
+    package init(
+        keys: [String], check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
+        make: @escaping @Sendable (OptionValues, Int) -> [UInt8]
+    ) {
+        self.keys = keys
+        self.check = check
+        self.make = make
+    }
 }
 
 /// Devices that can have standard input and output for themselves.

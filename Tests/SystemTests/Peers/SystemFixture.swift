@@ -14,6 +14,10 @@ enum Means {
     static let guest = Setting.guest
 
     static func exists(_ path: String) -> Bool { unsafe access(path, R_OK) == 0 }
+    /// QEMU's own server of folders, which only root can run.
+    static let virtiofsd = "/usr/lib/qemu/virtiofsd"
+    static var hasVirtiofsd: Bool { isExecutable(virtiofsd) && geteuid() == 0 }
+
     static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }
 
     /// A program of that name in the usual folders.

@@ -21,7 +21,14 @@ extension BackendKind {
         ],
         capabilities: ["separate-options"],
         servesFolder: true,
-        configKeys: ["tag"],
+        config: FrontendConfig(
+            keys: ["tag"],
+            check: { values throws(OptionError) in
+                try FSOptions.check(tag: values.text(of: "tag"))
+            },
+            make: { values, queueCount in
+                FSDevice.config(tag: values.text(of: "tag"), requestQueues: queueCount - 1).bytes
+            }),
         systemCalls: { FSSystemCalls.control },
         check: { values throws(OptionError) in _ = try FSOptions(values) },
         open: { try SharedFolder(FSOptions($0)).all },

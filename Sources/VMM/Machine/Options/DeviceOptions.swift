@@ -22,8 +22,9 @@ package struct DeviceOptions: Equatable, Sendable {
     package enum Source: Equatable, Sendable {
         /// A process of our own.
         case child(Child)
-        /// A process that listens on a Unix socket.
-        case socket(path: String)
+        /// A process that listens on a Unix socket. If it is not to say what its configuration space
+        /// is, that is made of options of a kind of ours.
+        case socket(path: String, configured: Child?)
     }
 
     /// What a process of our own is started with.
@@ -58,10 +59,12 @@ package struct DeviceOptions: Equatable, Sendable {
     }
 
     /// A device at a socket.
-    package init(_ id: VirtioDeviceID, _ noun: String, socket path: String) {
+    package init(
+        _ id: VirtioDeviceID, _ noun: String, socket path: String, configured: Child? = nil
+    ) {
         self.id = id
         title = "\(noun) at socket '\(path)'"
-        source = .socket(path: path)
+        source = .socket(path: path, configured: configured)
     }
 
     /// A device that a process of our own serves.

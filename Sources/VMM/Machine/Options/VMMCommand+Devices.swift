@@ -102,14 +102,26 @@ extension VMMCommand {
         return options
     }
 
+    /// What the user says of the configuration space of a device at a socket.
+    private static func configured(
+        _ kind: BackendKind, _ values: OptionValues
+    ) throws(OptionError) -> DeviceOptions.Child? {
+        try kind.config?.check(values)
+        let keys = (kind.config?.keys ?? []).filter { values.text(of: $0) != nil }
+        guard values.givenCount == 1 + keys.count else {
+            let others = kind.config.map { ", but for \($0.keys.joined(separator: ", "))" } ?? ""
+            throw OptionError("socket stands alone\(others); its backend has the options")
+        }
+        return kind.config == nil || kind.missingConfigKey(values) != nil
+            ? nil : DeviceOptions.Child(kind: kind, values: values)
+    }
+
     private static func device(
         _ kind: BackendKind, served values: OptionValues, isCounted: Bool
     ) throws(OptionError) -> DeviceOptions {
         if let socket = values[Self.socket] {
-            guard values.givenCount == 1 else {
-                throw OptionError("socket stands alone; its backend has the options")
-            }
-            return DeviceOptions(kind.deviceID, kind.noun, socket: socket)
+            return DeviceOptions(
+                kind.deviceID, kind.noun, socket: socket, configured: try configured(kind, values))
         }
         if let missing = kind.schema.firstMissing(values) {
             throw OptionError("\(missing) or socket is missing")
