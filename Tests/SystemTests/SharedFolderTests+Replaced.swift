@@ -20,10 +20,15 @@ extension SharedFolderTests {
             usleep(useconds_t.random(in: 300_000...900_000))
             let id = try #require(process(of: guest), "kill \(kill)")
             if kill % 2 == 0 {
-                // Who keeps the files for the next one is replaced as well.
-                let keeper = try #require(
-                    RunningProgram.children(of: id).first { $0.arguments == ["apus-keeper"] })
-                Glibc.kill(keeper.id, SIGKILL)
+                // Who keeps the files for the next one is replaced as well. Without one, a kill loses
+                // them.
+                let keeper = try #require(self.keeper(of: id), "kill \(kill)")
+                Glibc.kill(keeper, SIGKILL)
+                let deadline = Date() + 20
+                while self.keeper(of: id).map({ $0 == keeper }) ?? true {
+                    guard Date() < deadline else { throw TestFailure("kill \(kill): no keeper") }
+                    usleep(10_000)
+                }
                 usleep(50_000)
             }
             Glibc.kill(id, SIGKILL)
@@ -56,6 +61,10 @@ extension SharedFolderTests {
         }
         try finishWork(of: guest)
         #expect(guest.apus.errorText == "")
+    }
+
+    private func keeper(of process: Int32) -> Int32? {
+        RunningProgram.children(of: process).first { $0.arguments == ["apus-keeper"] }?.id
     }
 
     /// Ends `fswork`, which must have met no error.

@@ -55,7 +55,7 @@ extension Machine {
             .init("reconnects", .integer(Int64(connections.reconnectCount))),
         ]
         if let processID { members.append(.init("process-id", .integer(Int64(processID)))) }
-        if case .socket(let path) = source { members.append(.init("socket", .string(path))) }
+        if case .socket(let path, _) = source { members.append(.init("socket", .string(path))) }
         if let loss = connections.lastLoss { members.append(.init("last-loss", .string(loss))) }
         return members
     }
