@@ -146,6 +146,7 @@ package final class Launcher: Sendable {
             StartupMemory.release()
             while let request = try next(socket, output) {
                 try answer(request, roles, socket)
+                StartupMemory.release()
             }
         } catch {
             Sandbox.log(.error, "devices cannot be started any more: \(error)")
