@@ -10,7 +10,9 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -200,6 +202,21 @@ int clinux_reopen(int fd, int flags)
     RETURN_RETRYING(open(name_of(fd).text, flags | O_CLOEXEC | O_NOCTTY));
 }
 
+int clinux_last_name(int fd, char *name, size_t size)
+{
+    char path[4097];
+    ssize_t length = readlinkat(AT_FDCWD, name_of(fd).text, path, sizeof path - 1);
+    if (length < 0)
+        return -errno;
+    path[length] = 0;
+    const char *last = strrchr(path, '/');
+    last = last == NULL ? path : last + 1;
+    if (strlen(last) >= size)
+        return -ENAMETOOLONG;
+    strcpy(name, last);
+    return (int)strlen(name);
+}
+
 int clinux_change_mode(int fd, unsigned mode)
 {
     RETURN_RETRYING(fchmodat(AT_FDCWD, name_of(fd).text, mode, 0));
@@ -247,6 +264,20 @@ int clinux_change_times(int fd, int64_t access, int64_t access_ns, int64_t modif
 ssize_t clinux_read_link(int fd, void *target, size_t size)
 {
     RETURN_RETRYING(readlinkat(fd, "", target, size));
+}
+
+int clinux_is_resident(void *base, size_t offset, size_t size)
+{
+    enum { PAGE = 4096, MOST = (1 << 20) / PAGE + 1 };
+    size_t first = offset / PAGE * PAGE;
+    size_t count = (offset + size - first + PAGE - 1) / PAGE;
+    unsigned char pages[MOST];
+    if (count > MOST || mincore((char *)base + first, count * PAGE, pages) < 0)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        if ((pages[i] & 1) == 0)
+            return 0;
+    return 1;
 }
 
 int clinux_truncate(int fd, int64_t size)
@@ -332,8 +363,17 @@ int clinux_space(int fd, struct clinux_space *space)
         .block_size = (uint32_t)found.f_bsize,
         .fragment_size = (uint32_t)(found.f_frsize != 0 ? found.f_frsize : found.f_bsize),
         .name_length = (uint32_t)found.f_namelen,
+        .type = (uint32_t)found.f_type,
     };
     return 0;
+}
+
+// MARK: Limits
+
+uint64_t clinux_descriptor_limit(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_cur;
 }
 
 // MARK: Users

@@ -19,7 +19,7 @@ final class SharedFolderRig {
         private let scratch: ScratchMemory
         private var unique: UInt64 = 0
 
-        static let replySize = 1 << 17
+        static let replySize = 1 << 18
 
         init(_ scratch: ScratchMemory, ring: UInt64) throws {
             self.scratch = scratch

@@ -54,7 +54,8 @@ struct SharedFolderTests {
 
     @Test("a tree is copied, renamed, linked and removed", .timeLimit(.minutes(5)))
     func trees() throws {
-        let guest = try start()
+        // Fewer than there are in the tree.
+        let guest = try start(",rlimit-nofile=128")
         #expect(
             try guest.run(
                 "cd /run/m; cp -a /bin /sbin tree 2>/dev/null; mkdir t; cp -a /bin t/; "

@@ -23,6 +23,8 @@ package struct FSOptions: Equatable, Sendable {
     package var maximumQueueSize: UInt16 = 1024
     /// How long a queue's thread looks for requests before it sleeps, at most.
     package var pollMicroseconds = IdlePolling.usualMicroseconds
+    /// The most descriptors that are open at a time, about.
+    package var descriptorLimit: UInt64 = 1 << 20
     package var hasExtendedAttributes = false
     package var hasAccessLists = false
     /// A guest keeps what is written, and writes it later.
@@ -64,6 +66,10 @@ package struct FSOptions: Equatable, Sendable {
         static let poll = OptionKey(
             "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
             help: "how long to look for requests before sleeping, at most, in microseconds")
+        static let descriptors = OptionKey(
+            "rlimit-nofile", .integer(128...1 << 20), default: 1 << 20,
+            help: "most files that are kept open, if the process may have so many; files that a "
+                + "guest knows besides are found again by name")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
         static let accessLists = OptionKey(
@@ -100,7 +106,8 @@ package struct FSOptions: Equatable, Sendable {
         "fs", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
-            Keys.queueSize.any, Keys.poll.any, Keys.xattr.any, Keys.accessLists.any,
+            Keys.queueSize.any, Keys.poll.any, Keys.descriptors.any, Keys.xattr.any,
+            Keys.accessLists.any,
             Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
             Keys.attributeMap.any, Keys.users.any, Keys.groups.any,
         ])
@@ -114,6 +121,7 @@ package struct FSOptions: Equatable, Sendable {
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         pollMicroseconds = values[Keys.poll]
+        descriptorLimit = values[Keys.descriptors]
         hasExtendedAttributes = values[Keys.xattr]
         hasAccessLists = values[Keys.accessLists]
         writesBack = values[Keys.writeback]

@@ -12,6 +12,7 @@ final class FSWorker {
     let listing = FolderListing()
     let task: TaskNote
     private let queue: Virtqueue
+    private var pacing = CallPacing()
     /// Requests that wait for locks.
     private var parked: ParkedRequests
 
@@ -39,6 +40,8 @@ final class FSWorker {
     }
 
     func run(kick: EventFD, stop: EventFD) {
+        // Another process may have died before it could tell the driver.
+        if !queue.setup.isFresh { queue.setup.call?.signal() }
         // Requests may have come before anybody listened.
         var mustLook = true
         var polling = IdlePolling(microseconds: fileSystem.options.pollMicroseconds)
@@ -58,6 +61,8 @@ final class FSWorker {
 
     /// - Returns: whether there may be more.
     private func serveBatch(_ kick: EventFD) -> Bool {
+        pacing.begin()
+        defer { if pacing.takeOwed() { queue.setup.call?.signal() } }
         for _ in 0..<Self.batch {
             do throws(QueueError) {
                 guard try queue.pop(into: chain) else { return false }
@@ -78,8 +83,8 @@ final class FSWorker {
     /// Gives `chain` back.
     private func give(_ written: UInt32) {
         queue.push(chain, written: written)
-        // The driver waits for most requests, and the next may take long.
-        if queue.publish() { queue.setup.call?.signal() }
+        // The driver sees it, whether it is told or not.
+        if pacing.end(queue.publish()) { queue.setup.call?.signal() }
         task.end()
     }
 
@@ -95,6 +100,7 @@ final class FSWorker {
                 parked.put(back: waiting)
             }
         }
+        if pacing.takeOwed() { queue.setup.call?.signal() }
     }
 
     /// The queue stops. Its next thread finds what waits where requests in flight are noted, and
@@ -110,6 +116,7 @@ final class FSWorker {
             _ = request.take(chain)
             give(reply.write(to: chain, request, error: EAGAIN))
         }
+        if pacing.takeOwed() { queue.setup.call?.signal() }
     }
 
     /// Does the request in `chain`.

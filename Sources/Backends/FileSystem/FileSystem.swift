@@ -13,6 +13,7 @@ final class FileSystem: Sendable {
     let handles: HandleTable
     let locks: LockTable
     let waits = LockWaits()
+    let windows: FileWindow.Pool
     /// /proc, where threads find the process's own descriptors.
     let proc: SharedFD
     /// Whether what users create is given to them; otherwise all is our own user's.
@@ -34,15 +35,23 @@ final class FileSystem: Sendable {
         self.options = options
         self.ledger = ledger
         abilities = Atomic(ledger?.abilities ?? 0)
-        handles = HandleTable(ledger)
+        // Rings, connections and what is being done take some as well.
+        let limit = Int(clamping: min(clinux_descriptor_limit(), options.descriptorLimit))
+        handles = HandleTable(ledger, limit: max(limit / 4 - 128, 16))
         locks = LockTable(handles)
         self.queueFilter = queueFilter
         proc = files.proc
+        do {
+            windows = try FileWindow.Pool()
+        } catch {
+            throw BackendError("no descriptor for what files lose: \(error.reason)")
+        }
         setsUsers = clinux_may_set_users() != 0
         do {
             let status = try FileStatus.of(files.folder.rawValue)
             nodes = NodeTable(
-                root: Node(try files.folder.duplicate(), status), ledger)
+                root: Node(try files.folder.duplicate(), status), ledger,
+                openLimit: max(limit / 2 + limit / 8, 16))
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")
         }

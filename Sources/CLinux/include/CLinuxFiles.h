@@ -56,6 +56,9 @@ int clinux_file_status(int folder, const char *name, struct clinux_file_status *
 
 // Opens a file again.
 int clinux_reopen(int fd, int flags);
+// The last part of the path by which a file was opened or has been moved since, as far as the kernel
+// knows; a file that was removed has one that stands for nothing. Returns its length.
+int clinux_last_name(int fd, char *name, size_t size);
 int clinux_change_mode(int fd, unsigned mode);
 int clinux_truncate_path(int fd, int64_t size);
 int clinux_set_attribute(int fd, const char *name, const void *value, size_t size, int flags);
@@ -73,6 +76,9 @@ static const int64_t CLINUX_UTIME_OMIT = (1l << 30) - 2l;
 int clinux_change_times(int fd, int64_t access, int64_t access_ns, int64_t modification,
                         int64_t modification_ns);
 ssize_t clinux_read_link(int fd, void *target, size_t size);
+// Whether the memory that a part of a mapped file takes is there, so that no access to it waits. The
+// part has at most 1 MiB.
+int clinux_is_resident(void *base, size_t offset, size_t size);
 int clinux_truncate(int fd, int64_t size);
 int clinux_sync(int fd, int is_data_only);
 int clinux_sync_file_system(int fd);
@@ -99,9 +105,15 @@ int clinux_lock_open_file(int fd, int operation);
 struct clinux_space {
     uint64_t blocks, free_blocks, available_blocks, files, free_files;
     uint32_t block_size, fragment_size, name_length;
+    uint32_t type; // as in <linux/magic.h>
 };
 
 int clinux_space(int fd, struct clinux_space *space);
+
+// MARK: Limits
+
+// How many descriptors this process may have open.
+uint64_t clinux_descriptor_limit(void);
 
 // MARK: Users
 

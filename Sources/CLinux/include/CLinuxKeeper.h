@@ -16,7 +16,15 @@ struct clinux_kept {
 struct clinux_kept_node {
     struct clinux_kept kept;
     uint64_t lookups, inode, device, mount;
+    uint64_t parent; // a folder in which it was found, or 0
     uint32_t type, spare;
+};
+
+// How a node is found again that is known and not open: its descriptor is -1.
+struct clinux_kept_place {
+    int64_t seconds; // when it was made
+    uint32_t nanoseconds, spare;
+    char name[256];
 };
 
 enum clinux_handle_kind { CLINUX_HANDLE_FILE, CLINUX_HANDLE_FOLDER, CLINUX_HANDLE_LOCKS };
@@ -48,7 +56,7 @@ struct clinux_task {
     uint64_t forgotten; // the node that it is about to forget; `before` is what will be left of it
 };
 
-// The beginning of a ledger; tasks, handles and nodes follow.
+// The beginning of a ledger; tasks, handles, nodes and the nodes' places follow.
 struct clinux_ledger {
     uint64_t version;   // 0: nothing was noted
     uint64_t abilities; // what was agreed on with the driver
@@ -75,10 +83,15 @@ static inline struct clinux_kept_node *clinux_ledger_nodes(struct clinux_ledger 
     return (struct clinux_kept_node *)(clinux_ledger_handles(ledger) + CLINUX_LEDGER_HANDLES);
 }
 
+static inline struct clinux_kept_place *clinux_ledger_places(struct clinux_ledger *ledger)
+{
+    return (struct clinux_kept_place *)(clinux_ledger_nodes(ledger) + CLINUX_LEDGER_NODES);
+}
+
 static const unsigned long CLINUX_LEDGER_SIZE =
     sizeof(struct clinux_ledger) + CLINUX_LEDGER_TASKS * sizeof(struct clinux_task) +
     CLINUX_LEDGER_HANDLES * sizeof(struct clinux_kept_handle) +
-    CLINUX_LEDGER_NODES * sizeof(struct clinux_kept_node);
+    CLINUX_LEDGER_NODES * (sizeof(struct clinux_kept_node) + sizeof(struct clinux_kept_place));
 
 // How many descriptors a keeper is asked for at once, and the size of a request: how many, and
 // their numbers. It answers with a byte and the descriptors. A request for none ends it.

@@ -39,7 +39,8 @@ internal import Glibc
         try self.init(sharing: fd, offset: offset, size: size, isWritable: isWritable, onLoss: nil)
     }
 
-    private convenience init(
+    /// - Parameter onLoss: as for `part`; the file may be shorter than the mapping.
+    package convenience init(
         sharing fd: Int32, offset: UInt64, size: Int, isWritable: Bool, onLoss: EventFD?
     ) throws(SystemError) {
         guard let offset = Int(exactly: offset), size > 0 else {

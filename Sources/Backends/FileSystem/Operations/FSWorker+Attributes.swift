@@ -18,18 +18,19 @@ extension FSWorker {
             id, status, fileSystem.validity, below: fileSystem.has(.submounts) ? folder : nil)
     }
 
-    /// The file that a name stands for, which the driver knows from now on.
+    /// The file that a name stands for in the request's folder; the driver knows it from now on.
     func find(
         _ folder: Node, _ name: FUSEText
     ) throws(FUSEError) -> (id: UInt64, status: clinux_file_status) {
         let status = try FileStatus.of(folder.fd, name)
-        if let id = fileSystem.nodes.lookUp(Node.Key(status)) { return (id, status) }
+        let parent = request.nodeID
+        if let id = fileSystem.nodes.lookUp(Node.Key(status), in: parent) { return (id, status) }
         let fd = OwnedFD(
             owning: try fuseChecking(
                 unsafe clinux_open_beneath(folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
         // The name may stand for another file by now.
         let opened = try FileStatus.of(fd.rawValue)
-        return (try fileSystem.nodes.add(Node(fd, opened)), opened)
+        return (try fileSystem.nodes.add(Node(fd, opened), opened, in: parent), opened)
     }
 
     func getAttributes() throws(FUSEError) {

@@ -12,6 +12,9 @@ extension FSWorker {
         guard chain.writableLength >= header else { throw .invalid }
         let room = chain.writableLength - header
         chain.trimWritable(first: header)
+        if let count = copyFromWindow(file, UInt64(offset), min(size, room)) {
+            return .data(UInt32(clamping: count))
+        }
         if room > size { chain.trimWritable(last: room - size) }
         let parts = unsafe chain.writable
         guard let first = parts.baseAddress, !parts.isEmpty else { return .data(0) }
@@ -20,6 +23,20 @@ extension FSWorker {
             unsafe clinux_preadv(
                 file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0))
         return .data(UInt32(clamping: count))
+    }
+
+    /// Reads much of what the host has in memory.
+    /// - Returns: how many bytes; `nil` if they are to be read in another way.
+    private func copyFromWindow(_ file: OpenFile, _ offset: UInt64, _ size: UInt64) -> Int? {
+        guard size >= UInt64(FileWindow.smallestRead), size <= UInt64(FUSELimit.transfer),
+            let end = try? FileStatus.of(file.fd).size, end > offset,
+            let window = file.window(offset, in: fileSystem.windows)
+        else { return nil }
+        let count = Int(min(size, end - offset))
+        let isWhole = unsafe window.copy(offset, count) { bytes in
+            _ = unsafe chain.write(at: UInt64(FUSELimit.replyHeader), from: bytes)
+        }
+        return isWhole ? count : nil
     }
 
     func write() throws(FUSEError) {

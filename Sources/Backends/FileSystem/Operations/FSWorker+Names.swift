@@ -80,6 +80,8 @@ extension FSWorker {
     private func remove(isFolder: Bool) throws(FUSEError) {
         let folder = try folder()
         let name = try request.name()
+        let old = fileSystem.nodes.keepOpen(folder, name)
+        defer { fileSystem.nodes.stayOpen(old) }
         try fuseChecking(
             task.change { [self] _, _ in
                 status(folder, name) == nil ? 0 : nil
@@ -101,6 +103,12 @@ extension FSWorker {
         guard flags & ~7 == 0 else { throw .invalid }
         let name = try request.name()
         let newName = try request.name()
+        let old = fileSystem.nodes.keepOpen(folder, name)
+        let replaced = fileSystem.nodes.keepOpen(newFolder, newName)
+        defer {
+            fileSystem.nodes.stayOpen(old)
+            fileSystem.nodes.stayOpen(replaced)
+        }
         // With the last two, something has the old name afterwards as well.
         let needsInode = flags & 6 != 0
         try fuseChecking(

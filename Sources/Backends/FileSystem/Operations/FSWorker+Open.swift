@@ -138,7 +138,7 @@ extension FSWorker {
     private func putCreated(_ fd: consuming OwnedFD, _ flags: UInt32) throws(FUSEError) {
         let node = OwnedFD(owning: try fuseChecking(clinux_reopen(fd.rawValue, CLINUX_O_PATH)))
         let status = try FileStatus.of(node.rawValue)
-        let id = try fileSystem.nodes.add(Node(node, status))
+        let id = try fileSystem.nodes.add(Node(node, status), status, in: request.nodeID)
         reply.putEntry(id, status, fileSystem.validity)
         do throws(FUSEError) {
             try putHandle(fd, nodeID: id, flags)

@@ -20,7 +20,7 @@ package enum FSSystemCalls {
             "utimensat", "truncate", "ftruncate", "fsync", "fdatasync", "syncfs", "preadv",
             "preadv2", "pwritev", "pwritev2", "fallocate", "copy_file_range", "setxattr",
             "getxattr", "listxattr", "removexattr")
-        rules.allow("flock")
+        rules.allow("flock", "mincore")
         rules.allow("fcntl", argument: 1, oneOf: [36])  // F_OFD_GETLK
         // Whose the new files are.
         rules.allow("setfsuid", "setfsgid", "capget", "capset", "umask")
@@ -37,6 +37,8 @@ package enum FSSystemCalls {
         // A keeper is a process that shares the descriptors (CLONE_FILES, CLONE_PIDFD,
         // SIGCHLD).
         rules.allow("clone", argument: 0, oneOf: [0x400 | 0x1000 | 17])
+        // How many files can be open.
+        rules.allow("prlimit64", argument: 2, mask: .max, is: 0)
         rules.allow("pidfd_open", "close_range")
         rules.allow("waitid", argument: 0, oneOf: [3])  // P_PIDFD
         return rules

@@ -11,7 +11,7 @@ internal import Synchronization
 // the limits. A slot is written under the lock of the table that it belongs to, a task by the
 // thread of its queue.
 @safe final class Ledger: Sendable {
-    private static let version: UInt64 = 2
+    private static let version: UInt64 = 3
     static let nodeLimit = Int(CLINUX_LEDGER_NODES)
     static let handleLimit = Int(CLINUX_LEDGER_HANDLES)
 
@@ -70,10 +70,11 @@ internal import Synchronization
     /// The number of slots that have ever held a node.
     var nodeSlots: Int { unsafe min(Int(header.pointee.node_slots), Self.nodeLimit) }
 
-    func note(_ id: UInt64, _ node: Node, lookups: UInt64) {
+    func note(_ id: UInt64, _ node: Node, lookups: UInt64, parent: UInt64) {
         let index = Self.index(id)
         let slot = unsafe self.node(index)
         unsafe slot.pointee.lookups = lookups
+        unsafe slot.pointee.parent = parent
         unsafe slot.pointee.inode = node.key.inode
         unsafe slot.pointee.device = node.key.device
         unsafe slot.pointee.mount = node.key.mount
@@ -87,6 +88,37 @@ internal import Synchronization
     func note(_ id: UInt64, lookups: UInt64) {
         unsafe storeInOrder(lookups, &node(Self.index(id)).pointee.lookups)
     }
+
+    func note(_ id: UInt64, parent: UInt64) {
+        unsafe storeInOrder(parent, &node(Self.index(id)).pointee.parent)
+    }
+
+    /// A node has been opened again.
+    func note(_ id: UInt64, descriptor: Int32) {
+        unsafe storeNumber(descriptor, &node(Self.index(id)).pointee.kept)
+    }
+
+    /// A node is about to be closed, but is still known.
+    func noteClosed(_ id: UInt64, _ closed: ClosedNode) {
+        let index = Self.index(id)
+        let place = unsafe self.place(at: index)
+        unsafe place.pointee.seconds = closed.seconds
+        unsafe place.pointee.nanoseconds = closed.nanoseconds
+        unsafe withUnsafeMutableBytes(of: &place.pointee.name) { name in
+            unsafe closed.name.withUnsafeBytes { text in
+                unsafe name.copyBytes(from: text.prefix(name.count))
+            }
+        }
+        unsafe storeNumber(-1, &node(index).pointee.kept)
+    }
+
+    private func place(at index: Int) -> UnsafeMutablePointer<clinux_kept_place> {
+        precondition(index < Self.nodeLimit, "there is no such slot")
+        return unsafe clinux_ledger_places(header) + index
+    }
+
+    /// How what a slot for nodes holds is found again, if it is closed.
+    func place(_ index: Int) -> clinux_kept_place { unsafe place(at: index).pointee }
 
     func forgetNode(_ id: UInt64) { unsafe end(&node(Self.index(id)).pointee.kept) }
 
@@ -167,6 +199,13 @@ internal import Synchronization
         unsafe storeInOrder(id & ~0xffff_ffff | 1, &kept.pointee.state)
     }
 
+    private func storeNumber(_ number: Int32, _ kept: UnsafeMutablePointer<clinux_kept>) {
+        // Behind the state.
+        let numbers = unsafe (UnsafeMutableRawPointer(kept) + MemoryLayout<UInt64>.size)
+            .assumingMemoryBound(to: UInt32.self)
+        unsafe storeInOrder(UInt32(bitPattern: number), numbers + column)
+    }
+
     private func end(_ kept: UnsafeMutablePointer<clinux_kept>) {
         unsafe storeInOrder(kept.pointee.state & ~1, &kept.pointee.state)
     }
@@ -183,15 +222,22 @@ internal import Synchronization
     var descriptors: [Int32] {
         var numbers: [Int32] = []
         let column = column
-        unsafe kept { unsafe numbers.append($0.pointee.number(in: column)) }
+        unsafe kept {
+            let number = unsafe $0.pointee.number(in: column)
+            if number >= 0 { numbers.append(number) }
+        }
         return numbers
     }
 
     /// Notes what `descriptors` has become, in the column that does not count.
     func renumber(_ numbers: [Int32]) {
         var rest = numbers[...]
-        let column = 1 - column
-        unsafe kept { unsafe $0.pointee.setNumber(rest.popFirst() ?? -1, in: column) }
+        let column = column
+        unsafe kept {
+            let isOpen = unsafe $0.pointee.number(in: column) >= 0
+            let number = isOpen ? rest.popFirst() ?? -1 : -1
+            unsafe $0.pointee.setNumber(number, in: 1 - column)
+        }
     }
 
     /// The driver is to know nothing any more.
@@ -227,5 +273,16 @@ extension clinux_kept {
 
     mutating func setNumber(_ number: Int32, in column: Int) {
         if column == 0 { numbers.0 = number } else { numbers.1 = number }
+    }
+}
+
+extension clinux_kept_place {
+    /// The name, with its NUL.
+    var text: [CChar] {
+        unsafe withUnsafeBytes(of: name) { bytes in
+            unsafe bytes.prefix { $0 != 0 }.prefix(FUSELimit.name).map { CChar(bitPattern: $0) } + [
+                0
+            ]
+        }
     }
 }

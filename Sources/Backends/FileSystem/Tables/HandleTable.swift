@@ -7,10 +7,12 @@ final class HandleTable: Sendable {
     private let state: Lock<SlotIDs<OpenFile>>
     private let ledger: Ledger?
 
-    /// - Parameter ledger: holds what is known already.
-    init(_ ledger: Ledger?) {
+    /// - Parameters:
+    ///   - ledger: holds what is known already.
+    ///   - limit: the most that may be open.
+    init(_ ledger: Ledger?, limit: Int) {
         self.ledger = ledger
-        var open = SlotIDs<OpenFile>(limit: Ledger.handleLimit)
+        var open = SlotIDs<OpenFile>(limit: min(limit, Ledger.handleLimit))
         if let ledger {
             for index in 0..<ledger.handleSlots {
                 let kept = ledger.keptHandle(index)

@@ -1,32 +1,61 @@
 internal import CLinux
 internal import Core
 internal import Glibc
+internal import Synchronization
 
 /// The files that the driver knows, by number, and how often it was told each number: it gives
-/// them back by count (FUSE: LOOKUP and FORGET).
+/// them back by count (FUSE: LOOKUP and FORGET). There may be more than a process can have open; see
+/// NodeTable+Closing.swift.
 final class NodeTable: Sendable {
     /// The shared folder's own number (FUSE_ROOT_ID).
     static let rootID: UInt64 = 1
 
-    private struct Entry {
-        let node: Node
-        var lookups: UInt64
+    enum Content: Sendable {
+        case open(Node)
+        case closed(ClosedNode)
+
+        var key: Node.Key {
+            switch self {
+            case .open(let node): node.key
+            case .closed(let node): node.key
+            }
+        }
+
+        var node: Node? {
+            if case .open(let node) = self { node } else { nil }
+        }
     }
 
-    private struct State {
+    struct Entry: Sendable {
+        var content: Content
+        var lookups: UInt64
+        /// The number of a folder in which it was found; 0: that is not known.
+        var parent: UInt64
+    }
+
+    struct State: Sendable {
         var entries = SlotIDs<Entry>(limit: Ledger.nodeLimit)
         var ids: [Node.Key: UInt64] = [:]
+        var openCount = 0
+        /// Where those to be closed next are looked for.
+        var hand = 0
     }
 
     let root: Node
-    private let state: Lock<State>
-    private let ledger: Ledger?
+    let state: Lock<State>
+    let ledger: Ledger?
+    /// How many may be open.
+    let openLimit: Int
+    /// How many are closed; written under the lock.
+    let closedCount = Atomic<Int>(0)
 
     /// - Parameter ledger: holds what is known already.
-    init(root: Node, _ ledger: Ledger?) {
+    init(root: Node, _ ledger: Ledger?, openLimit: Int = .max) {
         self.root = root
         self.ledger = ledger
+        self.openLimit = openLimit
         var known = State()
+        var closed = 0
         if let ledger {
             for index in 0..<ledger.nodeSlots {
                 let kept = ledger.keptNode(index)
@@ -34,54 +63,97 @@ final class NodeTable: Sendable {
                     known.entries.restore(nil, generation: kept.kept.generation)
                     continue
                 }
-                let node = Node(kept, ledger.column)
-                known.ids[node.key] = known.entries.restore(
-                    Entry(node: node, lookups: kept.lookups), generation: kept.kept.generation)
+                let isClosed = kept.kept.number(in: ledger.column) < 0
+                let content: Content =
+                    isClosed
+                    ? .closed(ClosedNode(kept, ledger.place(index)))
+                    : .open(Node(kept, ledger.column))
+                let entry = Entry(content: content, lookups: kept.lookups, parent: kept.parent)
+                if isClosed { closed += 1 } else { known.openCount += 1 }
+                known.ids[content.key] = known.entries.restore(
+                    entry, generation: kept.kept.generation)
             }
         }
         state = Lock(known)
+        closedCount.store(closed, ordering: .relaxed)
     }
 
     /// How many files are known, besides the root.
     var count: Int { state.withLock { $0.entries.count } }
 
-    func node(_ id: UInt64) throws(FUSEError) -> Node {
-        if id == Self.rootID { return root }
-        guard let node = state.withLock({ $0.entries[id]?.node }) else { throw .stale }
-        return node
-    }
+    func node(_ id: UInt64) throws(FUSEError) -> Node { try node(id, depth: 0) }
 
-    /// Counts a look-up of a file that is known already.
-    /// - Returns: its number; `nil` if it is not known.
-    func lookUp(_ key: Node.Key) -> UInt64? {
+    /// Counts a look-up of a file that is known already, and open.
+    /// - Parameter parent: where it was found.
+    /// - Returns: its number; `nil` if it is not.
+    func lookUp(_ key: Node.Key, in parent: UInt64) -> UInt64? {
         if key == root.key { return Self.rootID }
-        return state.withLock { count(key, &$0) }
+        return state.withLock { state in
+            guard let id = state.ids[key], let entry = state.entries[id],
+                entry.content.node != nil
+            else { return nil }
+            count(id, entry, parent, &state)
+            return id
+        }
     }
 
     /// Adds a file, or counts a look-up if it is there already.
     /// - Returns: its number.
-    func add(_ node: Node) throws(FUSEError) -> UInt64 {
+    func add(
+        _ node: Node, _ status: clinux_file_status, in parent: UInt64
+    ) throws(FUSEError) -> UInt64 {
         if node.key == root.key { return Self.rootID }
-        let id = state.withLock { state -> UInt64? in
-            if let id = count(node.key, &state) { return id }
-            guard let id = state.entries.insert(Entry(node: node, lookups: 1)) else { return nil }
+        let (id, isFull) = state.withLock { state -> (UInt64?, Bool) in
+            if let id = reopen(node, status, parent, &state) {
+                return (id, state.openCount > openLimit)
+            }
+            let entry = Entry(content: .open(node), lookups: 1, parent: parent)
+            guard let id = state.entries.insert(entry) else { return (nil, false) }
             state.ids[node.key] = id
-            ledger?.note(id, node, lookups: 1)
-            return id
+            state.openCount += 1
+            ledger?.note(id, node, lookups: 1, parent: parent)
+            return (id, state.openCount > openLimit)
         }
         guard let id else { throw FUSEError(ENFILE) }
+        if isFull { closeSome() }
         return id
     }
 
-    private func count(_ key: Node.Key, _ state: inout State) -> UInt64? {
-        guard let id = state.ids[key] else { return nil }
-        setLookups(of: id, &state) { $0 &+ 1 }
+    /// Counts a look-up of a file that is there already, perhaps closed.
+    private func reopen(
+        _ node: Node, _ status: clinux_file_status, _ parent: UInt64, _ state: inout State
+    ) -> UInt64? {
+        guard let id = state.ids[node.key], var entry = state.entries[id] else { return nil }
+        if case .closed(let closed) = entry.content {
+            guard closed.isSame(status) else {
+                // The file is gone, and another has its inode's number.
+                state.ids[node.key] = nil
+                return nil
+            }
+            setOpen(id, node, &entry, &state)
+        }
+        count(id, entry, parent, &state)
         return id
     }
 
-    private func setLookups(of id: UInt64, _ state: inout State, _ change: (UInt64) -> UInt64) {
-        guard var entry = state.entries[id] else { return }
-        entry.lookups = change(entry.lookups)
+    /// A file that was closed is open again.
+    func setOpen(_ id: UInt64, _ node: Node, _ entry: inout Entry, _ state: inout State) {
+        entry.content = .open(node)
+        state.entries[id] = entry
+        state.openCount += 1
+        closedCount.subtract(1, ordering: .relaxed)
+        ledger?.note(id, descriptor: node.fd)
+    }
+
+    private func count(
+        _ id: UInt64, _ old: Entry, _ parent: UInt64, _ state: inout State
+    ) {
+        var entry = old
+        entry.lookups &+= 1
+        if entry.parent != parent {
+            entry.parent = parent
+            ledger?.note(id, parent: parent)
+        }
         state.entries[id] = entry
         ledger?.note(id, lookups: entry.lookups)
     }
@@ -90,17 +162,25 @@ final class NodeTable: Sendable {
     /// - Parameter noting: is told before how many will be left.
     func forget(_ id: UInt64, _ count: UInt64, noting: (UInt64) -> Void = { _ in }) {
         // The node may go with its last holder, which must not happen under the lock.
-        _ = state.withLock { state -> Node? in
-            guard let entry = state.entries[id] else { return nil }
+        _ = state.withLock { state -> Content? in
+            guard var entry = state.entries[id] else { return nil }
             noting(entry.lookups - min(count, entry.lookups))
             if count < entry.lookups {
-                setLookups(of: id, &state) { $0 - count }
+                entry.lookups -= count
+                state.entries[id] = entry
+                ledger?.note(id, lookups: entry.lookups)
                 return nil
             }
             state.entries.remove(id)
             ledger?.forgetNode(id)
-            state.ids[entry.node.key] = nil
-            return entry.node
+            let key = entry.content.key
+            if state.ids[key] == id { state.ids[key] = nil }
+            if entry.content.node != nil {
+                state.openCount -= 1
+            } else {
+                closedCount.subtract(1, ordering: .relaxed)
+            }
+            return entry.content
         }
     }
 
@@ -110,6 +190,8 @@ final class NodeTable: Sendable {
             let old = state
             state.entries.removeAll { ledger?.forgetNode($0) }
             state.ids = [:]
+            state.openCount = 0
+            closedCount.store(0, ordering: .relaxed)
             return old
         }
         _ = old

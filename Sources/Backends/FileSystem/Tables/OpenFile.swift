@@ -13,6 +13,14 @@ final class OpenFile: Sendable {
     /// Where the next entry of a folder will be read, and the right to read there.
     let position = Lock<UInt64>(0)
 
+    private struct View {
+        /// `nil`: it is not known yet.
+        var suits: Bool?
+        var window: FileWindow?
+    }
+
+    private let view = Lock(View())
+
     /// Whether all writes go to the end.
     let appends: Bool
 
@@ -36,6 +44,19 @@ final class OpenFile: Sendable {
         appends = kept.appends != 0
         // It is not known where the folder's descriptor stands.
         position.withLock { $0 = .max }
+    }
+
+    /// A window of the file that covers a place; `nil` if there can be none.
+    func window(_ offset: UInt64, in pool: FileWindow.Pool) -> FileWindow? {
+        view.withLock { view in
+            let suits = view.suits ?? FileWindow.suits(fd)
+            view.suits = suits
+            guard suits else { return nil }
+            if let window = view.window, window.covers(offset), !window.isLost { return window }
+            view.window = nil
+            view.window = FileWindow(fd, around: offset, in: pool)
+            return view.window
+        }
     }
 
     /// Valid as long as this object lives.

@@ -17,6 +17,14 @@ struct SlotIDs<Item: Sendable>: Sendable {
     /// Slots that are in use.
     var count: Int { slots.count - free.count }
 
+    /// Slots that were ever in use.
+    var slotCount: Int { slots.count }
+
+    subscript(slot index: Int) -> (id: UInt64, item: Item)? {
+        guard let item = slots[index].item else { return nil }
+        return (UInt64(slots[index].generation) << 32 | UInt64(index), item)
+    }
+
     private func index(of id: UInt64) -> Int? {
         let index = Int(id & 0xffff_ffff)
         guard index < slots.count, UInt64(slots[index].generation) == id >> 32 else { return nil }

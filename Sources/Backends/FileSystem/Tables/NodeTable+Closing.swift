@@ -1,0 +1,186 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+internal import Synchronization
+
+// A driver may know more files than a process can have open. Those that were found first are then
+// closed, and opened again by name when they are asked for: each as a name in a folder that the driver
+// knows as well, so that folders may be moved. What changes a name through this process opens the file
+// before (`keepOpen`), and what has no name is not closed. If the host's own programs have moved or
+// replaced a file that is closed, it is stale, and drivers look up its name again.
+//
+// All of it in threads that have entered their descriptors.
+
+/// How a file that was closed is found again, and known to be the same.
+final class ClosedNode: Sendable {
+    let key: Node.Key
+    let name: [CChar]
+    /// When it was made, as far as the file system says.
+    let seconds: Int64
+    let nanoseconds: UInt32
+
+    init(_ name: [CChar], _ status: clinux_file_status) {
+        key = Node.Key(status)
+        self.name = name
+        seconds = status.btime
+        nanoseconds = status.btime_ns
+    }
+
+    /// One that an earlier process has closed.
+    init(_ kept: clinux_kept_node, _ place: clinux_kept_place) {
+        key = Node.Key(kept)
+        name = place.text
+        seconds = place.seconds
+        nanoseconds = place.nanoseconds
+    }
+
+    /// An inode's number says nothing once nobody has it open.
+    func isSame(_ status: clinux_file_status) -> Bool {
+        Node.Key(status) == key && status.btime == seconds && status.btime_ns == nanoseconds
+    }
+}
+
+extension NodeTable {
+    /// How many are closed at once.
+    private static let batch = 16
+    /// How many are looked at for it.
+    private static let search = 512
+    /// How many folders one in the other may be closed. It ends where the host has moved them.
+    private static let depthLimit = 512
+
+    func node(
+        _ id: UInt64, depth: Int, closesOthers: Bool = true
+    ) throws(FUSEError) -> Node {
+        if id == Self.rootID { return root }
+        guard let entry = state.withLock({ $0.entries[id] }) else { throw .stale }
+        switch entry.content {
+        case .open(let node): return node
+        case .closed(let node):
+            guard depth < Self.depthLimit else { throw .stale }
+            let folder = try self.node(
+                entry.parent, depth: depth + 1, closesOthers: closesOthers)
+            return try open(id, node, in: folder, node.name, closesOthers: closesOthers)
+        }
+    }
+
+    private func open(
+        _ id: UInt64, _ closed: ClosedNode, in folder: Node, _ name: [CChar],
+        closesOthers: Bool = true
+    ) throws(FUSEError) -> Node {
+        let result = unsafe name.withUnsafeBufferPointer { text -> Int32 in
+            guard let text = text.baseAddress else { return -ESTALE }
+            return unsafe clinux_open_beneath(folder.fd, text, CLINUX_O_PATH | O_NOFOLLOW, 0)
+        }
+        if result == -ENOENT || result == -ENOTDIR { throw .stale }
+        let fd = OwnedFD(owning: try fuseChecking(result))
+        let status = try FileStatus.of(fd.rawValue)
+        guard closed.isSame(status) else { throw .stale }
+        let node = Node(fd, status)
+        let (found, isFull) = state.withLock { state -> (Node?, Bool) in
+            guard var entry = state.entries[id] else { return (nil, false) }
+            // Another thread may have been quicker.
+            if let other = entry.content.node { return (other, false) }
+            setOpen(id, node, &entry, &state)
+            return (node, state.openCount > openLimit)
+        }
+        guard let found else { throw .stale }
+        if isFull, closesOthers { closeSome() }
+        return found
+    }
+
+    /// A name will stand for something else, or for nothing. What it stands for is opened, if it is
+    /// closed, because it will not be found again.
+    /// - Returns: what `stayOpen` takes afterwards.
+    func keepOpen(_ folder: Node, _ name: FUSEText) -> Node? {
+        guard closedCount.load(ordering: .relaxed) > 0,
+            let status = try? FileStatus.of(folder.fd, name)
+        else { return nil }
+        let found = state.withLock { state -> (UInt64, Content)? in
+            guard let id = state.ids[Node.Key(status)] else { return nil }
+            return state.entries[id].map { (id, $0.content) }
+        }
+        switch found {
+        case (_, .open(let node))?: return node
+        case (let id, .closed(let node))?:
+            let count = unsafe strlen(name.pointer) + 1
+            let text = unsafe Array(UnsafeBufferPointer(start: name.pointer, count: count))
+            return try? open(id, node, in: folder, text)
+        case nil: return nil
+        }
+    }
+
+    /// Another thread may have closed it before its name has gone.
+    func stayOpen(_ node: Node?) {
+        guard let node else { return }
+        state.withLock { state in
+            guard let id = state.ids[node.key], var entry = state.entries[id],
+                entry.content.node == nil
+            else { return }
+            setOpen(id, node, &entry, &state)
+        }
+    }
+
+    private struct Candidate {
+        let id: UInt64
+        let node: Node
+        let parent: UInt64
+    }
+
+    /// Closes some files that can be found again.
+    func closeSome() {
+        for candidate in candidates() {
+            guard let closed = findByName(candidate) else { continue }
+            // Closed outside the lock, when nobody uses it any more.
+            _ = state.withLock { state -> Node? in
+                guard var entry = state.entries[candidate.id],
+                    let node = entry.content.node, node === candidate.node,
+                    entry.parent == candidate.parent
+                else { return nil }
+                entry.content = .closed(closed)
+                state.entries[candidate.id] = entry
+                state.openCount -= 1
+                closedCount.add(1, ordering: .relaxed)
+                ledger?.noteClosed(candidate.id, closed)
+                return node
+            }
+        }
+    }
+
+    /// Those that are to be closed next: files before folders, through which others are found.
+    private func candidates() -> [Candidate] {
+        state.withLock { state in
+            var files: [Candidate] = []
+            var folders: [Candidate] = []
+            let slots = state.entries.slotCount
+            for _ in 0..<min(Self.search, slots) where files.count < Self.batch {
+                state.hand = state.hand + 1 < slots ? state.hand + 1 : 0
+                guard let (id, entry) = state.entries[slot: state.hand],
+                    let node = entry.content.node, entry.parent != 0
+                else { continue }
+                let candidate = Candidate(id: id, node: node, parent: entry.parent)
+                if !node.isFolder {
+                    files.append(candidate)
+                } else if folders.count < Self.batch {
+                    folders.append(candidate)
+                }
+            }
+            return files.isEmpty ? folders : files
+        }
+    }
+
+    /// How a file is found in its folder, if it is there.
+    private func findByName(_ candidate: Candidate) -> ClosedNode? {
+        let parent = try? node(candidate.parent, depth: 0, closesOthers: false)
+        guard let parent, parent !== candidate.node else { return nil }
+        // SAFETY: the kernel writes to the array at most as many bytes as it is told, and a NUL.
+        var name = [CChar](repeating: 0, count: FUSELimit.name + 1)
+        guard unsafe clinux_last_name(candidate.node.fd, &name, name.count) > 0 else { return nil }
+        let status = unsafe name.withUnsafeBufferPointer { text -> clinux_file_status? in
+            guard let text = text.baseAddress else { return nil }
+            return try? unsafe FileStatus.of(parent.fd, FUSEText(pointer: text))
+        }
+        guard let status, Node.Key(status) == candidate.node.key else { return nil }
+        name.removeSubrange(((name.firstIndex(of: 0) ?? 0) + 1)...)
+        return ClosedNode(name, status)
+    }
+}
