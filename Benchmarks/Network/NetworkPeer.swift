@@ -44,20 +44,19 @@ enum NetworkPeer: CaseIterable {
     {
         switch self {
         case .apus:
-            let links =
-                switch path {
-                case .sink: ["none"]
-                case .tap: ["tap,ifname=\(Self.interface)"]
-                case .forward:
-                    ["stream,path=\(socket).link,server=on", "stream,path=\(socket).link"]
-                }
-            return try links.enumerated().map { index, link in
-                let command = [
-                    apus, "net", "--socket-path", "\(socket).\(index)", "--net", link,
+            let ports = ["\(socket).0", "\(socket).1"]
+            switch path {
+            case .sink:
+                let link = ["net", "--socket-path", ports[0], "--net", "none,poll-us=always"]
+                return [try PeerProcess(apus, link)]
+            case .forward:
+                let vhost = ports.flatMap { ["--vhost", $0] }
+                return [try PeerProcess(apus, ["switch", "--poll-us", "always"] + vhost)]
+            case .tap:
+                let link = "tap,ifname=\(Self.interface)"
+                return [
+                    try Self.startApart([apus, "net", "--socket-path", ports[0], "--net", link])
                 ]
-                return try path == .tap
-                    ? Self.startApart(command)
-                    : PeerProcess(apus, Array(command.dropFirst()))
             }
         case .dpdk: return [try Self.startTestpmd(path, socket: socket, cpu: cpu)]
         case .qemu: return [try Self.startQEMU(socket: socket)]

@@ -136,8 +136,9 @@ import Testing
 
     @Test("when somebody is there the driver is to announce itself, and says that it did")
     func announce() throws {
-        let (rig, _) = try pair(
+        let (rig, peer) = try pair(
             features: NetworkFeature.controlQueue | NetworkFeature.announce)
+        defer { withExtendedLifetime(peer) {} }
         let control = try Control(rig)
         _ = rig.loop.run(timeoutMilliseconds: 5000) {
             rig.device.readConfig(offset: 6, count: 2) == [3, 0]

@@ -24,15 +24,24 @@ final class NetworkRig {
     static let mergeable: UInt64 = 1 << 15
 
     /// - Parameter features: besides those of VIRTIO 1.
-    init(
+    convenience init(
         _ text: String, features: UInt64 = NetworkRig.mergeable, size: UInt16 = 64,
         note: ControlNote? = nil
     ) throws {
         let options = try NetworkOptions(NetworkOptions.schema.parse(text))
+        try self.init(features: features, size: size) { loop, onChange in
+            try NetworkDevice(
+                options, LinkFiles(options), on: loop, note: note, configChanged: onChange)
+        }
+    }
+
+    init(
+        features: UInt64 = NetworkRig.mergeable, size: UInt16 = 64,
+        makeDevice: (EventLoop, @escaping () -> Void) throws -> NetworkDevice
+    ) throws {
         loop = try EventLoop()
         var onChange: () -> Void = {}
-        device = try NetworkDevice(
-            options, LinkFiles(options), on: loop, note: note, configChanged: { onChange() })
+        device = try makeDevice(loop) { onChange() }
         scratch = try ScratchMemory(size: 8 << 20)
         self.size = size
         self.features =
@@ -104,6 +113,9 @@ final class NetworkRig {
             "the ring is full")
         if receive.publish() { kicks[0].signal() }
     }
+
+    /// Buffers that the device has.
+    var receiveCount: Int { buffers.count }
 
     struct Received: Equatable {
         var header: [UInt8]

@@ -30,6 +30,16 @@ import Testing
         #expect(options.maximumQueueSize == 64)
     }
 
+    @Test("how long a thread looks for frames")
+    func polling() throws {
+        #expect(try parse("none").pollMicroseconds == IdlePolling.usualMicroseconds)
+        #expect(try parse("none,poll-us=0").pollMicroseconds == 0)
+        #expect(try parse("none,poll-us=always").pollMicroseconds == IdlePolling.forEver)
+        for text in ["never", "1001", "-1"] {
+            #expect(throws: OptionError.self) { try parse("none,poll-us=\(text)") }
+        }
+    }
+
     @Test(
         "what makes no sense is refused",
         arguments: [

@@ -7,8 +7,8 @@ import Testing
 /// A switch on a thread of its own, and where its ports connect.
 final class SwitchRig {
     let folder: TestFolder
-    private let stop: EventFD
-    private let thread: Thread
+    private let thread: SwitchThread
+    private let network: FrameSwitch
 
     /// - Parameter upLink: the far end of one; the switch has the near one.
     init(
@@ -17,17 +17,22 @@ final class SwitchRig {
     ) throws {
         folder = try TestFolder()
         let listener = try LinkFiles.listener(folder["switch"])
-        let new = try FrameSwitch(
+        network = try FrameSwitch(
             settings, listener: listener, source: source, connected: upLink?.fd)
-        let stop = try EventFD()
-        self.stop = stop
-        nonisolated(unsafe) let run = { new.run(until: stop) }
-        thread = try Thread(name: "switch") { unsafe run() }
+        thread = try SwitchThread(network)
+        try thread.start()
     }
 
-    deinit {
-        stop.signal()
-        thread.join()
+    /// A device that is a port of the switch.
+    func device(_ number: Int, features: UInt64 = NetworkRig.mergeable) throws -> NetworkRig {
+        let options = try NetworkOptions(NetworkOptions.schema.parse("none"))
+        return try NetworkRig(features: features) { loop, onChange in
+            try NetworkDevice(
+                options, features: SwitchedPair.features, on: loop, configChanged: onChange,
+                makePairs: {
+                    [SwitchedPair(network.memoryPorts[number].port, of: thread, onLinkChange: $0)]
+                })
+        }
     }
 
     /// A new port, which may not have been noticed yet.

@@ -18,4 +18,19 @@ enum GuestTool {
             guard result.code == 0 else { throw TestFailure("debugfs: \(result.output)") }
         }
     }
+
+    static let iperf = "/usr/bin/iperf3"
+
+    /// Makes a disk that has a program of the host on it, with its libraries.
+    static func makeDisk(_ disk: String, with program: String, _ folder: TestFolder) throws {
+        let libraries = try runTool("ldd", [program])
+        guard libraries.code == 0 else { throw TestFailure("ldd: \(libraries.output)") }
+        let words = libraries.output.split(whereSeparator: \.isWhitespace)
+        let files = [program] + words.filter { $0.hasPrefix("/") }.map(String.init)
+        for file in files {
+            let copied = try runTool("install", ["-D", file, folder["root"] + file])
+            guard copied.code == 0 else { throw TestFailure("\(file): \(copied.output)") }
+        }
+        try Guest.makeDisk(disk, with: folder["root"])
+    }
 }

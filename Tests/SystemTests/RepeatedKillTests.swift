@@ -9,6 +9,8 @@ import Testing
 enum Repetition {
     static let kills = count("APUS_KILLS", default: 3)
     static let reboots = count("APUS_REBOOTS", default: 2)
+    /// Sent by each iperf3.
+    static let megabytes = count("APUS_MEGABYTES", default: 16)
 
     private static func count(_ name: String, default count: Int) -> Int {
         Setting.environment[name].flatMap { Int($0) } ?? count

@@ -33,10 +33,24 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     ///   - pairFilter: what the threads of pairs restrict themselves with.
     ///   - note: where processes for this device note what its driver has asked for.
     ///   - configChanged: called on the control thread when the up-link has come or gone.
-    init(
+    convenience init(
         _ options: NetworkOptions, _ files: LinkFiles, on loop: EventLoop,
         pairFilter: SeccompFilter? = nil, note: ControlNote? = nil,
         configChanged: @escaping () -> Void = {}
+    ) throws {
+        let factory = LinkFactory(options, files, filter: pairFilter)
+        try self.init(
+            options, features: factory.features, on: loop, note: note,
+            configChanged: configChanged, makePairs: factory.makePairs)
+    }
+
+    /// - Parameters:
+    ///   - features: what the up-link has for drivers.
+    ///   - makePairs: makes the queues' side, which calls the closure it gets.
+    init(
+        _ options: NetworkOptions, features: UInt64, on loop: EventLoop,
+        note: ControlNote? = nil, configChanged: @escaping () -> Void,
+        makePairs: (@escaping @Sendable (Bool) -> Void) throws -> [any QueuePair]
     ) throws {
         self.options = options
         self.loop = loop
@@ -45,15 +59,14 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
         self.link = link
         // SAFETY: called on the control thread only, which also made it.
         nonisolated(unsafe) let configChanged = configChanged
-        let factory = LinkFactory(options, files, filter: pairFilter)
-        pairs = try factory.makePairs { isUp in
+        pairs = try makePairs { isUp in
             link.isUp.store(isUp, ordering: .relaxed)
             // Who is there now may not know where the interface is.
             link.wantsAnnouncement.store(isUp, ordering: .relaxed)
             loop.post { unsafe configChanged() }
         }
         running = [Bool](repeating: false, count: 2 * pairs.count + 1)
-        features = factory.features | Self.features(options, pairCount: pairs.count)
+        self.features = features | Self.features(options, pairCount: pairs.count)
         if let known = note?.bytes { commands = try? ControlState(known) }
         obey()
     }

@@ -41,6 +41,8 @@ package struct NetworkOptions: Equatable, Sendable {
     /// Bits in a second, and packets, from the guest and to it; 0: as many as there are.
     package var rate = Rate()
     package var packetRate = Rate()
+    /// `IdlePolling.forEver`: the threads never sleep.
+    package var pollMicroseconds = IdlePolling.usualMicroseconds
 
     package struct Rate: Equatable, Sendable {
         package var out: UInt64 = 0
@@ -108,6 +110,10 @@ package struct NetworkOptions: Equatable, Sendable {
             "packet-rate", .list(of: .rate), help: "the most packets in a second, likewise")
         static let queueSize = OptionKey(
             "queue-size", .integer(2...1024), default: 256, help: "most entries in a queue")
+        static let poll = OptionKey(
+            "poll-us", .pollMicroseconds, default: IdlePolling.usualMicroseconds,
+            help: "how long to look for frames before sleeping, at most, in microseconds, or always"
+        )
     }
 
     package static let schema = OptionSchema(
@@ -117,6 +123,7 @@ package struct NetworkOptions: Equatable, Sendable {
             Keys.fd.any, Keys.tcpPorts.any, Keys.udpPorts.any, Keys.passt.any,
             Keys.arguments.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
             Keys.mtu.any, Keys.rate.any, Keys.packetRate.any, Keys.queueSize.any,
+            Keys.poll.any,
         ])
 
     /// What can be said of a switch's up-link.
@@ -125,6 +132,22 @@ package struct NetworkOptions: Equatable, Sendable {
         keys: [
             Keys.type.any, Keys.path.any, Keys.server.any, Keys.interface.any, Keys.fd.any,
         ])
+
+    /// Where a front end finds a switch's port.
+    static let portPath = OptionKey.required("path", .path, help: "the socket to listen at")
+
+    /// What can be said of a port of a switch that is a device.
+    static let portSchema = OptionSchema(
+        "vhost", leadingKey: "path",
+        keys: [portPath.any, Keys.mac.any, Keys.mtu.any, Keys.queueSize.any])
+
+    /// Takes what `portSchema` has parsed.
+    init(port values: OptionValues) throws(OptionError) {
+        link = .none
+        mac = values[Keys.mac]
+        mtu = values[Keys.mtu].map { UInt16(clamping: $0) }
+        maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+    }
 
     /// Takes what `upLinkSchema` has parsed.
     package init(upLink values: OptionValues) throws(OptionError) {
@@ -143,6 +166,7 @@ package struct NetworkOptions: Equatable, Sendable {
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         rate = try Rate(values[Keys.rate], key: "rate")
         packetRate = try Rate(values[Keys.packetRate], key: "packet-rate")
+        pollMicroseconds = values[Keys.poll]
     }
 
     private static func link(_ values: OptionValues) throws(OptionError) -> Link {
@@ -205,6 +229,19 @@ package struct NetworkOptions: Equatable, Sendable {
 }
 
 extension OptionType where Value == UInt64 {
+    /// What `IdlePolling` takes.
+    static var pollMicroseconds: Self {
+        OptionType(
+            placeholder: "N|always", format: { $0 == IdlePolling.forEver ? "always" : String($0) }
+        ) { text throws(OptionError) in
+            if text == "always" { return IdlePolling.forEver }
+            guard let number = UInt64(text), number <= 1000 else {
+                throw OptionError("'\(text)' is neither a number up to 1000 nor always")
+            }
+            return number
+        }
+    }
+
     /// So many in a second, with K, M or G for powers of 1000.
     fileprivate static var rate: Self {
         OptionType(placeholder: "RATE", format: { String($0) }) { text throws(OptionError) in

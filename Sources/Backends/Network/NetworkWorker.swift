@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Core
 internal import Glibc
 
@@ -8,6 +9,10 @@ final class NetworkWorker<Link: UpLink> {
     private static var turnLimit: Int { 64 }
     /// Likewise where there is a limit, which is then not far exceeded.
     private static var limitedTurn: Int { 4 }
+    /// How often a busy thread, or one that looks for work, goes round before it asks the kernel what
+    /// has happened.
+    private static var busyTurns: Int { 8 }
+    private static var idleTurns: Int { 16 }
 
     let link: Link
     private let stop: EventFD
@@ -21,6 +26,8 @@ final class NetworkWorker<Link: UpLink> {
     private var transmitTime: UInt64?
     private var receiveTime: UInt64?
     private var poller = Poller()
+    private var polling: IdlePolling
+    private var turns = 0
     private var wasConnected = false
 
     /// The queue that brings frames to the driver.
@@ -50,12 +57,13 @@ final class NetworkWorker<Link: UpLink> {
     }
 
     init(
-        _ link: Link, stop: EventFD, limits: TrafficLimits,
+        _ link: Link, stop: EventFD, limits: TrafficLimits, polling: IdlePolling,
         onLinkChange: @escaping @Sendable (Bool) -> Void
     ) {
         self.link = link
         self.stop = stop
         self.limits = limits
+        self.polling = polling
         self.onLinkChange = onLinkChange
     }
 
@@ -67,12 +75,64 @@ final class NetworkWorker<Link: UpLink> {
             link.turn(isReadable: events.contains(.readable))
             reportLink()
             wake(events)
-            var isBusy = transmit()
-            if receive() { isBusy = true }
+            let hasSent = transmit()
+            let hasMore = receive()
             // A link that was just lost is told of first.
-            events = wait(mayBlock: !isBusy && link.isConnected == wasConnected)
+            if link.isConnected != wasConnected {
+                events = wait(mayBlock: false)
+            } else if hasSent || hasMore {
+                events = glance(isReadable: hasMore)
+            } else {
+                events = search()
+            }
         }
         pause()
+    }
+
+    /// Asks the kernel only now and then: it is a busy time.
+    private func glance(isReadable: Bool) -> Poller.Events {
+        turns += 1
+        guard turns >= Self.busyTurns else { return isReadable ? .readable : [] }
+        turns = 0
+        return wait(mayBlock: false)
+    }
+
+    /// Looks for work, for a while, and then sleeps until there is some.
+    private func search() -> Poller.Events {
+        turns = 0
+        let mayTransmit = transmitter?.isBlocked == false && transmitTime == nil
+        if deadline == nil, polling.begin() {
+            if mayTransmit {
+                transmitter?.queue.disableNotifications()
+                transmitter?.isIdle = false
+            }
+            repeat {
+                for _ in 0..<Self.idleTurns {
+                    if hasWork { return [] }
+                    clinux_pause()
+                }
+                let events = wait(mayBlock: false)
+                if !events.isEmpty { return events }
+            } while !polling.isOver
+        }
+        if mayTransmit, let queue = transmitter?.queue {
+            let isIdle = !queue.enableNotifications()
+            transmitter?.isIdle = isIdle
+            if !isIdle { return [] }
+        }
+        let events = wait(mayBlock: true)
+        polling.endSleep()
+        return events
+    }
+
+    /// Whether one of the rings has something that was not there before.
+    private var hasWork: Bool {
+        if let transmitter, !transmitter.isBlocked, transmitter.queue.hasAvailable { return true }
+        guard let receiver, receiver.needsBuffers, receiver.queue.hasAvailable else {
+            return false
+        }
+        self.receiver?.needsBuffers = false
+        return true
     }
 
     private func wake(_ events: Poller.Events) {
@@ -124,10 +184,7 @@ final class NetworkWorker<Link: UpLink> {
         }
         queue.disableNotifications()
         take(transmitter)
-        if batch.isEmpty {
-            self.transmitter?.isIdle = !queue.enableNotifications()
-            return self.transmitter?.isIdle == false
-        }
+        if batch.isEmpty { return false }
         let result = link.send(batch)
         if result == .lost {
             // The cable is unplugged.

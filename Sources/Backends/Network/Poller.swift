@@ -62,7 +62,6 @@ struct Poller {
     private func timeout(_ wish: Wish) -> Int32 {
         guard wish.mayBlock else { return 0 }
         guard let deadline = wish.deadline else { return -1 }
-        let now = Clock.monotonic()
-        return now >= deadline ? 0 : Int32(clamping: (deadline - now) / 1_000_000 + 1)
+        return Clock.milliseconds(until: deadline)
     }
 }

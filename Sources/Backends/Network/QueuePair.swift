@@ -37,11 +37,12 @@ final class LinkedPair<Link: UpLink>: QueuePair {
     ///   - filter: what it restricts itself with.
     init(
         _ link: Link, index: Int, folder: SharedFD?, filter: SeccompFilter?,
-        limits: TrafficLimits, onLinkChange: @escaping @Sendable (Bool) -> Void
+        limits: TrafficLimits, polling: IdlePolling,
+        onLinkChange: @escaping @Sendable (Bool) -> Void
     ) throws(SystemError) {
         stopSignal = try EventFD()
         worker = NetworkWorker(
-            link, stop: stopSignal, limits: limits, onLinkChange: onLinkChange)
+            link, stop: stopSignal, limits: limits, polling: polling, onLinkChange: onLinkChange)
         name = "pair \(index)"
         self.folder = folder
         self.filter = filter

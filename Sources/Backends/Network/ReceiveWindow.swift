@@ -3,14 +3,15 @@ internal import Core
 internal import Glibc
 
 /// The driver's buffers that the next frames go to, in the ring's order.
-// SAFETY: the arrays belong to this object. `first` and `count` stay below and up to `capacity`, and
+// SAFETY: the arrays belong to this object, and so do the chains, which are not counted as they are
+// used: that would take as long as the rest. `first` and `count` stay below and up to `capacity`, and
 // `parts` holds what `FrameLimit.parts` allows and what a link adds.
 @safe final class ReceiveWindow {
     private static let capacity = 64
     /// What a link adds to the parts at their end.
     private static let extraParts = 1
 
-    private let chains: UnsafeMutablePointer<DescriptorChain>
+    private let chains: UnsafeMutablePointer<Unmanaged<DescriptorChain>>
     private var first = 0
     private(set) var count = 0
     /// Pieces of memory in all chains.
@@ -29,20 +30,24 @@ internal import Glibc
         headerSize = FrameHeader.size(features: features)
         unsafe chains = .allocate(capacity: Self.capacity)
         for index in 0..<Self.capacity {
-            unsafe (chains + index).initialize(to: DescriptorChain(capacity: 2))
+            unsafe (chains + index).initialize(to: .passRetained(DescriptorChain(capacity: 2)))
         }
         unsafe parts = .allocate(capacity: FrameLimit.parts + Self.extraParts)
     }
 
     deinit {
-        unsafe chains.deinitialize(count: Self.capacity)
+        for index in 0..<Self.capacity { unsafe chains[index].release() }
         unsafe chains.deallocate()
         unsafe parts.deallocate()
     }
 
-    private func chain(_ index: Int) -> DescriptorChain {
-        unsafe chains[(first + index) & (Self.capacity - 1)]
+    @inline(__always)
+    private func withChain<R>(_ index: Int, _ body: (DescriptorChain) -> R) -> R {
+        let chain = unsafe chains[(first + index) & (Self.capacity - 1)]
+        return unsafe chain._withUnsafeGuaranteedRef(body)
     }
+
+    private func length(of index: Int) -> UInt64 { withChain(index) { $0.writableLength } }
 
     /// Whether no further buffer would add room for the next frame.
     var isFull: Bool {
@@ -54,14 +59,17 @@ internal import Glibc
     func fill(from queue: Virtqueue, wanted: UInt64) throws(QueueError) -> Int {
         var useless = 0
         while room < wanted, !isFull, useless < Self.capacity {
-            let new = chain(count)
-            guard try queue.pop(into: new) else { break }
-            let pieces = unsafe new.writable.count
-            lastIsUseless =
-                new.writableLength < headerSize || partCount + pieces > FrameLimit.parts
+            let new = withChain(count) { new in
+                Result { () throws(QueueError) in
+                    try queue.pop(into: new)
+                        ? unsafe (new.writable.count, new.writableLength) : nil
+                }
+            }
+            guard let (pieces, length) = try new.get() else { break }
+            lastIsUseless = length < headerSize || partCount + pieces > FrameLimit.parts
             if lastIsUseless, count == 0 {
                 // Those that are given back are not changed.
-                queue.push(new, written: 0)
+                withChain(0) { queue.push($0, written: 0) }
                 lastIsUseless = false
                 useless += 1
                 continue
@@ -69,7 +77,7 @@ internal import Glibc
             count += 1
             if lastIsUseless { break }
             partCount += pieces
-            room += new.writableLength
+            room += length
         }
         return useless
     }
@@ -81,21 +89,21 @@ internal import Glibc
         var left = byteCount
         var listed = 0
         for index in 0..<usableCount where left > 0 {
-            let chain = chain(index)
-            if skip >= chain.writableLength {
-                skip -= chain.writableLength
+            let length = length(of: index)
+            if skip >= length {
+                skip -= length
                 continue
             }
-            let buffers = unsafe chain.writable
+            let buffers = unsafe withChain(index) { unsafe $0.writable }
             for piece in 0..<buffers.count where left > 0 {
                 var part = unsafe buffers[piece]
-                let length = UInt64(unsafe part.iov_len)
-                if skip >= length {
-                    skip -= length
+                let room = UInt64(unsafe part.iov_len)
+                if skip >= room {
+                    skip -= room
                     continue
                 }
                 unsafe part.iov_base += Int(skip)
-                let size = min(length - skip, left)
+                let size = min(room - skip, left)
                 unsafe part.iov_len = Int(size)
                 unsafe (parts + listed).initialize(to: part)
                 listed += 1
@@ -115,23 +123,24 @@ internal import Glibc
     ///     the number of buffers.
     func complete(_ byteCount: UInt64, flags: UInt8?, to queue: Virtqueue) {
         guard usableCount > 0 else { return }
-        let head = chain(0)
         var buffers: UInt16 = 0
         var left = byteCount
         while left > 0, Int(buffers) < usableCount {
-            left -= min(left, chain(Int(buffers)).writableLength)
+            left -= min(left, length(of: Int(buffers)))
             buffers += 1
         }
-        if let flags {
-            head.write(at: 0, UInt64(flags).littleEndian)
-            head.write(at: 8, 0 as UInt16)
-        }
-        if headerSize > FrameHeader.bufferCountOffset {
-            head.write(at: FrameHeader.bufferCountOffset, buffers.littleEndian)
+        withChain(0) { head in
+            if let flags {
+                head.write(at: 0, UInt64(flags).littleEndian)
+                head.write(at: 8, 0 as UInt16)
+            }
+            if headerSize > FrameHeader.bufferCountOffset {
+                head.write(at: FrameHeader.bufferCountOffset, buffers.littleEndian)
+            }
         }
         left = byteCount
         for _ in 0..<buffers {
-            let written = min(left, chain(0).writableLength)
+            let written = min(left, length(of: 0))
             left -= written
             giveFirst(written: written, to: queue)
         }
@@ -139,10 +148,11 @@ internal import Glibc
     }
 
     private func giveFirst(written: UInt64, to queue: Virtqueue) {
-        let chain = chain(0)
-        queue.push(chain, written: UInt32(clamping: written))
-        room -= chain.writableLength
-        partCount -= unsafe chain.writable.count
+        withChain(0) { chain in
+            queue.push(chain, written: UInt32(clamping: written))
+            room -= chain.writableLength
+            partCount -= unsafe chain.writable.count
+        }
         first = (first + 1) & (Self.capacity - 1)
         count -= 1
     }
@@ -151,14 +161,14 @@ internal import Glibc
     private func dropUseless(to queue: Virtqueue) {
         guard lastIsUseless, count == 1 else { return }
         // It may have more pieces than there is room for, but not too many for itself.
-        let chain = chain(0)
-        if chain.writableLength >= headerSize, unsafe chain.writable.count <= FrameLimit.parts {
+        let (length, pieces) = withChain(0) { unsafe ($0.writableLength, $0.writable.count) }
+        if length >= headerSize, pieces <= FrameLimit.parts {
             lastIsUseless = false
-            partCount = unsafe chain.writable.count
-            room = chain.writableLength
+            partCount = pieces
+            room = length
             return
         }
-        queue.push(chain, written: 0)
+        withChain(0) { queue.push($0, written: 0) }
         first = (first + 1) & (Self.capacity - 1)
         count = 0
         lastIsUseless = false

@@ -9,6 +9,12 @@ public enum Clock {
     /// Time since 1970 (CLOCK_REALTIME).
     public static func realtime() -> UInt64 { read(CLOCK_REALTIME) }
 
+    /// How long to wait for a time of the monotonic clock: not less.
+    package static func milliseconds(until time: UInt64) -> Int32 {
+        let now = monotonic()
+        return now >= time ? 0 : Int32(clamping: (time - now) / 1_000_000 + 1)
+    }
+
     /// Lets the calling thread rest.
     package static func sleep(milliseconds: UInt32) { usleep(milliseconds &* 1000) }
 

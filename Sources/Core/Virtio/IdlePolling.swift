@@ -8,10 +8,12 @@ internal import CLinux
 ///     if queue.enableNotifications() || polling.find(in: queue) { ... serve ... }
 ///     ... sleep ...
 ///     polling.endSleep()
+///
+/// Who looks at more than a queue does so between `begin` and `isOver`.
 public struct IdlePolling {
     /// Nanoseconds.
     private let limit: UInt64
-    private var current: UInt64 = 0
+    private var current: UInt64
     private var start: UInt64 = 0
 
     /// What a limit usually is.
@@ -19,18 +21,33 @@ public struct IdlePolling {
     /// The first span that is tried.
     private static let step: UInt64 = 4_000
 
-    public init(microseconds limit: UInt64) { self.limit = limit &* 1000 }
+    /// The limit of a thread that never sleeps.
+    public static let forEver = UInt64.max
+
+    public init(microseconds limit: UInt64) {
+        self.limit = limit == Self.forEver ? limit : limit &* 1000
+        current = limit == Self.forEver ? limit : 0
+    }
+
+    /// There is nothing to do.
+    /// - Returns: whether to look for a while.
+    public mutating func begin() -> Bool {
+        if limit == 0 { return false }
+        start = Clock.monotonic()
+        return current > 0
+    }
+
+    /// Whether it has been looked for long enough since `begin`.
+    public var isOver: Bool { Clock.monotonic() &- start >= current }
 
     /// Looks for work. Notifications are enabled before and, if there is none, afterwards.
     public mutating func find(in queue: Virtqueue) -> Bool {
-        if limit == 0 { return false }
-        start = Clock.monotonic()
-        if current == 0 { return false }
+        guard begin() else { return false }
         queue.disableNotifications()
         repeat {
             if queue.hasAvailable { return true }
             clinux_pause()
-        } while Clock.monotonic() &- start < current
+        } while !isOver
         return queue.enableNotifications()
     }
 

@@ -36,7 +36,7 @@ struct LinkFactory {
             [
                 try LinkedPair(
                     link, index: 0, folder: folder, filter: filter, limits: limits,
-                    onLinkChange: onLinkChange)
+                    polling: polling, onLinkChange: onLinkChange)
             ]
         }
         switch options.link {
@@ -65,11 +65,13 @@ struct LinkFactory {
         for (index, file) in files.enumerated() {
             let pair = try LinkedPair(
                 TapLink(file, mtu: mtu), index: index, folder: nil, filter: filter,
-                limits: limits, onLinkChange: pairs.isEmpty ? onLinkChange : ignore)
+                limits: limits, polling: polling,
+                onLinkChange: pairs.isEmpty ? onLinkChange : ignore)
             pairs.append(pair)
         }
         return pairs
     }
 
+    private var polling: IdlePolling { IdlePolling(microseconds: options.pollMicroseconds) }
     private var mtu: UInt64 { options.mtu.map { UInt64($0) } ?? FrameLimit.usualMTU }
 }

@@ -15,10 +15,13 @@ internal import Glibc
         var portCount = 64
         /// Ports reach the up-link only, and keep the addresses that they were first to use.
         var isIsolated = false
+        /// Ports of drivers whose queues are served here; they come after the others.
+        var memoryPortCount = 0
+        var pollMicroseconds = IdlePolling.usualMicroseconds
     }
 
     /// Where a frame goes: a port's number, or one of these.
-    private enum Target {
+    enum Target {
         static let nowhere = -1
         static let everywhere = -2
     }
@@ -30,15 +33,22 @@ internal import Glibc
     private let settings: Settings
     private let listener: SharedFD?
     private var source: StreamSource
-    private var ports: [SwitchPort?]
+    private(set) var ports: [SwitchPort?]
+    let memoryPorts: [(index: Int, port: MemoryPort)]
     private let addresses: AddressTable
     private let memory: MemoryMapping
-    private var buffer: UnsafeMutableRawBufferPointer {
+    var buffer: UnsafeMutableRawBufferPointer {
         unsafe UnsafeMutableRawBufferPointer(start: memory.base, count: Self.bufferSize)
     }
     private let polled: UnsafeMutablePointer<pollfd>
-    private var now: UInt64 = 0
+    private(set) var now: UInt64 = 0
     private var seconds: UInt32 = 0
+    /// A busy switch goes round so often before it asks the kernel what has happened.
+    private static let busyTurns = 8
+    private var turns = 0
+    var polling: IdlePolling
+    /// Work is looked for without the kernel's help.
+    var isSearching = false
 
     /// - Parameters:
     ///   - listener: where ports connect; it does not wait.
@@ -51,7 +61,13 @@ internal import Glibc
         self.settings = settings
         self.listener = listener
         self.source = StreamSource(source)
-        ports = [SwitchPort?](repeating: nil, count: settings.portCount + 1)
+        polling = IdlePolling(microseconds: settings.pollMicroseconds)
+        let first = settings.portCount + 1
+        memoryPorts = (0..<settings.memoryPortCount).map { (first + $0, MemoryPort()) }
+        ports = [SwitchPort?](repeating: nil, count: first + settings.memoryPortCount)
+        for (index, memory) in memoryPorts {
+            ports[index] = try SwitchPort(.memory(memory), number: index)
+        }
         var shares = [Int](repeating: AddressTable.portShare, count: ports.count)
         shares[Self.upLink] = AddressTable.networkShare
         addresses = try AddressTable(shares: shares, keepsOwners: settings.isIsolated)
@@ -75,9 +91,22 @@ internal import Glibc
     /// Waits until there is something to do, and does it.
     /// - Returns: false after the stop signal.
     func turn(until stop: EventFD, mayBlock: Bool = true) -> Bool {
+        if serveMemoryPorts() {
+            isSearching = false
+            turns += 1
+            return turns < Self.busyTurns || look(stop, waiting: 0)
+        }
+        return look(stop, waiting: mayBlock ? search() : 0)
+    }
+
+    /// Asks the kernel what has happened, and sees to that.
+    private func look(_ stop: EventFD, waiting milliseconds: Int32) -> Bool {
+        turns = 0
         let count = listEvents(stop)
-        guard unsafe poll(polled, nfds_t(count), mayBlock ? timeout : 0) >= 0 || errno == EINTR
-        else { return true }
+        let found = unsafe poll(polled, nfds_t(count), milliseconds)
+        guard found >= 0 || errno == EINTR else { return true }
+        if milliseconds != 0 { polling.endSleep() }
+        if found > 0 { isSearching = false }
         now = Clock.monotonic()
         seconds = UInt32(truncatingIfNeeded: now / 1_000_000_000)
         if unsafe polled[0].revents != 0 { return false }
@@ -92,7 +121,7 @@ internal import Glibc
             unsafe (polled + place).initialize(
                 to: pollfd(fd: fd, events: Int16(events), revents: 0))
         }
-        let hasRoom = ports.contains { $0?.isConnected != true }
+        let hasRoom = ports[..<(settings.portCount + 1)].contains { $0?.isConnected != true }
         put(0, stop.rawValue, POLLIN)
         put(1, hasRoom ? listener?.rawValue ?? -1 : -1, POLLIN)
         for (index, port) in ports.enumerated() {
@@ -100,22 +129,24 @@ internal import Glibc
             put(index + 2, port?.fd ?? -1, isWaiting ? POLLIN | POLLOUT : POLLIN)
         }
         if ports[Self.upLink]?.isConnected != true { put(2, source.fd, POLLIN) }
+        for (index, memory) in memoryPorts {
+            put(index + 2, isSearching ? -1 : kick(memory)?.rawValue ?? -1, POLLIN)
+        }
         return ports.count + 2
     }
 
-    private var timeout: Int32 {
+    var timeout: Int32 {
         guard ports[Self.upLink]?.isConnected != true, let deadline = source.deadline else {
             return -1
         }
-        let now = Clock.monotonic()
-        return now >= deadline ? 0 : Int32(clamping: (deadline - now) / 1_000_000 + 1)
+        return Clock.milliseconds(until: deadline)
     }
 
     // MARK: Ports
 
     private func accept() {
         guard let listener,
-            let index = ports.indices.dropFirst().first(where: {
+            let index = (1..<settings.portCount + 1).first(where: {
                 ports[$0]?.isConnected != true
             })
         else { return }
@@ -133,12 +164,17 @@ internal import Glibc
         }
     }
 
+    /// The device of a port has stopped.
+    func forget(_ memory: MemoryPort) {
+        for (index, port) in memoryPorts where port === memory { addresses.forget(index) }
+    }
+
     private func close(_ index: Int) {
         guard let port = ports[index], port.isConnected else { return }
         port.disconnect()
         addresses.forget(index)
         guard index == Self.upLink else { return }
-        if port.medium == .tap {
+        if port.isTap {
             networkLog(.error, "the tap interface has been removed; the up-link is lost")
         } else {
             source.disconnected()
@@ -147,6 +183,10 @@ internal import Glibc
 
     private func serve(_ index: Int, _ events: Int32) {
         guard let port = ports[index] else { return }
+        if let memory = port.memory {
+            if events != 0 { kick(memory)?.drain() }
+            return
+        }
         guard port.isConnected else {
             if index == Self.upLink, let new = source.next(isReadable: events != 0) {
                 port.connect(new)
@@ -194,12 +234,19 @@ internal import Glibc
         of frame: UnsafeRawBufferPointer, from index: Int, _ port: SwitchPort
     ) -> Int {
         guard frame.count >= Self.ethernetHeader else { return Target.nowhere }
-        port.countReceived()
         // The first two bytes of what follows an address are not part of it.
         let destination =
             unsafe UInt64(bigEndian: frame.loadUnaligned(as: UInt64.self)) >> 16
         let origin =
             unsafe UInt64(bigEndian: frame.loadUnaligned(fromByteOffset: 6, as: UInt64.self)) >> 16
+        return target(destination, origin, from: index, port)
+    }
+
+    /// Where a frame between two addresses goes.
+    func target(
+        _ destination: UInt64, _ origin: UInt64, from index: Int, _ port: SwitchPort
+    ) -> Int {
+        port.countReceived()
         guard origin != 0, !Self.isGroup(origin),
             addresses.learn(origin, at: index, seconds) == .known
         else { return Target.nowhere }
@@ -216,7 +263,7 @@ internal import Glibc
 
     private static func isGroup(_ address: UInt64) -> Bool { address >> 40 & 1 != 0 }
 
-    private func send(
+    func send(
         _ bytes: UnsafeRawBufferPointer, _ run: (target: Int, start: Int, end: Int),
         from origin: Int
     ) {

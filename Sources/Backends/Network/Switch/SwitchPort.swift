@@ -18,9 +18,12 @@ internal import Glibc
     enum Medium {
         case stream
         case tap
+        /// A driver's queues.
+        case memory(MemoryPort)
     }
 
-    let medium: Medium
+    let isTap: Bool
+    let memory: MemoryPort?
     let number: Int
     private var socket: SharedFD?
     private(set) var fd: Int32 = -1
@@ -34,14 +37,15 @@ internal import Glibc
 
     /// - Parameter socket: what it is connected to; it does not wait.
     init(_ medium: Medium, number: Int, _ socket: SharedFD? = nil) throws(SystemError) {
-        self.medium = medium
+        if case .tap = medium { isTap = true } else { isTap = false }
+        if case .memory(let port) = medium { memory = port } else { memory = nil }
         self.number = number
         queue = try FrameQueue()
         partial = try MemoryMapping(anonymous: Self.partialSize)
         if let socket { connect(socket) }
     }
 
-    var isConnected: Bool { fd >= 0 }
+    var isConnected: Bool { fd >= 0 || memory?.receiving != nil }
     var wantsToWrite: Bool { !queue.isEmpty }
 
     func connect(_ new: SharedFD) {
@@ -81,7 +85,7 @@ internal import Glibc
     /// - Returns: how many bytes there are now; `nil` if the peer has gone.
     func receive(into buffer: UnsafeMutableRawBufferPointer) -> Int? {
         guard let base = buffer.baseAddress else { return 0 }
-        if medium == .tap { return unsafe receiveFromTap(base, size: buffer.count) }
+        if isTap { return unsafe receiveFromTap(base, size: buffer.count) }
         unsafe memcpy(base, partial.base, partialCount)
         var part = unsafe iovec(
             iov_base: base + partialCount, iov_len: buffer.count - partialCount)
@@ -127,7 +131,11 @@ internal import Glibc
     /// Sends whole frames, or keeps them until the peer takes them, or drops them.
     /// - Returns: whether the peer is still there.
     func send(_ frames: UnsafeRawBufferPointer) -> Bool {
-        if medium == .tap { return unsafe sendToTap(frames) }
+        if isTap { return unsafe sendToTap(frames) }
+        if let memory {
+            unsafe deliver(frames, to: memory)
+            return true
+        }
         guard let base = frames.baseAddress else { return true }
         guard queue.isEmpty else {
             unsafe enqueue(frames, from: 0)
@@ -139,6 +147,18 @@ internal import Glibc
         guard sent >= 0 || sent == -Int(EAGAIN) else { return false }
         unsafe enqueue(frames, from: max(sent, 0))
         return true
+    }
+
+    private func deliver(_ frames: UnsafeRawBufferPointer, to memory: MemoryPort) {
+        var start = 0
+        while start < frames.count {
+            let end = unsafe Self.end(of: start, in: frames)
+            let frame = unsafe UnsafeRawBufferPointer(
+                rebasing: frames[start + Self.prefixSize..<end])
+            if unsafe memory.deliver(frame) == .done { sentCount += 1 } else { droppedCount += 1 }
+            start = end
+        }
+        memory.publish()
     }
 
     /// - Parameter sent: so many bytes have gone; the rest of the frame that they end in must go.

@@ -15,6 +15,13 @@ package enum SwitchProgram {
             "listen", .path, help: "Where ports connect, a Unix socket")
         static let fd = Flag.one(
             "fd", .integer(0...UInt64(Int32.max)), help: "An open socket that ports connect to")
+        static let memoryPorts = Flag.many(
+            "vhost", NetworkOptions.portSchema,
+            help: "A port that serves a machine's queues itself, without copies in between")
+        static let poll = Flag.one(
+            "poll-us", .pollMicroseconds, default: IdlePolling.usualMicroseconds,
+            help: "How long to look at those queues before sleeping, at most, in microseconds, or "
+                + "always")
         static let upLink = Flag.one(
             "uplink", NetworkOptions.upLinkSchema,
             help: "A network of the host, or another switch")
@@ -34,8 +41,10 @@ package enum SwitchProgram {
     private static let schema = CommandSchema(
         "apus switch", summary: summary,
         groups: [
-            .init("Ports (one of these)", [Flags.listen.any, Flags.fd.any]),
-            .init("Network", [Flags.upLink.any, Flags.ports.any, Flags.isolate.any]),
+            .init("Ports", [Flags.listen.any, Flags.fd.any, Flags.memoryPorts.any]),
+            .init(
+                "Network",
+                [Flags.upLink.any, Flags.ports.any, Flags.isolate.any, Flags.poll.any]),
             .init("Sandbox", SandboxOptions.flags),
             .init("Other", [Flags.logLevel.any, Flags.help.any, Flags.version.any]),
         ],
@@ -47,6 +56,9 @@ package enum SwitchProgram {
                   apus ... --net stream,path=net.sock
                   qemu-system-x86_64 ... -netdev \\
                       stream,id=n0,server=off,addr.type=unix,addr.path=net.sock
+
+                  apus switch --vhost a.sock --vhost b.sock
+                  apus ... --net socket=a.sock
                 """
             ), ("Name", "  A link to apus with the name apus-switch is this program, too."),
             (
@@ -88,31 +100,35 @@ package enum SwitchProgram {
             try NetworkOptions(upLink: values)
         }
         let listener = try listener(values)
+        let memoryPorts = try values[Flags.memoryPorts].map(SwitchDevice.Place.init)
         let files = try upLink.map(LinkFiles.init)?.all ?? []
         var settings = FrameSwitch.Settings()
         settings.portCount = Int(clamping: values[Flags.ports])
         settings.isIsolated = values[Flags.isolate]
+        settings.memoryPortCount = memoryPorts.count
+        settings.pollMicroseconds = values[Flags.poll]
         let sandbox = SandboxOptions(values)
         try Sandbox(
-            sandbox, program: "apus-switch", descriptorLimit: UInt64(settings.portCount) + 64
+            sandbox, program: "apus-switch",
+            descriptorLimit: UInt64(settings.portCount) + 64 + 64 * UInt64(memoryPorts.count)
         ).enter(NetworkSystemCalls.control)
         let filter = try SeccompFilter(NetworkSystemCalls.pair, sandbox.seccomp)
         let (new, folder) = try make(settings, listener, upLink?.link, files)
-        let stop = try EventFD()
-        // SAFETY: the thread has the switch to itself until it has ended.
-        nonisolated(unsafe) let run = { new.run(until: stop) }
-        let thread = try Thread(name: "switch") {
+        let thread = try SwitchThread(new)
+        try thread.start {
             enterFolder(folder)
             filter?.loadOrEnd()
-            unsafe run()
+        }
+        let devices = try zip(memoryPorts, new.memoryPorts).map { place, port in
+            try SwitchDevice(place, port.port, of: thread, on: loop)
         }
         StartupMemory.release()
         loop.run()
-        stop.signal()
-        thread.join()
+        for device in devices { device.stop() }
+        thread.stop()
     }
 
-    private static func listener(_ values: CommandValues) throws -> SharedFD {
+    private static func listener(_ values: CommandValues) throws -> SharedFD? {
         switch (values[Flags.listen], values[Flags.fd]) {
         case (let path?, nil): return try LinkFiles.listener(path)
         case (nil, let number?):
@@ -121,14 +137,15 @@ package enum SwitchProgram {
                 throw BackendError("descriptor \(number) does not listen")
             }
             return listener.fd
-        case (nil, nil): throw OptionError("one of --listen and --fd is needed")
+        case (nil, nil) where !values[Flags.memoryPorts].isEmpty: return nil
+        case (nil, nil): throw OptionError("one of --listen, --fd and --vhost is needed")
         default: throw OptionError("--listen and --fd exclude each other")
         }
     }
 
     /// - Returns: also the folder that the up-link's peer is in.
     private static func make(
-        _ settings: FrameSwitch.Settings, _ listener: SharedFD, _ link: NetworkOptions.Link?,
+        _ settings: FrameSwitch.Settings, _ listener: SharedFD?, _ link: NetworkOptions.Link?,
         _ files: [SharedFD]
     ) throws -> (FrameSwitch, folder: SharedFD?) {
         switch link {

@@ -1,0 +1,37 @@
+internal import Core
+internal import VhostUser
+
+/// A network device whose up-link is a switch, for a front end that connects to it.
+final class SwitchDevice {
+    /// What a port's options name.
+    struct Place {
+        let options: NetworkOptions
+        let listener: UnixListener
+
+        init(_ values: OptionValues) throws {
+            options = try NetworkOptions(port: values)
+            let path = values[NetworkOptions.portPath]
+            do throws(SystemError) {
+                listener = try UnixListener(path: path)
+            } catch {
+                throw BackendError("cannot listen at \(path): \(error.reason)")
+            }
+        }
+    }
+
+    private var server: BackendServer?
+
+    init(
+        _ place: Place, _ port: MemoryPort, of thread: SwitchThread, on loop: EventLoop
+    ) throws {
+        let device = try NetworkDevice(
+            place.options, features: SwitchedPair.features, on: loop,
+            configChanged: { [weak self] in self?.server?.configurationChanged() },
+            makePairs: { [SwitchedPair(port, of: thread, onLinkChange: $0)] })
+        let new = BackendServer(device, on: loop, as: .listen(place.listener))
+        server = new
+        new.start()
+    }
+
+    func stop() { server?.stop() }
+}
