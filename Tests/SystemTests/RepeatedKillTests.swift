@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 
@@ -93,18 +94,24 @@ struct RepeatedKillTests {
             usleep(UInt32.random(in: 1000...120_000, using: &random))
             while try listener.accept() != nil {}
             try reader.read()
+            guest.apus.takeOutput()
             guard let id = process(name), last[name] != id else { continue }
             last[name] = id
             kill(id, SIGKILL)
             kills[name, default: 0] += 1
         }
-        let accepting = Task.detached {
-            while !Task.isCancelled {
-                while try listener.accept() != nil {}
+        // On a thread of its own: the tests' few may all be taken by other machines.
+        let isOver = Atomic(false)
+        let accepting = try Core.Thread(name: "accepting") {
+            while !isOver.load(ordering: .relaxed) {
+                while (try? listener.accept()) ?? nil != nil {}
                 usleep(1000)
             }
         }
-        defer { accepting.cancel() }
+        defer {
+            isOver.store(true, ordering: .relaxed)
+            accepting.join()
+        }
         try expectWork(reader)
         #expect(try guest.powerOff() == 0)
         #expect(try guest.checkDisk() == "")

@@ -105,6 +105,12 @@ final class RunningProgram {
 
     var errorText: String { errors.text }
 
+    /// Takes what has been printed: a program whose output nobody takes waits, in the end.
+    func takeOutput() {
+        output.pump()
+        errors.pump()
+    }
+
     func send(_ text: String) {
         guard let input else { return }
         let bytes = Array(text.utf8)
@@ -136,8 +142,7 @@ final class RunningProgram {
         let deadline = Date() + seconds
         while isRunning {
             guard Date() < deadline else { throw TestFailure("does not end; \(tail)") }
-            output.pump()
-            errors.pump()
+            takeOutput()
             status = child.wait(milliseconds: 10)
         }
         switch status {
