@@ -420,13 +420,6 @@ static void accept_signals(void)
     signal(SIGPIPE, SIG_DFL);
 }
 
-// A user namespace has all capabilities in its bounding set, and programs could come by them.
-static void empty_bounding_set(void)
-{
-    for (int capability = 0; prctl(PR_CAPBSET_DROP, capability) == 0; capability++)
-        ;
-}
-
 // fork(2) without what the C library does for threads. The pidfd is close-on-exec.
 static pid_t fork_process(unsigned long flags, int *pidfd)
 {
@@ -502,7 +495,7 @@ int clinux_fork_sibling(enum clinux_rights rights, const int *keep, const int *a
     if (child != 0)
         return child < 0 ? -errno : child;
     if (rights == CLINUX_LESS_RIGHTS)
-        empty_bounding_set(); // changes nothing unless there is a new user namespace
+        clinux_limit_bounding_set(0); // changes nothing unless there is a new user namespace
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     int report = -1;
     if (place_descriptors(keep, as, keep_count, &report) < 0)

@@ -158,11 +158,12 @@ int clinux_forbid_new_privileges(void)
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
-int clinux_may_change_bounding_set(void)
+void clinux_limit_bounding_set(uint64_t kept)
 {
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct data[2];
-    return syscall(SYS_capget, &header, data) == 0 && (data[0].effective & 1U << CAP_SETPCAP) != 0;
+    for (int capability = 0; capability < 64; capability++) {
+        if ((kept & 1ULL << capability) == 0 && prctl(PR_CAPBSET_DROP, capability) < 0)
+            break;
+    }
 }
 
 int clinux_hide_process(void)

@@ -115,6 +115,21 @@ import Testing
         #expect(got == long)
     }
 
+    @Test("input without room in the guest is left to the process that follows")
+    func unreadInput() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"])")
+        let writer = try UnixSocket(connectingTo: folder["c"])
+        let first = [UInt8](repeating: 1, count: 8 * 256)
+        try writer.send(first)
+        _ = rig.loop.run(timeoutMilliseconds: 300) { false }
+        let state = rig.device.saveState()
+        try writer.send([2, 3, 4])
+        _ = rig.loop.run(timeoutMilliseconds: 300) { false }
+        #expect(rig.device.saveState() == state)
+        #expect(try rig.input(0, count: first.count + 3) == first + [2, 3, 4])
+    }
+
     @Test("a channel's reader that sleeps does not hold up another for long")
     func sleepyChannelReader() throws {
         let folder = try TestFolder()

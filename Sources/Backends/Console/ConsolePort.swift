@@ -13,7 +13,7 @@ final class ConsolePort: HostEvents {
     private let outputChain = DescriptorChain(capacity: 4)
     private var input: LoopQueue?
     private var output: LoopQueue?
-    /// Input that the guest has no room for yet.
+    /// Input that the guest's buffer had no room for.
     private var pendingInput: ArraySlice<UInt8> = []
     /// Output of `outputChain` that the host end has not taken yet.
     private var pendingOutput: ArraySlice<UInt8> = []
@@ -111,10 +111,11 @@ final class ConsolePort: HostEvents {
         updateInput()
     }
 
-    /// Input that nobody in the guest waits for stays where it comes from.
+    /// Input that nobody in the guest waits for, or has given room for, stays where it comes from:
+    /// there it outlives this process.
     private func updateInput() {
         end.wantsInput =
-            input != nil && pendingInput.isEmpty && (options.isConsole || isOpenInGuest)
+            pendingInput.isEmpty && (options.isConsole || isOpenInGuest) && input?.hasNext == true
     }
 
     // MARK: From the guest

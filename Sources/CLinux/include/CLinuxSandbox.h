@@ -26,8 +26,9 @@ const char *_Nullable clinux_system_call_name(int number);
 // The process and its children can gain no privileges any more (PR_SET_NO_NEW_PRIVS).
 int clinux_forbid_new_privileges(void);
 
-// Whether the process may take capabilities out of its bounding set (CAP_SETPCAP).
-int clinux_may_change_bounding_set(void);
+// Takes all capabilities that the kernel knows out of the bounding set but those of the mask, as far
+// as that is allowed. A user namespace has all of them there, and programs could come by them.
+void clinux_limit_bounding_set(uint64_t kept);
 
 // Processes of the same user cannot look into this one (PR_SET_DUMPABLE).
 int clinux_hide_process(void);

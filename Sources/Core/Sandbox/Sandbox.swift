@@ -46,7 +46,7 @@ package struct Sandbox {
         let filter = try SeccompFilter(rules, options.seccomp)
         // The library may think of the process that this one is a copy of.
         capng_setpid(0)
-        capng_clear(CAPNG_SELECT_ALL)
+        capng_clear(CAPNG_SELECT_CAPS)
         clinux_limit_arenas()
         var own: Namespaces?
         if options.isolation == .on, !visible.isEmpty || shared?.join() != true {
@@ -54,8 +54,8 @@ package struct Sandbox {
                 visible, opensNamespaces: share != nil, keepsUsers: !folders.isEmpty)
         }
         share?(own)
-        if !folders.isEmpty, geteuid() == 0 { Self.keepFileCapabilities() }
-        try dropPrivileges()
+        let kept = !folders.isEmpty && geteuid() == 0 ? Self.keepFileCapabilities() : 0
+        try dropPrivileges(kept: kept)
         if options.isolation != .off { restrictFiles(folders, signals) }
         guard let filter else { return }
         // SAFETY: the string is copied.
@@ -67,13 +67,16 @@ package struct Sandbox {
     /// SETUID, MKNOD and SETFCAP.
     private static let fileCapabilities: [UInt32] = [0, 1, 3, 4, 6, 7, 27, 31]
 
-    private static func keepFileCapabilities() {
+    /// - Returns: those of them that the process has, a bit for each.
+    private static func keepFileCapabilities() -> UInt64 {
         let permitted = clinux_permitted_capabilities()
-        let sets = capng_type_t(
-            CAPNG_EFFECTIVE.rawValue | CAPNG_PERMITTED.rawValue | CAPNG_BOUNDING_SET.rawValue)
+        let sets = capng_type_t(CAPNG_EFFECTIVE.rawValue | CAPNG_PERMITTED.rawValue)
+        var kept: UInt64 = 0
         for capability in fileCapabilities where permitted & 1 << UInt64(capability) != 0 {
             _ = capng_update(CAPNG_ADD, sets, capability)
+            kept |= 1 << UInt64(capability)
         }
+        return kept
     }
 
     /// - Parameter keepsUsers: files of all users are worked with.
@@ -117,14 +120,12 @@ package struct Sandbox {
         log(.info, "the host does not give this process \(what): \(call): \(reason)")
     }
 
-    private func dropPrivileges() throws(SandboxError) {
-        // Without the right to empty it, a process has been given an empty bounding set, or has no
-        // use for a full one, because no program can give it privileges any more.
-        let sets =
-            clinux_may_change_bounding_set() != 0
-            ? CAPNG_SELECT_ALL
-            : capng_select_t(CAPNG_SELECT_CAPS.rawValue | CAPNG_SELECT_AMBIENT.rawValue)
-        guard capng_apply(sets) == 0 else {
+    private func dropPrivileges(kept: UInt64) throws(SandboxError) {
+        // A process without the right to do that has been given an empty bounding set, or has no use
+        // for a full one, because no program can give it privileges any more. The library would ask
+        // for each of its bits three times. Ambient capabilities go with those they come from.
+        clinux_limit_bounding_set(kept)
+        guard capng_apply(CAPNG_SELECT_CAPS) == 0 else {
             throw SandboxError("the process's capabilities cannot be dropped")
         }
         guard clinux_forbid_new_privileges() == 0, clinux_hide_process() == 0 else {

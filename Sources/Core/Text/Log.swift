@@ -110,17 +110,19 @@ public final class Log: Sendable {
     }
 
     private func emit(_ level: Level, _ message: String) {
-        let program = Log.processName.withLock { $0 }
-        let sameName = component == program
-        output("\(program): \(level.name): \(sameName ? "" : component + ": ")\(message)\n")
+        let sameName = component == Log.processName.withLock { $0 }
+        output(Log.line(level, (sameName ? "" : component + ": ") + message))
     }
 
+    private static func line(_ level: Level, _ text: String) -> String {
+        "\(processName.withLock { $0 }): \(level.name): \(text)\n"
+    }
+
+    private static let standardError = MessageStream(STDERR_FILENO)
+
     private static func writeToStandardError(_ line: String) {
-        var line = line
-        line.withUTF8 { bytes in
-            // SAFETY: the bytes live for the call. One call per line, so that lines of several
-            // threads and processes do not mix.
-            _ = unsafe write(STDERR_FILENO, bytes.baseAddress, bytes.count)
+        standardError.write(line) { lost in
+            Log.line(.warning, "\(lost) messages before this one were not taken, and are lost")
         }
     }
 }

@@ -1,6 +1,6 @@
 internal import Core
 internal import Glibc
-package import VhostUser
+internal import VhostUser
 
 /// The program `apus`: a virtual machine from a command line.
 package enum VMMProgram {
@@ -10,12 +10,19 @@ package enum VMMProgram {
     ///   - arguments: those that follow the program's name.
     ///   - backends: the kinds of device that can be served.
     /// - Returns: the exit code, see `Outcome`.
-    package static func run(arguments: [String], backends: [BackendKind]) -> Int32 {
+    package static func run(arguments: [String], backends: [AvailableBackend]) -> Int32 {
         let timeline = BootTimeline()
-        let command = VMMCommand(backends: backends)
         Log.configure(program: "apus", level: .warning)
         do {
-            let (request, level) = try command.parse(arguments)
+            // Machines have few of the kinds. Errors and help are of all of them.
+            let used = backends.filter { $0.isNamed(in: arguments) }
+            var command = VMMCommand(backends: used.map { $0.make() })
+            var parsed = try? command.parse(arguments)
+            if parsed?.request.isRun != true {
+                command = VMMCommand(backends: backends.map { $0.make() })
+                parsed = nil
+            }
+            let (request, level) = try parsed ?? command.parse(arguments)
             Log.configure(program: "apus", level: level)
             switch request {
             case .help: return printOut(command.schema.help).rawValue

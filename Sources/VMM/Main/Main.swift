@@ -31,9 +31,7 @@ enum Main {
         if arguments.dropFirst().first == SwitchProgram.name {
             exit(SwitchProgram.run(arguments: Array(arguments.dropFirst(2))))
         }
-        exit(
-            VMMProgram.run(
-                arguments: Array(arguments.dropFirst()), backends: backends.map { $0.make() }))
+        exit(VMMProgram.run(arguments: Array(arguments.dropFirst()), backends: backends))
     }
 
     private static func fileName(_ path: String) -> String {
@@ -42,9 +40,10 @@ enum Main {
     }
 
     /// All back ends of ours. Each is made only where it is needed: a program has use for one.
-    private static let backends: [(name: String, make: @Sendable () -> BackendKind)] = [
-        ("block", { .block }), ("console", { .console }), ("fs", { .fileSystem }),
-        ("net", { .network }), ("rng", { .random }), ("vsock", { .vsock }),
+    private static let backends: [AvailableBackend] = [
+        .init("block", flag: "disk") { .block }, .init("console", flag: "console") { .console },
+        .init("fs", flag: "fs") { .fileSystem }, .init("net", flag: "net") { .network },
+        .init("rng", flag: "rng") { .random }, .init("vsock", flag: "vsock") { .vsock },
     ]
 
     /// - Parameter prefix: what comes before the kind's name.

@@ -51,6 +51,9 @@ package final class LoopQueue {
         return true
     }
 
+    /// Whether there is a chain to take. If not, `onKick` is called once there may be.
+    package var hasNext: Bool { queue.enableNotifications() }
+
     private func take(into chain: DescriptorChain) -> Bool {
         do throws(QueueError) {
             if try queue.pop(into: chain) { return true }

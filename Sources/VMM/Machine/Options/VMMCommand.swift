@@ -174,6 +174,10 @@ package struct VMMCommand: Sendable {
         case help
         case version
         case run(MachineOptions)
+
+        var isRun: Bool {
+            if case .run = self { true } else { false }
+        }
     }
 
     /// Reads the arguments that follow the program's name.
