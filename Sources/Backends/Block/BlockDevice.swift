@@ -13,6 +13,7 @@ package final class BlockDevice: VirtioDevice {
 
     package let deviceID = VirtioDeviceID.block
     package let features: UInt64
+    package let servesOnThreads = true
     package let canSaveState = true
 
     /// Finds out how to do I/O.

@@ -13,6 +13,7 @@ package final class FSDevice: VirtioDevice {
 
     package let deviceID = VirtioDeviceID.fs
     package let features = VirtioFeature.everyDevice
+    package let servesOnThreads = true
     /// There is nothing in the state: what is known is in the ledger.
     package let canSaveState: Bool
 

@@ -101,7 +101,8 @@ internal import Glibc
         if !isWritable { readableCount += 1 }
     }
 
-    /// Buffers that span regions, empty ones (which need no memory), and growth.
+    /// Buffers that span regions or are behind an IOMMU, empty ones (which need no memory), and
+    /// growth.
     @inline(never)
     private mutating func appendSlowly(
         _ descriptor: Descriptor, isWritable: Bool, regions: inout RegionTable, limit: Int
@@ -109,14 +110,17 @@ internal import Glibc
         var address = descriptor.address
         var left = UInt64(descriptor.length)
         while left > 0 {
-            guard let (host, available) = unsafe regions.find(address) else {
+            guard
+                let (host, guest, available) = unsafe regions.findSlowly(
+                    address, isWritable: isWritable)
+            else {
                 throw .bufferOutsideMemory(
                     GuestAddress(descriptor.address), count: descriptor.length)
             }
             guard count < limit else { throw .chainTooLong(head: id, limit: limit) }
             if count == capacity { grow(limit: limit) }
             let length = min(left, available)
-            unsafe add(host, address, length, isWritable: isWritable)
+            unsafe add(host, guest, length, isWritable: isWritable)
             left -= length
             // Wraps to zero at most, where a region may well begin; that is no continuation.
             address &+= length

@@ -21,12 +21,28 @@ struct IndirectTable {
             unsafe part = RingPart(host)
             return
         }
+        if let iotlb = regions.iotlb {
+            part = Self.part(address, length, regions, iotlb)
+            return
+        }
         part = nil
         do {
             try regions.memory.check(GuestAddress(address), count: UInt64(length))
         } catch {
             throw .indirectOutsideMemory(GuestAddress(address), count: length)
         }
+    }
+
+    /// A table behind an IOMMU that lies in one piece. Another one is checked when it is read.
+    private static func part(
+        _ address: UInt64, _ length: UInt32, _ regions: borrowing RegionTable,
+        _ iotlb: IOTLBClient
+    ) -> RingPart? {
+        guard let found = unsafe regions.findTranslated(address, false, iotlb),
+            unsafe UInt64(length) <= found.available,
+            unsafe UInt(bitPattern: found.host) % 8 == 0
+        else { return nil }
+        return unsafe RingPart(found.host)
     }
 
     /// Reads descriptor `index`, which is below `count`.
@@ -37,20 +53,40 @@ struct IndirectTable {
             return Descriptor(
                 address: part.loadRelaxed64(offset), word: part.loadRelaxed64(offset + 8))
         }
-        return try loadScattered(index, regions.memory)
+        return try loadScattered(index, regions)
     }
 
     @inline(never)
     private func loadScattered(
-        _ index: UInt32, _ memory: GuestMemory
+        _ index: UInt32, _ regions: borrowing RegionTable
     ) throws(QueueError) -> Descriptor {
-        let place = GuestAddress(address &+ UInt64(index) * UInt64(Descriptor.size))
-        do {
+        let place = address &+ UInt64(index) * UInt64(Descriptor.size)
+        do throws(GuestMemoryError) {
+            if let iotlb = regions.iotlb {
+                return Descriptor(
+                    address: try loadTranslated(place, regions, iotlb),
+                    word: try loadTranslated(place &+ 8, regions, iotlb))
+            }
             return Descriptor(
-                address: try memory.read(place, as: UInt64.self),
-                word: try memory.read(GuestAddress(place.rawValue &+ 8), as: UInt64.self))
+                address: try regions.memory.read(GuestAddress(place), as: UInt64.self),
+                word: try regions.memory.read(GuestAddress(place &+ 8), as: UInt64.self))
         } catch {
-            throw .indirectOutsideMemory(place, count: UInt32(Descriptor.size))
+            throw .indirectOutsideMemory(GuestAddress(place), count: UInt32(Descriptor.size))
         }
+    }
+
+    /// Eight bytes, which may lie in two pages that are no neighbours.
+    private func loadTranslated(
+        _ place: UInt64, _ regions: borrowing RegionTable, _ iotlb: IOTLBClient
+    ) throws(GuestMemoryError) -> UInt64 {
+        var word: UInt64 = 0
+        for i in 0..<8 as Range<UInt64> {
+            guard let found = unsafe regions.findTranslated(place &+ i, false, iotlb) else {
+                throw .outOfRange(GuestAddress(place), count: 8)
+            }
+            // SAFETY: `found` says that there is a byte.
+            word |= UInt64(unsafe found.host.load(as: UInt8.self)) << (8 * i)
+        }
+        return word
     }
 }

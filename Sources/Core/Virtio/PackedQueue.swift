@@ -107,7 +107,7 @@ struct PackedQueue: ~Copyable {
         self.outstanding = outstanding
         self.inflight = inflight
         if inflight != nil { noted.reserveCapacity(32) }
-        regions = RegionTable(memory)
+        regions = RegionTable(setup)
         pieceLimit = 2 * max(Int(size), ChainStorage.descriptorLimit)
         if let inflight { retractUnpublished(inflight.pendingDescriptors, log) }
     }

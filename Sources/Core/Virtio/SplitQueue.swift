@@ -65,7 +65,7 @@ struct SplitQueue: ~Copyable {
         nextUsed = state.nextUsed
         availableIndex = state.nextAvailable
         publishedUsed = state.nextUsed
-        regions = RegionTable(memory)
+        regions = RegionTable(setup)
         pieceLimit = 2 * max(Int(size), ChainStorage.descriptorLimit)
     }
 

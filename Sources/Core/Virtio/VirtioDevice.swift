@@ -95,6 +95,8 @@ public struct QueueSetup: Sendable {
     public var error: EventFD?
     /// Where the queue notes what is in flight; what it finds there overrides `state`.
     public var inflight: InflightRegion?
+    /// What the driver's addresses of buffers lead through; `nil` if they are guest addresses.
+    public var iotlb: IOTLBClient?
 
     public init(
         layout: QueueLayout, features: UInt64, memory: GuestMemory, state: QueueState,
@@ -157,6 +159,9 @@ public protocol VirtioDevice: AnyObject {
     /// What only network devices are told; `nil` for others.
     var network: (any NetworkVerbs)? { get }
 
+    /// Whether queues have threads of their own, which can wait for an IOMMU's translations.
+    var servesOnThreads: Bool { get }
+
     /// Whether another process can take over all that there is: `saveState` has it.
     var canSaveState: Bool { get }
     /// What another device of the kind needs to go on, apart from what the driver's side can tell
@@ -179,6 +184,7 @@ public protocol NetworkVerbs: AnyObject {
 /// finish soon what they take.
 extension VirtioDevice {
     public var network: (any NetworkVerbs)? { nil }
+    public var servesOnThreads: Bool { false }
     public func suspendQueue(_ queue: Int) -> QueueState { stopQueue(queue) }
     public var canSaveState: Bool { false }
     public func saveState() -> [UInt8] { [] }

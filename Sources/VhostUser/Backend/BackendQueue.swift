@@ -29,6 +29,8 @@ final class BackendQueue {
     /// A kick has been seen since the ring was last stopped.
     private(set) var isStarted = false
     var isEnabled = false
+    /// Where the device waits for translations.
+    var iotlb: IOTLBClient?
     /// The device serves the ring.
     var isRunning = false
     /// The device could not start it; until something about the ring changes, it is left alone.

@@ -39,7 +39,7 @@ extension BackendSession {
             throw ProtocolError(
                 "SET_VRING_ADDR", "flags", "0x\(String(address.flags, radix: 16)) has no meaning")
         }
-        if memoryTable.memory != nil, queue.size > 0 {
+        if memoryTable.memory != nil, queue.size > 0, iotlb == nil {
             _ = try layout(address, size: queue.size, message: "SET_VRING_ADDR")
         }
         change(queue) { $0.address = address }
@@ -75,6 +75,7 @@ extension BackendSession {
             forgetInflight(queue)
         }
         queue.stop()
+        forgetTranslations()
         let base = queue.base ?? freshState
         let value =
             isPacked
@@ -168,6 +169,7 @@ extension BackendSession {
         let wanted =
             queue.isStarted && queue.isEnabled && queue.isConfigured && features != nil
             && memoryTable.memory != nil && !queue.isBroken && !isClosed
+            && (queue.isRunning || isTranslated(queue))
         if wanted == queue.isRunning { return }
         guard wanted else { return stopDevice(queue) }
         do {
@@ -189,6 +191,8 @@ extension BackendSession {
     func stopDevice(_ queue: BackendQueue) {
         guard queue.isRunning else { return }
         queue.isRunning = false
+        queue.iotlb?.cut()
+        queue.iotlb = nil
         queue.base = device.stopQueue(queue.index)
     }
 
@@ -196,6 +200,8 @@ extension BackendSession {
     private func suspendDevice(_ queue: BackendQueue, _ region: InflightRegion) {
         guard queue.isRunning else { return }
         queue.isRunning = false
+        queue.iotlb?.cut()
+        queue.iotlb = nil
         let state = device.suspendQueue(queue.index)
         queue.base = state
         if state.nextUsed == state.nextAvailable { region.clear() }
@@ -216,8 +222,11 @@ extension BackendSession {
                 GuestAddress(layout.device.rawValue &+ 2), as: UInt16.self)
         }
         var setup = QueueSetup(
-            layout: layout, features: features & ~VhostFeature.all, memory: memory, state: state,
-            kick: queue.kick, call: queue.call)
+            layout: layout,
+            features: features & ~VhostFeature.all & ~VirtioFeature.accessPlatform, memory: memory,
+            state: state, kick: queue.kick, call: queue.call)
+        queue.iotlb = iotlb.map { IOTLBClient($0) }
+        setup.iotlb = queue.iotlb
         setup.error = queue.error
         setup.inflight = region
         if features & VhostFeature.logAll != 0, let dirtyLog {
@@ -227,7 +236,9 @@ extension BackendSession {
             if address.flags & VringAddress.logFlag != 0 {
                 // Front ends name the device area here also for packed rings, where used
                 // descriptors are in the descriptor ring. Its guest address is known anyway.
-                setup.usedLogAddress = isPacked ? layout.descriptors : GuestAddress(address.log)
+                setup.usedLogAddress =
+                    isPacked
+                    ? layout.descriptors : iotlb != nil ? layout.device : GuestAddress(address.log)
             }
         }
         try device.startQueue(queue.index, setup)
@@ -248,10 +259,41 @@ extension BackendSession {
             throw ProtocolError("SET_LOG_BASE", "log size", "the log does not cover memory")
         }
         guard
-            isPacked || address.flags & VringAddress.logFlag == 0
+            isPacked || iotlb != nil || address.flags & VringAddress.logFlag == 0
                 || log.covers(GuestAddress(address.log), count: sizes(size).device)
         else {
             throw ProtocolError("SET_VRING_ADDR", "log", "the used ring is outside the log")
+        }
+    }
+
+    /// Whether the ring's parts are known behind the IOMMU; asks for what is missing.
+    private func isTranslated(_ queue: BackendQueue) -> Bool {
+        guard iotlb != nil, queue.isStarted, queue.isEnabled, let address = queue.address,
+            memoryTable.memory != nil
+        else { return true }
+        return parts(address, size: queue.size).allSatisfy {
+            iotlb?.knows($0.address, count: $0.count, $0.access) == true
+        }
+    }
+
+    /// The parts of a ring, and what the device does there.
+    private func parts(
+        _ address: VringAddress, size: UInt16
+    ) -> [(address: UInt64, count: UInt64, access: IOTLB.Access)] {
+        let sizes = sizes(size)
+        return [
+            // Used descriptors of a packed ring are written over the others.
+            (address.descriptors, sizes.descriptors, isPacked ? [.read, .write] : .read),
+            (address.available, sizes.driver, .read),
+            (address.used, sizes.device, [.read, .write]),
+        ]
+    }
+
+    /// Whether a part of the ring overlaps the range.
+    func uses(_ queue: BackendQueue, _ start: UInt64, _ size: UInt64) -> Bool {
+        guard let address = queue.address, size > 0 else { return false }
+        return parts(address, size: queue.size).contains {
+            $0.address <= start &+ (size &- 1) && start <= $0.address &+ ($0.count &- 1)
         }
     }
 
@@ -273,7 +315,13 @@ extension BackendSession {
         func translate(
             _ field: String, _ userAddress: UInt64, _ count: UInt64
         ) throws(ProtocolError) -> GuestAddress {
-            guard let result = memoryTable.translate(userAddress, count: count) else {
+            let result =
+                if let iotlb {
+                    iotlb.translate(userAddress, count: count, .read)
+                } else {
+                    memoryTable.translate(userAddress, count: count)
+                }
+            guard let result else {
                 throw ProtocolError(
                     message, field,
                     "\(count) bytes at user address 0x\(String(userAddress, radix: 16)) are not "

@@ -60,6 +60,9 @@ extension BackendSession {
         case (.getConfig, .config(let access)): return readConfig(access)
         case (.setConfig, .config(let access)): try writeConfig(access)
         case (.getInflightFD, .inflight(let description)): return try makeInflight(description)
+        case (.iotlbMsg, .iotlb(let message)):
+            try changeTranslation(message)
+            return Reply(payload: .u64(0))
         case (.setInflightFD, .inflight(let description)):
             for fd in fds { try setInflight(description, fd) }
         case (.resetDevice, _): resetDevice()
@@ -86,8 +89,9 @@ extension BackendSession {
                 "0x\(String(value & ~offeredFeatures, radix: 16)) were not offered")
         }
         guard value != features else { return }
-        let deviceBits = value & ~VhostFeature.all
-        let changesDevice = features.map { $0 & ~VhostFeature.all != deviceBits } ?? true
+        let transport = VhostFeature.all | VirtioFeature.accessPlatform
+        let deviceBits = value & ~transport
+        let changesDevice = features.map { $0 & ~transport != deviceBits } ?? true
         for queue in queues { stopDevice(queue) }
         if changesDevice {
             do {
@@ -97,6 +101,7 @@ extension BackendSession {
             }
         }
         features = value
+        iotlb = value & VirtioFeature.accessPlatform != 0 ? iotlb ?? makeIOTLB() : nil
         if value & VhostFeature.protocolFeatures == 0 {
             for queue in queues { queue.isEnabled = true }
         }
@@ -192,6 +197,7 @@ extension BackendSession {
             forgetInflight(queue)
             queue.stop()
         }
+        forgetTranslations()
     }
 
     private func resetDevice() {
@@ -202,6 +208,7 @@ extension BackendSession {
             queue.base = nil
         }
         device.reset()
+        forgetTranslations()
         status = 0
     }
 

@@ -30,6 +30,8 @@ final class BackendSession {
     let lossEvent: EventFD
     private var lossWatch: EventRegistration?
     var inflight: InflightArea?
+    /// What addresses of rings and buffers lead through.
+    var iotlb: IOTLB?
     var dirtyLog: DirtyLog?
     /// To be told of changes of the log.
     var logEvent: EventFD?
@@ -64,7 +66,10 @@ final class BackendSession {
         }
     }
 
-    var offeredFeatures: UInt64 { device.features | VhostFeature.all }
+    var offeredFeatures: UInt64 {
+        let translation = device.servesOnThreads ? VirtioFeature.accessPlatform : 0
+        return device.features | VhostFeature.all | translation
+    }
 
     var isPacked: Bool { (features ?? 0) & VirtioFeature.packedRing != 0 }
 

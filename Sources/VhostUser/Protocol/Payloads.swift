@@ -209,12 +209,17 @@ package struct IOTLBMessage: WirePayload {
         cursor.trailer(6)
     }
 
+    package static let miss: UInt8 = 1
+    package static let update: UInt8 = 2
+    package static let invalidate: UInt8 = 3
+
     package func check(_ message: String) throws(ProtocolError) {
-        guard permissions <= 3 else {
-            throw ProtocolError(message, "permissions", "\(permissions) is not 0 to 3")
-        }
         guard (1...4).contains(type) else {
             throw ProtocolError(message, "type", "\(type) is not 1 to 4")
+        }
+        // In invalidations they have no meaning, and QEMU leaves there what was there.
+        guard permissions <= 3 || type == Self.invalidate else {
+            throw ProtocolError(message, "permissions", "\(permissions) is not 0 to 3")
         }
     }
 }
