@@ -16,7 +16,7 @@ import VhostUser
         do throws(OptionError) {
             switch try BackendCommand(.block, arguments).action {
             case .show(let text): return .shown(text)
-            case .serve(let endpoint, let values, let opened):
+            case .serve(let endpoint, let values, let opened, _):
                 return .served(endpoint, try BlockOptions(values), opened: opened)
             }
         } catch {

@@ -22,6 +22,7 @@
 #include "CLinuxKeeper.h"
 #include "CLinuxNetwork.h"
 #include "CLinuxSandbox.h"
+#include "CLinuxUserfault.h"
 
 #pragma clang assume_nonnull begin
 

@@ -30,6 +30,8 @@ package final class BackendServer {
         package var hidden: ProtocolFeatures = []
         /// How long the rest of a message may take once it has begun.
         package var messageTimeoutMilliseconds: UInt32 = 5000
+        /// For front ends that migrate guests by postcopy; `nil` for none (`RemoteFaults`).
+        package var faultDevice: SharedFD?
 
         package init() {}
     }

@@ -21,10 +21,17 @@ extension BackendSession {
         case (.setOwner, _), (.resetOwner, _): break
         case (.getQueueNum, _): return Reply(payload: .u64(UInt64(queues.count)))
         case (.setMemTable, .memoryTable(let regions)):
+            if let postcopy, postcopy.isListening {
+                return try offer(postcopy, regions, fds, message: request.rule.name)
+            }
             try changeMemory(
                 MemoryTable(regions, fds, onLoss: lossEvent, message: request.rule.name))
+        case (.setMemTable, .u64(let code)), (.addMemReg, .u64(let code)): try takeOver(code)
         case (.getMaxMemSlots, _): return Reply(payload: .u64(UInt64(MemoryTable.maximumSlots)))
         case (.addMemReg, .memoryRegion(let region)):
+            if let postcopy, postcopy.isListening {
+                return try offer(postcopy, adding: region, fds, message: request.rule.name)
+            }
             var table = memoryTable
             for fd in fds { try table.append(region, fd, message: request.rule.name) }
             changeMemory(table)
@@ -71,6 +78,11 @@ extension BackendSession {
         case (.setDeviceStateFD, .deviceState(let wanted)):
             for fd in fds { return beginTransfer(wanted, fd) }
         case (.checkDeviceState, _): return checkTransfer()
+        case (.postcopyAdvise, _): return try advisePostcopy()
+        case (.postcopyListen, _): try listenPostcopy()
+        case (.postcopyEnd, _):
+            endPostcopy()
+            return Reply(payload: .u64(0))
         case (.gpuSetSocket, _):
             throw ProtocolError(request.rule.name, "request", "the device is not a GPU")
         default:

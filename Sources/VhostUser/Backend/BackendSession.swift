@@ -7,11 +7,12 @@ final class BackendSession {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
-        .rarp, .mtu, .baseWithInflight, .skipDrain,
+        .rarp, .mtu, .baseWithInflight, .skipDrain, .pageFault,
     ]
 
     let device: any VirtioDevice
     let loop: EventLoop
+    let options: BackendServer.Options
     private let connection: Connection
     private var watch: EventRegistration?
     private let onEnd: () -> Void
@@ -36,10 +37,11 @@ final class BackendSession {
     /// To be told of changes of the log.
     var logEvent: EventFD?
     var transfer: StateTransfer?
+    /// A migration in which the front end brings memory while the device works.
+    var postcopy: Postcopy?
     private var channel: UnixSocket?
     /// Runs while a message has come in part.
     private var messageTimer: EventRegistration?
-    private let messageTimeout: UInt32
 
     /// - Parameter onEnd: called once, when the connection has ended and everything is released.
     init(
@@ -51,13 +53,14 @@ final class BackendSession {
         self.device = device
         self.loop = loop
         self.onEnd = onEnd
+        self.options = options
         connection = Connection(socket, nameOf: Connection.frontendNames)
         var offered = Self.implemented.subtracting(options.hidden)
         if !device.canSaveState { offered.remove(.deviceState) }
         if device.readConfig(offset: 0, count: 1).isEmpty { offered.remove(.config) }
         if device.network == nil { offered.subtract([.rarp, .mtu]) }
+        if options.faultDevice == nil { offered.remove(.pageFault) }
         offeredProtocol = offered
-        messageTimeout = options.messageTimeoutMilliseconds
         // The message format has eight bits for the number of a queue.
         queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
         watch = loop.watch(socket.fd.rawValue, for: .readable) { [unowned self] _ in receive() }
@@ -70,6 +73,8 @@ final class BackendSession {
         let translation = device.servesOnThreads ? VirtioFeature.accessPlatform : 0
         return device.features | VhostFeature.all | translation
     }
+
+    var frontendSocket: SharedFD { connection.socket.fd }
 
     var isPacked: Bool { (features ?? 0) & VirtioFeature.packedRing != 0 }
 
@@ -92,7 +97,8 @@ final class BackendSession {
             return
         }
         if messageTimer != nil { return }
-        messageTimer = loop.after(milliseconds: messageTimeout) { [unowned self] in
+        messageTimer = loop.after(milliseconds: options.messageTimeoutMilliseconds) {
+            [unowned self] in
             end(
                 .protocolError(
                     ProtocolError(name, "size", "the rest of the message does not come")))
@@ -108,7 +114,8 @@ final class BackendSession {
                 Connection.frontendNames(header.request), "request", "it is not known")
             return try refuse(error, request: header.request, wantsAck: wantsAck)
         }
-        let rule = request.rule
+        let isAcknowledgement = postcopy?.isAcknowledgement(request, message) ?? false
+        let rule = isAcknowledgement ? Postcopy.acknowledgement : request.rule
         let payload: Payload
         do {
             payload = try message.payload(of: rule)
@@ -203,6 +210,8 @@ final class BackendSession {
         messageTimer = nil
         lossWatch = nil
         transfer = nil
+        // First of all: queues may be waiting for pages.
+        endPostcopy()
         connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)

@@ -81,6 +81,23 @@ struct MemoryTable {
         return nil
     }
 
+    /// The regions as the front end has described them, but for the addresses in this process in
+    /// place of the front end's own.
+    var ownAddresses: [MemoryRegionDescription] {
+        entries.map { entry in
+            var description = entry.description
+            description.userAddress = UInt64(unsafe UInt(bitPattern: entry.region.base))
+            return description
+        }
+    }
+
+    /// Where the regions are mapped that `other` does not have.
+    func mappings(besides other: MemoryTable) -> [MemoryMapping] {
+        entries.map { $0.region.mapping }.filter { mapping in
+            !other.entries.contains { $0.region.mapping === mapping }
+        }
+    }
+
     /// A region whose memory the front end has taken away.
     var lostRegion: MemoryRegionDescription? {
         entries.first { $0.region.mapping.isLost }?.description

@@ -8,7 +8,8 @@ package struct BackendCommand {
         case show(String)
         /// - Parameter opened: the descriptors of what the options name, if the parent process has
         ///   opened it.
-        case serve(Endpoint, OptionValues, opened: [Int32]?)
+        /// - Parameter postcopy: front ends may bring memory while the device works.
+        case serve(Endpoint, OptionValues, opened: [Int32]?, postcopy: Bool)
     }
 
     /// Where the front end is.
@@ -32,6 +33,10 @@ package struct BackendCommand {
         static let openFDs = Flag.one(
             "open-fds", .list(of: .integer(0...UInt64(Int32.max))),
             help: "what the options name is open already, as these descriptors")
+        static let postcopy = Flag.present(
+            "postcopy",
+            help: "let front ends migrate guests by postcopy, which gives them all rights of this "
+                + "program")
         static let capabilities = Flag.present(
             "print-capabilities", help: "say what this program can do, as JSON")
         static let logLevel = Flag.one(
@@ -58,7 +63,9 @@ package struct BackendCommand {
             let endpoint = try Self.endpoint(values)
             let opened = try Self.opened(values, beside: endpoint)
             self.init(
-                .serve(endpoint, try schema.deviceValues(values), opened: opened),
+                .serve(
+                    endpoint, try schema.deviceValues(values), opened: opened,
+                    postcopy: values[Flags.postcopy]),
                 logLevel: values[Flags.logLevel], sandbox: SandboxOptions(values))
         }
     }

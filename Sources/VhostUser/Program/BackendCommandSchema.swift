@@ -25,7 +25,9 @@ struct BackendCommandSchema {
         command = CommandSchema(
             "apus \(kind.name)", summary: kind.summary,
             groups: [
-                .init("Front end (one of these)", [Flags.socketPath.any, Flags.fd.any]),
+                .init(
+                    "Front end (one of the first two)",
+                    [Flags.socketPath.any, Flags.fd.any, Flags.postcopy.any]),
                 .init("Device", described + [Flags.openFDs.any]),
                 .init("Sandbox", SandboxOptions.flags),
                 .init(

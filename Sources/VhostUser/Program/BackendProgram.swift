@@ -22,9 +22,9 @@ package struct BackendProgram {
             let command = try BackendCommand(kind, arguments)
             switch command.action {
             case .show(let text): print(text, terminator: "")
-            case .serve(let endpoint, let values, let opened):
+            case .serve(let endpoint, let values, let opened, let postcopy):
                 Log.configure(program: kind.program, level: command.logLevel)
-                try serve(endpoint, values, opened, command.sandbox)
+                try serve(endpoint, values, opened, command.sandbox, postcopy: postcopy)
             }
             return 0
         } catch {
@@ -35,7 +35,7 @@ package struct BackendProgram {
 
     private func serve(
         _ endpoint: BackendCommand.Endpoint, _ values: OptionValues, _ opened: [Int32]?,
-        _ sandboxOptions: SandboxOptions
+        _ sandboxOptions: SandboxOptions, postcopy: Bool
     ) throws {
         SignalFD.ignoreBrokenPipes()
         // Before this process opens anything, so that a number stands for what the parent has
@@ -48,10 +48,18 @@ package struct BackendProgram {
         // The files come first: who can connect finds a device that works.
         let files = try adopted ?? kind.open(values)
         let role = try role(endpoint)
+        var options = BackendServer.Options()
+        if postcopy { options.faultDevice = try Self.openFaultDevice() }
+        // Some QEMU versions crash where a file system has a configuration space, and need none.
+        if kind.missingConfigKey(values) != nil { options.hidden.insert(.config) }
         let sandbox = Sandbox(
             sandboxOptions, program: kind.program, descriptorLimit: kind.descriptorLimit)
+        var rules = kind.systemCalls()
+        if options.faultDevice != nil {
+            rules.allow("ioctl", argument: 1, oneOf: RemoteFaults.requests)
+        }
         try sandbox.enter(
-            kind.systemCalls(), folders: kind.servesFolder ? Array(files.prefix(1)) : [])
+            rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [])
         var server: BackendServer?
         let device = try kind.makeDevice(
             BackendSurroundings(
@@ -60,9 +68,6 @@ package struct BackendProgram {
                 configChanged: { server?.configurationChanged() }))
         // Filters have been made.
         StartupMemory.trimHeap()
-        var options = BackendServer.Options()
-        // Some QEMU versions crash where a file system has a configuration space, and need none.
-        if kind.missingConfigKey(values) != nil { options.hidden.insert(.config) }
         let new = BackendServer(device, on: loop, as: role, options: options)
         server = new
         new.onFinished = { loop.quit() }
@@ -73,6 +78,16 @@ package struct BackendProgram {
         release?.cancel()
         new.stop()
         server = nil
+    }
+
+    private static func openFaultDevice() throws(BackendError) -> SharedFD {
+        do {
+            return try RemoteFaults.openDevice()
+        } catch {
+            throw BackendError(
+                "--postcopy needs /dev/userfaultfd (Linux 6.1) and the right to use it: "
+                    + error.reason)
+        }
     }
 
     /// Takes what the parent process has opened; it stays with this process.

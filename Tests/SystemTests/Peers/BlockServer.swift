@@ -9,9 +9,9 @@ final class BlockServer {
     private var process: PeerProcess
 
     /// Starts one on `socket`; `disk` is what `--disk` takes.
-    init(socket: String, disk: String) throws {
+    init(socket: String, disk: String, options: [String] = []) throws {
         self.socket = socket
-        arguments = ["block", "--socket-path=\(socket)", "--disk", disk]
+        arguments = ["block", "--socket-path=\(socket)", "--disk", disk] + options
         process = try Self.start(arguments, socket)
     }
 

@@ -55,6 +55,23 @@ struct QEMUMigrationTests {
     }
 
     @Test(
+        "a guest goes on while its memory is still on its way",
+        .enabled(
+            if: (try? RemoteFaults.openDevice()) != nil, "/dev/userfaultfd cannot be used"),
+        .timeLimit(.minutes(5)))
+    func postcopy() throws {
+        let (source, target, servers) = try start(options: ["--postcopy"])
+        try source.awaitShell()
+        for machine in [source, target] {
+            try machine.monitor().execute(
+                #"{"execute": "migrate-set-capabilities", "arguments": {"capabilities": "#
+                    + #"[{"capability": "postcopy-ram", "state": true}]}}"#)
+        }
+        try migrateBusy(source, target, byPostcopy: true)
+        withExtendedLifetime(servers) {}
+    }
+
+    @Test(
         "a guest migrates while it uses its disk and its network",
         .enabled(
             if: NetworkNamespace.isPossible,
@@ -130,12 +147,12 @@ struct QEMUMigrationTests {
 
     /// Starts two machines with the disk, of which the second waits for the first one's guest.
     private func start(
-        devices: (String) -> [String] = { _ in [] }
+        options: [String] = [], devices: (String) -> [String] = { _ in [] }
     ) throws -> (source: QEMU, target: QEMU, servers: [BlockServer]) {
         // Both ends have the image open, so neither can hold a lock.
         let disk = "path=\(image.path),lock=off"
         let servers = try [0, 1].map {
-            try BlockServer(socket: folder["disk\($0).sock"], disk: disk)
+            try BlockServer(socket: folder["disk\($0).sock"], disk: disk, options: options)
         }
         let source = try QEMU(
             "source", in: folder, guest: guest, processor: .flushing,
@@ -149,12 +166,13 @@ struct QEMUMigrationTests {
 
     /// Migrates a guest while it works, and checks that it goes on and has lost nothing.
     private func migrateBusy(
-        _ source: QEMU, _ target: QEMU, meanwhile: (GuestConsole) throws -> Void = { _ in }
+        _ source: QEMU, _ target: QEMU, byPostcopy: Bool = false,
+        meanwhile: (GuestConsole) throws -> Void = { _ in }
     ) throws {
         try source.console.type("(\(Self.diskLoad)) &")
         try awaitCount("rounds", 2, on: source.console)
         let before = try count("steps", on: source.console)
-        try migrate(source, to: folder["migration"])
+        try migrate(source, to: folder["migration"], byPostcopy: byPostcopy)
         let console = target.console
         try awaitCount("steps", before + 1, on: console)
         try meanwhile(console)
@@ -187,14 +205,19 @@ struct QEMUMigrationTests {
     }
 
     /// Migrates a machine to the one that listens on `channel`, and waits until that is over.
-    private func migrate(_ source: QEMU, to channel: String) throws {
+    /// - Parameter byPostcopy: at once, and its memory afterwards, as the target asks for it.
+    private func migrate(_ source: QEMU, to channel: String, byPostcopy: Bool) throws {
         let monitor = try source.monitor()
         try monitor.execute(
             #"{"execute": "migrate", "arguments": {"uri": "unix:\#(channel)"}}"#)
+        if byPostcopy { try monitor.execute(#"{"execute": "migrate-start-postcopy"}"#) }
         let deadline = Clock.monotonic() + 120_000_000_000
         while true {
             let state = try monitor.execute(#"{"execute": "query-migrate"}"#)
-            if state.contains("\"completed\"") { return }
+            if state.contains("\"completed\"") {
+                #expect(state.contains(#""postcopy-requests": 0,"#) != byPostcopy, "\(state)")
+                return
+            }
             try #require(!state.contains("\"failed\""), "\(state)")
             try #require(Clock.monotonic() < deadline, "\(state)")
             usleep(100_000)
