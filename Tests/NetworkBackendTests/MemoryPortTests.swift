@@ -14,11 +14,11 @@ import Testing
 
     /// A switch with two devices that know each other: the first is `address(1)`.
     private func pair(
-        _ features: UInt64 = 0, to others: UInt64 = 0, poll: UInt64 = 32
+        _ features: UInt64 = 0, to others: UInt64 = 0, poll: UInt64 = 32, limits: String = ""
     ) throws -> (SwitchRig, NetworkRig, NetworkRig) {
         let network = try SwitchRig(Self.settings(poll))
         let first = try network.device(0, features: features | NetworkRig.mergeable)
-        let second = try network.device(1, features: others | NetworkRig.mergeable)
+        let second = try network.device(1, features: others | NetworkRig.mergeable, limits: limits)
         for rig in [first, second] { try rig.start() }
         second.offer([128])
         let hello = frame(to: everybody, from: address(1))
@@ -146,6 +146,30 @@ import Testing
         try second.send(other)
         #expect(try peer.receive() == other)
         #expect(Clock.monotonic() - start < 2_000_000_000)
+    }
+
+    @Test("no more goes than a port's limits say, and what is too much for it is dropped")
+    func limits() throws {
+        let (network, first, second) = try pair(limits: ",packet-rate=[500,20]")
+        // Ten at once, and then the rate.
+        for _ in 0..<60 { first.offer([128]) }
+        let start = Clock.monotonic()
+        for number in 0..<60 { try second.send(frame(to: address(1), from: address(2), number)) }
+        for number in 0..<60 {
+            let sent = frame(to: address(1), from: address(2), number)
+            #expect(try first.awaitFrame()?.frame == sent)
+            #expect(try second.awaitSent() != nil)
+        }
+        #expect(Clock.monotonic() - start > 80_000_000)
+        for _ in 0..<60 { second.offer([128]) }
+        let middle = Clock.monotonic()
+        for number in 0..<60 { try first.send(frame(to: address(2), from: address(1), number)) }
+        for _ in 0..<60 { #expect(try first.awaitSent() != nil) }
+        let seconds = Double(Clock.monotonic() - middle) / 1e9
+        var count = 0
+        while try second.awaitFrame(milliseconds: 20) != nil { count += 1 }
+        #expect(count > 0 && Double(count) < 4 + 20 * (seconds + 0.1), "\(count) in \(seconds)")
+        withExtendedLifetime(network) {}
     }
 
     @Test("queues stop and go on where they were", arguments: [0, VirtioFeature.packedRing])

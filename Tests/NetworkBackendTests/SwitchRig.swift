@@ -24,8 +24,12 @@ final class SwitchRig {
     }
 
     /// A device that is a port of the switch.
-    func device(_ number: Int, features: UInt64 = NetworkRig.mergeable) throws -> NetworkRig {
-        let options = try NetworkOptions(NetworkOptions.schema.parse("none"))
+    /// - Parameter limits: options that limit it.
+    func device(
+        _ number: Int, features: UInt64 = NetworkRig.mergeable, limits: String = ""
+    ) throws -> NetworkRig {
+        let options = try NetworkOptions(NetworkOptions.schema.parse("none" + limits))
+        network.memoryPorts[number].port.limits = TrafficLimits(options)
         return try NetworkRig(features: features) { loop, onChange in
             try NetworkDevice(
                 options, features: SwitchedPair.features, on: loop, configChanged: onChange,

@@ -139,7 +139,10 @@ package struct NetworkOptions: Equatable, Sendable {
     /// What can be said of a port of a switch that is a device.
     static let portSchema = OptionSchema(
         "vhost", leadingKey: "path",
-        keys: [portPath.any, Keys.mac.any, Keys.mtu.any, Keys.queueSize.any])
+        keys: [
+            portPath.any, Keys.mac.any, Keys.mtu.any, Keys.rate.any, Keys.packetRate.any,
+            Keys.queueSize.any,
+        ])
 
     /// Takes what `portSchema` has parsed.
     init(port values: OptionValues) throws(OptionError) {
@@ -147,6 +150,8 @@ package struct NetworkOptions: Equatable, Sendable {
         mac = values[Keys.mac]
         mtu = values[Keys.mtu].map { UInt16(clamping: $0) }
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
+        rate = try Rate(values[Keys.rate], key: "rate")
+        packetRate = try Rate(values[Keys.packetRate], key: "packet-rate")
     }
 
     /// Takes what `upLinkSchema` has parsed.

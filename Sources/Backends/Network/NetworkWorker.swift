@@ -4,21 +4,22 @@ internal import Glibc
 
 /// Serves a pair of queues, or one of them, on a thread of its own: moves frames between the
 /// driver's buffers and the up-link, and sleeps when there are none.
-final class NetworkWorker<Link: UpLink> {
+final class NetworkWorker {
     /// Frames in each direction before the loop looks around.
-    private static var turnLimit: Int { 64 }
+    private static let turnLimit = 64
     /// Likewise where there is a limit, which is then not far exceeded.
-    private static var limitedTurn: Int { 4 }
+    private static let limitedTurn = 4
     /// How often a busy thread, or one that looks for work, goes round before it asks the kernel what
-    /// has happened.
-    private static var busyTurns: Int { 8 }
-    private static var idleTurns: Int { 16 }
+    /// has happened; and a busy one that has nothing there but the stop signal.
+    private static let busyTurns = 8
+    private static let aloneTurns = 64
+    private static let idleTurns = 64
 
-    let link: Link
+    let link: any UpLink
     private let stop: EventFD
     private let onLinkChange: @Sendable (Bool) -> Void
-    var receiver: Receiver?
-    var transmitter: Transmitter?
+    var receiver: ReceiveQueue?
+    var transmitter: TransmitQueue?
     /// Which frames the driver wants; `nil`: all.
     var filter: ReceiveFilter?
     private let limits: TrafficLimits
@@ -30,34 +31,8 @@ final class NetworkWorker<Link: UpLink> {
     private var turns = 0
     private var wasConnected = false
 
-    /// The queue that brings frames to the driver.
-    struct Receiver {
-        let queue: Virtqueue
-        let window: ReceiveWindow
-        let headerSize: UInt64
-        /// The driver is told which checksums are right.
-        let checksChecksums: Bool
-        /// Buffers were asked for, and a kick is waited for.
-        var needsBuffers = false
-        /// There once was room for any frame.
-        var hasHadRoom = false
-        var hasPushed = false
-    }
-
-    /// The queue that brings frames from the driver.
-    struct Transmitter {
-        let queue: Virtqueue
-        let batch: TransmitBatch
-        let segmenter = Segmenter()
-        let headerSize: UInt64
-        /// The ring is empty, and a kick is waited for.
-        var isIdle = false
-        var isBlocked = false
-        var hasPushed = false
-    }
-
     init(
-        _ link: Link, stop: EventFD, limits: TrafficLimits, polling: IdlePolling,
+        _ link: any UpLink, stop: EventFD, limits: TrafficLimits, polling: IdlePolling,
         onLinkChange: @escaping @Sendable (Bool) -> Void
     ) {
         self.link = link
@@ -92,7 +67,8 @@ final class NetworkWorker<Link: UpLink> {
     /// Asks the kernel only now and then: it is a busy time.
     private func glance(isReadable: Bool) -> Poller.Events {
         turns += 1
-        guard turns >= Self.busyTurns else { return isReadable ? .readable : [] }
+        let limit = link.readFD < 0 ? Self.aloneTurns : Self.busyTurns
+        guard turns >= limit else { return isReadable ? .readable : [] }
         turns = 0
         return wait(mayBlock: false)
     }
@@ -131,7 +107,7 @@ final class NetworkWorker<Link: UpLink> {
         guard let receiver, receiver.needsBuffers, receiver.queue.hasAvailable else {
             return false
         }
-        self.receiver?.needsBuffers = false
+        receiver.needsBuffers = false
         return true
     }
 
@@ -183,7 +159,8 @@ final class NetworkWorker<Link: UpLink> {
             if transmitTime != nil { return false }
         }
         queue.disableNotifications()
-        take(transmitter)
+        // Those that are left are sent first.
+        if batch.isEmpty { take(transmitter) }
         if batch.isEmpty { return false }
         let result = link.send(batch)
         if result == .lost {
@@ -191,53 +168,20 @@ final class NetworkWorker<Link: UpLink> {
             batch.dropRest()
         }
         if batch.giveBack(to: queue) > 0, queue.publish() { queue.setup.call?.signal() }
-        self.transmitter?.isBlocked = result == .blocked
+        transmitter.isBlocked = result == .blocked
         return result != .blocked
     }
 
-    private func take(_ transmitter: Transmitter) {
-        let batch = transmitter.batch
-        let queue = transmitter.queue
-        // Those that are left are sent first.
-        guard batch.isEmpty else { return }
-        var byteCount: UInt64 = 0
-        let most = limits.transmit == nil ? TransmitBatch.chainLimit : Self.limitedTurn
-        do throws(QueueError) {
-            while batch.hasRoom, batch.chainCount < most, try queue.pop(into: batch.freeChain) {
-                if !add(to: batch, transmitter) {
-                    networkLog.guest("a frame of the driver makes no sense, and is dropped")
-                    batch.endChain()
-                }
-                byteCount += batch.lastLength
-            }
-        } catch {
-            networkLog.guest("a queue has stopped: \(error)")
+    private func take(_ transmitter: TransmitQueue) {
+        guard let limit = limits.transmit else {
+            _ = transmitter.take(TransmitBatch.chainLimit)
+            return
         }
-        guard byteCount > 0, let limit = limits.transmit else { return }
+        let byteCount = transmitter.take(Self.limitedTurn)
+        guard byteCount > 0 else { return }
         limit.use(
-            bytes: byteCount, packets: UInt64(batch.frameCount), at: Clock.monotonic())
-    }
-
-    /// Adds what the chain holds.
-    /// - Returns: whether it is something that can be sent.
-    private func add(to batch: TransmitBatch, _ transmitter: Transmitter) -> Bool {
-        let chain = batch.freeChain
-        let headerSize = transmitter.headerSize
-        let length = chain.readableLength
-        guard length > headerSize, length - headerSize <= FrameLimit.maximum,
-            unsafe chain.readable.count <= FrameLimit.parts
-        else { return false }
-        // Flags and kind of segmentation.
-        guard !link.carriesHeader, chain.read(at: 0, as: UInt16.self) != 0 else {
-            batch.add(
-                skipping: link.carriesHeader ? 0 : headerSize, hasLength: link.hasLengths)
-            return true
-        }
-        guard
-            let request = OffloadRequest(chain, features: transmitter.queue.setup.features)
-        else { return false }
-        return transmitter.segmenter.add(
-            request, to: batch, skipping: headerSize, hasLength: link.hasLengths)
+            bytes: byteCount, packets: UInt64(transmitter.batch.frameCount),
+            at: Clock.monotonic())
     }
 
     // MARK: To the driver
@@ -258,23 +202,22 @@ final class NetworkWorker<Link: UpLink> {
             switch link.nextFrame() {
             case .nothing: mayHaveMore = false
             case .dropped: break
-            case .room(let room): mayHaveMore = receiveFrame(room, queue)
+            case .room(let room): mayHaveMore = receiveFrame(room, receiver)
             }
         }
-        if self.receiver?.hasPushed == true {
-            self.receiver?.hasPushed = false
+        if receiver.hasPushed {
+            receiver.hasPushed = false
             if queue.publish() { queue.setup.call?.signal() }
         }
         return mayHaveMore
     }
 
     /// - Returns: whether there may be another one.
-    private func receiveFrame(_ room: UInt64, _ queue: Virtqueue) -> Bool {
-        guard let receiver else { return false }
+    private func receiveFrame(_ room: UInt64, _ receiver: ReceiveQueue) -> Bool {
         let window = receiver.window
         let wanted = room + receiver.headerSize
-        guard fill(window, queue, wanted: wanted) else {
-            return self.receiver?.needsBuffers != true
+        guard fill(receiver, wanted: wanted) else {
+            return !receiver.needsBuffers
         }
         if window.room < wanted, link.hasLengths {
             link.skipFrame()
@@ -294,35 +237,37 @@ final class NetworkWorker<Link: UpLink> {
                     window, headerSize: receiver.headerSize, frameLength: length) : 0
             window.complete(
                 length + (link.carriesHeader ? 0 : receiver.headerSize),
-                flags: link.carriesHeader ? nil : flags, to: queue)
-            self.receiver?.hasPushed = true
+                flags: link.carriesHeader ? nil : flags, to: receiver.queue)
+            receiver.hasPushed = true
             return true
         }
     }
 
     /// - Returns: whether the window is as large as it can be expected to become.
-    private func fill(_ window: ReceiveWindow, _ queue: Virtqueue, wanted: UInt64) -> Bool {
+    private func fill(_ receiver: ReceiveQueue, wanted: UInt64) -> Bool {
+        let window = receiver.window
+        let queue = receiver.queue
         do throws(QueueError) {
             if try window.fill(from: queue, wanted: wanted) > 0 {
                 networkLog.guest("a buffer of the driver is of no use")
-                receiver?.hasPushed = true
+                receiver.hasPushed = true
             }
         } catch {
             networkLog.guest("a queue has stopped: \(error)")
         }
         if window.room >= wanted {
-            receiver?.hasHadRoom = true
+            receiver.hasHadRoom = true
             return true
         }
         if window.isFull { return true }
         if queue.isBroken {
-            receiver?.needsBuffers = true
+            receiver.needsBuffers = true
             return false
         }
         if queue.enableNotifications() { return false }
         // A driver that never has more does not get more frames either.
-        if !link.hasLengths, window.room > 0, receiver?.hasHadRoom == false { return true }
-        receiver?.needsBuffers = true
+        if !link.hasLengths, window.room > 0, !receiver.hasHadRoom { return true }
+        receiver.needsBuffers = true
         return false
     }
 
@@ -334,14 +279,14 @@ final class NetworkWorker<Link: UpLink> {
             link.keepRest(of: transmitter.batch)
             finish(transmitter.queue) { transmitter.batch.giveBack(to: transmitter.queue) > 0 }
             transmitter.batch.clear()
-            self.transmitter?.isIdle = false
-            self.transmitter?.isBlocked = false
+            transmitter.isIdle = false
+            transmitter.isBlocked = false
         }
         if let receiver {
             link.forgetFrame()
             finish(receiver.queue) { receiver.hasPushed }
             receiver.window.clear()
-            self.receiver?.needsBuffers = false
+            receiver.needsBuffers = false
         }
     }
 
@@ -349,12 +294,6 @@ final class NetworkWorker<Link: UpLink> {
         if hasPushed(), queue.publish() { queue.setup.call?.signal() }
         queue.rewind()
     }
-}
-
-/// How much may go in each direction; `nil`: all there is.
-struct TrafficLimits: Sendable {
-    var receive: TrafficLimit?
-    var transmit: TrafficLimit?
 }
 
 let networkLog = Log("net")

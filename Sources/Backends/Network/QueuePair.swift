@@ -26,8 +26,8 @@ enum Direction: Int {
 }
 
 /// A pair with its up-link. The verbs are the control thread's; they stop the thread for a moment.
-final class LinkedPair<Link: UpLink>: QueuePair {
-    private let worker: NetworkWorker<Link>
+final class LinkedPair: QueuePair {
+    private let worker: NetworkWorker
     private let name: String
     private let stopSignal: EventFD
     private let folder: SharedFD?
@@ -40,7 +40,7 @@ final class LinkedPair<Link: UpLink>: QueuePair {
     ///   - folder: where the thread looks for sockets.
     ///   - filter: what it restricts itself with.
     init(
-        _ link: Link, index: Int, folder: SharedFD?, filter: SeccompFilter?,
+        _ link: any UpLink, index: Int, folder: SharedFD?, filter: SeccompFilter?,
         limits: TrafficLimits, polling: IdlePolling,
         onLinkChange: @escaping @Sendable (Bool) -> Void
     ) throws(SystemError) {
@@ -57,17 +57,12 @@ final class LinkedPair<Link: UpLink>: QueuePair {
     func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError) {
         halt()
         let features = queue.setup.features
-        let headerSize = FrameHeader.size(features: features)
         worker.link.use(features: features)
         switch direction {
-        case .receive:
-            worker.receiver = .init(
-                queue: queue, window: ReceiveWindow(features: features), headerSize: headerSize,
-                checksChecksums: !worker.link.carriesHeader
-                    && features & NetworkFeature.guestChecksum != 0)
+        case .receive: worker.receiver = ReceiveQueue(queue, for: worker.link)
         case .transmit:
-            worker.transmitter = .init(
-                queue: queue, batch: TransmitBatch(), headerSize: headerSize)
+            worker.transmitter = TransmitQueue(
+                queue, for: worker.link, headerSize: FrameHeader.size(features: features))
         }
         try run()
     }
@@ -105,9 +100,8 @@ final class LinkedPair<Link: UpLink>: QueuePair {
     func send(_ announcement: Announcement) throws(VirtioDeviceError) {
         halt()
         let driver = worker.transmitter
-        worker.transmitter = .init(
-            queue: announcement.queue, batch: TransmitBatch(),
-            headerSize: announcement.headerSize)
+        worker.transmitter = TransmitQueue(
+            announcement.queue, for: worker.link, headerSize: announcement.headerSize)
         try run()
         // The link may be busy; a frame that is lost does not matter.
         for _ in 0..<100 where !announcement.isSent { Clock.sleep(milliseconds: 1) }

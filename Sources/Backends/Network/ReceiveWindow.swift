@@ -42,9 +42,13 @@ internal import Glibc
     }
 
     @inline(__always)
+    private func chain(_ index: Int) -> Unmanaged<DescriptorChain> {
+        unsafe chains[(first + index) & (Self.capacity - 1)]
+    }
+
+    @inline(__always)
     private func withChain<R>(_ index: Int, _ body: (DescriptorChain) -> R) -> R {
-        let chain = unsafe chains[(first + index) & (Self.capacity - 1)]
-        return unsafe chain._withUnsafeGuaranteedRef(body)
+        unsafe chain(index)._withUnsafeGuaranteedRef(body)
     }
 
     private func length(of index: Int) -> UInt64 { withChain(index) { $0.writableLength } }
@@ -59,17 +63,14 @@ internal import Glibc
     func fill(from queue: Virtqueue, wanted: UInt64) throws(QueueError) -> Int {
         var useless = 0
         while room < wanted, !isFull, useless < Self.capacity {
-            let new = withChain(count) { new in
-                Result { () throws(QueueError) in
-                    try queue.pop(into: new)
-                        ? unsafe (new.writable.count, new.writableLength) : nil
-                }
+            guard try unsafe queue.pop(into: chain(count)) else { break }
+            let (pieces, length) = withChain(count) {
+                unsafe ($0.writable.count, $0.writableLength)
             }
-            guard let (pieces, length) = try new.get() else { break }
             lastIsUseless = length < headerSize || partCount + pieces > FrameLimit.parts
             if lastIsUseless, count == 0 {
                 // Those that are given back are not changed.
-                withChain(0) { queue.push($0, written: 0) }
+                unsafe queue.push(chain(0), written: 0)
                 lastIsUseless = false
                 useless += 1
                 continue
@@ -148,13 +149,32 @@ internal import Glibc
     }
 
     private func giveFirst(written: UInt64, to queue: Virtqueue) {
+        unsafe queue.push(chain(0), written: UInt32(clamping: written))
         withChain(0) { chain in
-            queue.push(chain, written: UInt32(clamping: written))
             room -= chain.writableLength
             partCount -= unsafe chain.writable.count
         }
         first = (first + 1) & (Self.capacity - 1)
         count -= 1
+    }
+
+    /// Where the first buffer is, if so many bytes fit in it as one piece.
+    @inline(__always)
+    func place(for byteCount: UInt64) -> UnsafeMutableRawPointer? {
+        guard usableCount > 0 else { return nil }
+        return unsafe withChain(0) { chain in
+            let buffers = unsafe chain.writable
+            guard buffers.count > 0, unsafe UInt64(buffers[0].iov_len) >= byteCount else {
+                return nil
+            }
+            return unsafe buffers[0].iov_base
+        }
+    }
+
+    /// Gives back the first buffer, which holds a frame with its header.
+    func completeFirst(_ byteCount: UInt64, to queue: Virtqueue) {
+        giveFirst(written: byteCount, to: queue)
+        dropUseless(to: queue)
     }
 
     /// Gives back a buffer that cannot be used, if it is its turn.
@@ -168,7 +188,7 @@ internal import Glibc
             room = length
             return
         }
-        withChain(0) { queue.push($0, written: 0) }
+        unsafe queue.push(chain(0), written: 0)
         first = (first + 1) & (Self.capacity - 1)
         count = 0
         lastIsUseless = false

@@ -38,3 +38,16 @@ final class TrafficLimit: Sendable {
         }
     }
 }
+
+/// How much may go in each direction; `nil`: all there is.
+struct TrafficLimits: Sendable {
+    var receive: TrafficLimit?
+    var transmit: TrafficLimit?
+
+    init() {}
+
+    init(_ options: NetworkOptions) {
+        receive = TrafficLimit(bits: options.rate.in, packets: options.packetRate.in)
+        transmit = TrafficLimit(bits: options.rate.out, packets: options.packetRate.out)
+    }
+}

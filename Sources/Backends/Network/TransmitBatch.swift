@@ -6,7 +6,8 @@ internal import Glibc
 /// one, or what several are made of.
 ///
 /// Its room is for what a driver can ask for at most, and is in memory only as far as it was used.
-// SAFETY: the arrays belong to this object; all indices are below their capacities, because a chain
+// SAFETY: the arrays belong to this object, and so do the chains, which are not counted as they are
+// used: that would take as long as the rest. All indices are below their capacities, because a chain
 // is added only where `hasRoom` says so, and has at most `FrameLimit.parts` parts and makes at most
 // `Segmenter.segmentLimit` frames.
 @safe final class TransmitBatch {
@@ -20,7 +21,7 @@ internal import Glibc
     /// What one chain may come to: each segment has a header, and begins inside a part or with it.
     private static let partsOfChain = 2 * Segmenter.segmentLimit + FrameLimit.parts + 1
 
-    private let chains: UnsafeMutablePointer<DescriptorChain>
+    private let chains: UnsafeMutablePointer<Unmanaged<DescriptorChain>>
     private let memory: UnsafeMutableRawPointer
     /// Where the parts of each frame end, and those of each chain.
     private let ends: UnsafeMutablePointer<UInt32>
@@ -44,7 +45,7 @@ internal import Glibc
     init() {
         unsafe chains = .allocate(capacity: Self.chainLimit)
         for index in 0..<Self.chainLimit {
-            unsafe (chains + index).initialize(to: DescriptorChain(capacity: 4))
+            unsafe (chains + index).initialize(to: .passRetained(DescriptorChain(capacity: 4)))
         }
         // So much comes from the kernel, page by page.
         unsafe memory = .allocate(
@@ -58,7 +59,7 @@ internal import Glibc
     }
 
     deinit {
-        unsafe chains.deinitialize(count: Self.chainLimit)
+        for index in 0..<Self.chainLimit { unsafe chains[index].release() }
         unsafe chains.deallocate()
         unsafe memory.deallocate()
     }
@@ -72,29 +73,50 @@ internal import Glibc
             && headerBytes + Segmenter.segmentLimit * Self.headerSize <= Self.headerRoom
     }
 
-    /// Bytes of the driver in the newest chain.
-    var lastLength: UInt64 { chainCount > 0 ? unsafe chains[chainCount - 1].readableLength : 0 }
+    /// Where the next chain goes; there is one if `hasRoom`.
+    var freeChain: DescriptorChain { unsafe chains[chainCount].takeUnretainedValue() }
 
-    /// Where to pop the next chain to.
-    var freeChain: DescriptorChain { unsafe chains[chainCount] }
+    /// Likewise, for what is done for each frame.
+    @inline(__always)
+    func withFreeChain<R>(_ body: (DescriptorChain) -> R) -> R {
+        unsafe chains[chainCount]._withUnsafeGuaranteedRef(body)
+    }
+
+    /// Gives back the chain in `freeChain`, of which nothing was added.
+    func push(to queue: Virtqueue) { unsafe queue.push(chains[chainCount], written: 0) }
 
     // MARK: Adding
+
+    /// Takes the next chain to `freeChain`.
+    /// - Returns: whether there was one.
+    func pop(from queue: Virtqueue) throws(QueueError) -> Bool {
+        try unsafe queue.pop(into: chains[chainCount])
+    }
 
     /// Adds the frame in `freeChain` as it is.
     /// - Parameters:
     ///   - skip: bytes at its start that are not sent.
     ///   - hasLength: its length goes first.
     func add(skipping skip: UInt64, hasLength: Bool) {
-        let chain = freeChain
-        if hasLength {
-            let length = Int(truncatingIfNeeded: chain.readableLength &- skip)
-            _ = unsafe addHeader(
-                UnsafeRawBufferPointer(start: nil, count: 0), count: 0, frameLength: length,
-                hasLength: true)
+        withFreeChain { chain in
+            if hasLength {
+                let length = Int(truncatingIfNeeded: chain.readableLength &- skip)
+                _ = unsafe addHeader(
+                    UnsafeRawBufferPointer(start: nil, count: 0), count: 0, frameLength: length,
+                    hasLength: true)
+            }
+            let buffers = unsafe chain.readable
+            var left = Int(truncatingIfNeeded: skip)
+            for index in 0..<buffers.count {
+                var part = unsafe buffers[index]
+                let size = unsafe min(left, part.iov_len)
+                left -= size
+                guard unsafe size < part.iov_len else { continue }
+                unsafe part.iov_base += size
+                unsafe part.iov_len -= size
+                unsafe addPart(part)
+            }
         }
-        chain.trimReadable(first: skip)
-        let buffers = unsafe chain.readable
-        for index in 0..<buffers.count { unsafe addPart(buffers[index]) }
         endFrame()
         endChain()
     }
@@ -201,7 +223,7 @@ internal import Glibc
     func giveBack(to queue: Virtqueue) -> Int {
         let before = doneCount
         while doneCount < chainCount, unsafe Int(chainEnds[doneCount]) <= next {
-            queue.push(unsafe chains[doneCount], written: 0)
+            unsafe queue.push(chains[doneCount], written: 0)
             doneCount += 1
         }
         let given = doneCount - before

@@ -1,4 +1,4 @@
-internal import Glibc
+public import Glibc
 
 /// What a `DescriptorChain` holds. It is a struct behind a pointer, not the fields of the class,
 /// because each access to a field of a class is checked for exclusivity and often counts
@@ -6,7 +6,7 @@ internal import Glibc
 // SAFETY: the arrays belong to this value and hold `capacity` elements, of which `count` are
 // initialised; `readableCount <= count <= capacity`. Bases and lengths in them were checked against
 // guest memory when they were appended.
-@safe struct ChainStorage: ~Copyable {
+@usableFromInline @safe struct ChainStorage: ~Copyable {
     /// Most descriptors of a chain, unless the ring itself is larger: an indirect table may be
     /// longer than the ring. The limit is also what `preadv` takes (IOV_MAX).
     static let descriptorLimit = 1024
@@ -19,23 +19,23 @@ internal import Glibc
         var length: UInt64
     }
 
-    var id: UInt16 = 0
-    var descriptorCount: UInt16 = 0
+    @usableFromInline var id: UInt16 = 0
+    @usableFromInline var descriptorCount: UInt16 = 0
     /// Where a packed queue notes the request while it is in flight.
     var inflightEntry: UInt16 = 0
-    private(set) var readableLength: UInt64 = 0
-    private(set) var writableLength: UInt64 = 0
+    @usableFromInline private(set) var readableLength: UInt64 = 0
+    @usableFromInline private(set) var writableLength: UInt64 = 0
     private(set) var count = 0
     private(set) var readableCount = 0
     private var capacity: Int
-    private(set) var iovecs: UnsafeMutablePointer<iovec>
+    @usableFromInline private(set) var iovecs: UnsafeMutablePointer<iovec>
     private(set) var pieces: UnsafeMutablePointer<Piece>
 
     // The part of `iovecs` that is still to be worked on.
-    var readableStart = 0
-    var readableEnd = 0
-    var writableStart = 0
-    var writableEnd = 0
+    @usableFromInline var readableStart = 0
+    @usableFromInline var readableEnd = 0
+    @usableFromInline var writableStart = 0
+    @usableFromInline var writableEnd = 0
 
     init(capacity: Int) {
         self.capacity = max(capacity, 1)

@@ -13,7 +13,7 @@ public import Glibc
 /// The bytes can change at any time: copy a header out once, check the copy, use the copy.
 // SAFETY: `storage` belongs to this object, which initialises it once and never replaces it.
 @safe public final class DescriptorChain {
-    let storage: UnsafeMutablePointer<ChainStorage>
+    @usableFromInline let storage: UnsafeMutablePointer<ChainStorage>
 
     /// - Parameter capacity: pieces to have room for from the start; it grows when a driver sends
     ///   more, up to a limit above which the driver is in error.
@@ -29,27 +29,27 @@ public import Glibc
 
     /// Split: the index of the first descriptor, below the queue's size. Packed: the buffer's id,
     /// which may be any number.
-    public var id: UInt16 { unsafe storage.pointee.id }
+    @inlinable public var id: UInt16 { unsafe storage.pointee.id }
 
     /// How many descriptors of the ring itself the chain takes up.
-    public var descriptorCount: UInt16 { unsafe storage.pointee.descriptorCount }
+    @inlinable public var descriptorCount: UInt16 { unsafe storage.pointee.descriptorCount }
 
     /// Bytes the driver provides.
-    public var readableLength: UInt64 { unsafe storage.pointee.readableLength }
+    @inlinable public var readableLength: UInt64 { unsafe storage.pointee.readableLength }
 
     /// Bytes the driver has room for.
-    public var writableLength: UInt64 { unsafe storage.pointee.writableLength }
+    @inlinable public var writableLength: UInt64 { unsafe storage.pointee.writableLength }
 
     /// The buffers to read, as far as they have not been trimmed off. Borrowed: valid until the
     /// next pop into this chain. Elements may be changed.
-    public var readable: UnsafeMutableBufferPointer<iovec> {
+    @inlinable public var readable: UnsafeMutableBufferPointer<iovec> {
         let start = unsafe storage.pointee.readableStart
         return unsafe UnsafeMutableBufferPointer(
             start: storage.pointee.iovecs + start, count: storage.pointee.readableEnd - start)
     }
 
     /// The buffers to write, likewise.
-    public var writable: UnsafeMutableBufferPointer<iovec> {
+    @inlinable public var writable: UnsafeMutableBufferPointer<iovec> {
         let start = unsafe storage.pointee.writableStart
         return unsafe UnsafeMutableBufferPointer(
             start: storage.pointee.iovecs + start, count: storage.pointee.writableEnd - start)

@@ -91,13 +91,22 @@ public final class Virtqueue: @unchecked Sendable {
     /// - Throws: what the driver did wrong, once; the queue is broken from then on, and `chain` is
     ///   not to be used.
     public func pop(into chain: DescriptorChain) throws(QueueError) -> Bool {
+        try unsafe pop(into: chain.storage)
+    }
+
+    /// Likewise, without counting references: whoever has made the chain keeps it.
+    // SAFETY: for the caller: the chain exists during the call.
+    @unsafe public func pop(into chain: Unmanaged<DescriptorChain>) throws(QueueError) -> Bool {
+        try unsafe pop(into: chain._withUnsafeGuaranteedRef { unsafe $0.storage })
+    }
+
+    @inline(__always)
+    private func pop(into chain: UnsafeMutablePointer<ChainStorage>) throws(QueueError) -> Bool {
         guard failure == nil else { return false }
         do {
             switch ring {
-            case .split(let queue):
-                return try unsafe queue.pointee.pop(into: &chain.storage.pointee)
-            case .packed(let queue):
-                return try unsafe queue.pointee.pop(into: &chain.storage.pointee)
+            case .split(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
+            case .packed(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
             }
         } catch {
             failure = error
@@ -109,12 +118,23 @@ public final class Virtqueue: @unchecked Sendable {
     /// Gives a chain back. The driver sees it after the next `publish`.
     /// - Parameter written: bytes that the device wrote, from the start of the writable buffers.
     public func push(_ chain: DescriptorChain, written: UInt32) {
-        if let log { unsafe log.markBuffers(&chain.storage.pointee, written: written) }
+        unsafe push(chain.storage, written: written)
+    }
+
+    /// Likewise, without counting references.
+    // SAFETY: for the caller: the chain exists during the call.
+    @unsafe public func push(_ chain: Unmanaged<DescriptorChain>, written: UInt32) {
+        unsafe push(chain._withUnsafeGuaranteedRef { unsafe $0.storage }, written: written)
+    }
+
+    @inline(__always)
+    private func push(_ chain: UnsafeMutablePointer<ChainStorage>, written: UInt32) {
+        if let log { unsafe log.markBuffers(&chain.pointee, written: written) }
         switch ring {
         case .split(let queue):
-            unsafe queue.pointee.push(&chain.storage.pointee, written: written, log: log)
+            unsafe queue.pointee.push(&chain.pointee, written: written, log: log)
         case .packed(let queue):
-            unsafe queue.pointee.push(&chain.storage.pointee, written: written, log: log)
+            unsafe queue.pointee.push(&chain.pointee, written: written, log: log)
         }
     }
 

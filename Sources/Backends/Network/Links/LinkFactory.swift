@@ -12,9 +12,7 @@ struct LinkFactory {
         self.options = options
         self.files = files.all
         self.filter = filter
-        limits = TrafficLimits(
-            receive: TrafficLimit(bits: options.rate.in, packets: options.packetRate.in),
-            transmit: TrafficLimit(bits: options.rate.out, packets: options.packetRate.out))
+        limits = TrafficLimits(options)
     }
 
     /// What the link can do for drivers.
@@ -32,7 +30,7 @@ struct LinkFactory {
     func makePairs(
         onLinkChange: @escaping @Sendable (Bool) -> Void
     ) throws -> [any QueuePair] {
-        func pair<Link: UpLink>(_ link: Link, folder: SharedFD? = nil) throws -> [any QueuePair] {
+        func pair(_ link: any UpLink, folder: SharedFD? = nil) throws -> [any QueuePair] {
             [
                 try LinkedPair(
                     link, index: 0, folder: folder, filter: filter, limits: limits,

@@ -6,18 +6,24 @@ internal import Glibc
 extension FrameSwitch {
     /// Frames of a port before the others have their turn.
     private static let batch = 64
+    /// Likewise where there is a limit, which is then not far exceeded.
+    private static let limitedBatch = 4
     /// How long a frame waits for buffers of the driver that it is for; no other port has to wait.
     private static let holdTime: UInt64 = 5_000_000
     /// A driver that gives none is not waited for again before that. So drivers that never do slow down
     /// those who send to them by a tenth.
     private static let holdPause: UInt64 = 50_000_000
 
+    /// How often the rings are looked at before the kernel is asked.
+    private static let idleTurns = 64
+
     /// What is known of frames between two stations; others have not come in the meantime.
-    private struct Route {
+    // SAFETY: the receiver's port keeps it until its queue stops, which it does between two turns.
+    @safe private struct Route {
         var destination: UInt64 = 0
         var origin: UInt64 = 0
         var target = Target.nowhere
-        var port: MemoryPort?
+        var receiver: Unmanaged<PortReceiver>?
     }
 
     /// Moves frames that the drivers have sent.
@@ -25,8 +31,8 @@ extension FrameSwitch {
     func serveMemoryPorts() -> Bool {
         var isBusy = false
         for (index, memory) in memoryPorts {
-            guard memory.sending != nil, mayGoOn(memory) else { continue }
-            if serve(index, memory) { isBusy = true }
+            guard let sender = memory.sender, mayGoOn(memory) else { continue }
+            if serve(index, memory, sender) { isBusy = true }
         }
         for (_, memory) in memoryPorts { memory.publish() }
         return isBusy
@@ -35,62 +41,83 @@ extension FrameSwitch {
     /// Whether a port has something to do, as its rings say.
     var hasWork: Bool {
         for (_, memory) in memoryPorts {
-            guard let queue = memory.sending else { continue }
-            if memory.hold == nil ? queue.hasAvailable : mayGoOn(memory) { return true }
+            guard let queue = memory.sender?.queue else { continue }
+            if mayGoOn(memory), memory.hold != nil || queue.hasAvailable { return true }
         }
         return false
     }
 
     /// Whether it has not to wait for another one.
     private func mayGoOn(_ memory: MemoryPort) -> Bool {
+        if let time = memory.sendTime, now < time { return false }
         guard let hold = memory.hold else { return true }
-        return now >= hold.until || ports[hold.port]?.memory?.receiving?.hasAvailable != false
+        return now >= hold.until
+            || ports[hold.port]?.memory?.receiver?.queue.hasAvailable != false
     }
 
-    private func serve(_ index: Int, _ source: MemoryPort) -> Bool {
+    private func serve(_ index: Int, _ memory: MemoryPort, _ sender: PortSender) -> Bool {
         guard let port = ports[index] else { return false }
-        source.sending?.disableNotifications()
+        let limit = memory.limits.transmit
+        memory.sendTime = limit?.wait(at: now)
+        if memory.sendTime != nil { return false }
+        let most = limit == nil ? Self.batch : Self.limitedBatch
+        sender.queue.disableNotifications()
         var route = Route()
         var count = 0
-        while count < Self.batch, source.take() {
+        while count < most, let frame = sender.take() {
             count += 1
-            let frame = source.frame
             if frame.destination != route.destination || frame.origin != route.origin
                 || route.target < 0
             {
-                let target = target(frame.destination, frame.origin, from: index, port)
-                route = Route(
-                    destination: frame.destination, origin: frame.origin, target: target,
-                    port: target >= 0 ? ports[target]?.memory : nil)
+                route = self.route(of: frame, from: index, port)
             } else {
                 port.countReceived()
             }
-            if let target = route.port, target.takes(source) {
-                if target.deliver(source) == .noRoom, waits(source, for: target, route.target) {
-                    break
-                }
-                source.hold = nil
-            } else if route.target != Target.nowhere {
-                forward(source, to: route.target, from: index)
+            let delivery = unsafe route.receiver?._withUnsafeGuaranteedRef { receiver in
+                receiver.takes(frame, from: sender) ? receiver.deliver(frame, from: sender) : nil
             }
-            source.giveBack()
+            switch delivery {
+            case .done?, .dropped?: break
+            case .noRoom?:
+                if waits(memory, for: route.target) {
+                    sender.putBack()
+                    return true
+                }
+            case nil:
+                if route.target != Target.nowhere {
+                    forward(frame, sender, to: route.target, from: index)
+                }
+            }
+            if memory.hold != nil { memory.hold = nil }
+            limit?.use(bytes: frame.length, packets: 1, at: now)
+            sender.giveBack()
         }
         return count > 0
     }
 
+    private func route(of frame: PortSender.Frame, from index: Int, _ port: SwitchPort) -> Route {
+        let target = target(frame.destination, frame.origin, from: index, port)
+        let receiver = target >= 0 ? ports[target]?.memory?.receiver : nil
+        return unsafe Route(
+            destination: frame.destination, origin: frame.origin, target: target,
+            receiver: receiver.map { unsafe .passUnretained($0) })
+    }
+
     /// The driver that a frame is for has no buffers.
     /// - Returns: whether it is waited for.
-    private func waits(_ source: MemoryPort, for target: MemoryPort, _ index: Int) -> Bool {
+    private func waits(_ source: MemoryPort, for index: Int) -> Bool {
+        guard let target = ports[index]?.memory else { return false }
         if let hold = source.hold, now >= hold.until { target.patienceEnds = now + Self.holdPause }
         guard now >= target.patienceEnds else { return false }
-        source.putBack()
         if source.hold == nil { source.hold = (index, now + Self.holdTime) }
         return true
     }
 
     /// Sends a frame by way of the switch's own memory.
-    private func forward(_ source: MemoryPort, to target: Int, from index: Int) {
-        let count = unsafe source.finish(into: buffer)
+    private func forward(
+        _ frame: PortSender.Frame, _ sender: PortSender, to target: Int, from index: Int
+    ) {
+        let count = unsafe sender.finish(frame, into: buffer)
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer[..<count])
         unsafe send(bytes, (target, 0, count), from: index)
     }
@@ -103,7 +130,7 @@ extension FrameSwitch {
         if memoryPorts.isEmpty { return timeout }
         if !isSearching { isSearching = polling.begin() }
         if isSearching {
-            for _ in 0..<16 {
+            for _ in 0..<Self.idleTurns {
                 if hasWork { return 0 }
                 clinux_pause()
             }
@@ -113,12 +140,14 @@ extension FrameSwitch {
         var hasMore = false
         var deadline = UInt64.max
         for (_, memory) in memoryPorts {
-            if let hold = memory.hold {
+            if let time = memory.sendTime {
+                deadline = min(deadline, time)
+            } else if let hold = memory.hold {
                 deadline = min(deadline, hold.until)
-                if ports[hold.port]?.memory?.receiving?.enableNotifications() == true {
+                if ports[hold.port]?.memory?.receiver?.queue.enableNotifications() == true {
                     hasMore = true
                 }
-            } else if memory.sending?.enableNotifications() == true {
+            } else if memory.sender?.queue.enableNotifications() == true {
                 hasMore = true
             }
         }
@@ -130,7 +159,8 @@ extension FrameSwitch {
 
     /// What a port waits for.
     func kick(_ memory: MemoryPort) -> EventFD? {
-        guard let hold = memory.hold else { return memory.sending?.setup.kick }
-        return ports[hold.port]?.memory?.receiving?.setup.kick
+        if memory.sendTime != nil { return nil }
+        guard let hold = memory.hold else { return memory.sender?.queue.setup.kick }
+        return ports[hold.port]?.memory?.receiver?.queue.setup.kick
     }
 }

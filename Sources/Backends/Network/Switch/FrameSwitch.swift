@@ -45,7 +45,10 @@ internal import Glibc
     private var seconds: UInt32 = 0
     /// A busy switch goes round so often before it asks the kernel what has happened.
     private static let busyTurns = 8
+    /// Likewise while it has nothing but drivers' queues.
+    private static let aloneTurns = 64
     private var turns = 0
+    private var hasOthers = false
     var polling: IdlePolling
     /// Work is looked for without the kernel's help.
     var isSearching = false
@@ -94,7 +97,7 @@ internal import Glibc
         if serveMemoryPorts() {
             isSearching = false
             turns += 1
-            return turns < Self.busyTurns || look(stop, waiting: 0)
+            return turns < (hasOthers ? Self.busyTurns : Self.aloneTurns) || look(stop, waiting: 0)
         }
         return look(stop, waiting: mayBlock ? search() : 0)
     }
@@ -121,6 +124,7 @@ internal import Glibc
             unsafe (polled + place).initialize(
                 to: pollfd(fd: fd, events: Int16(events), revents: 0))
         }
+        hasOthers = ports.contains { $0.map { $0.fd >= 0 } ?? false }
         let hasRoom = ports[..<(settings.portCount + 1)].contains { $0?.isConnected != true }
         put(0, stop.rawValue, POLLIN)
         put(1, hasRoom ? listener?.rawValue ?? -1 : -1, POLLIN)

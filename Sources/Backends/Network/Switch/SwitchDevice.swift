@@ -24,6 +24,7 @@ final class SwitchDevice {
     init(
         _ place: Place, _ port: MemoryPort, of thread: SwitchThread, on loop: EventLoop
     ) throws {
+        port.limits = TrafficLimits(place.options)
         let device = try NetworkDevice(
             place.options, features: SwitchedPair.features, on: loop,
             configChanged: { [weak self] in self?.server?.configurationChanged() },

@@ -45,7 +45,7 @@ internal import Glibc
         if let socket { connect(socket) }
     }
 
-    var isConnected: Bool { fd >= 0 || memory?.receiving != nil }
+    var isConnected: Bool { fd >= 0 || memory?.receiver != nil }
     var wantsToWrite: Bool { !queue.isEmpty }
 
     func connect(_ new: SharedFD) {
@@ -155,7 +155,11 @@ internal import Glibc
             let end = unsafe Self.end(of: start, in: frames)
             let frame = unsafe UnsafeRawBufferPointer(
                 rebasing: frames[start + Self.prefixSize..<end])
-            if unsafe memory.deliver(frame) == .done { sentCount += 1 } else { droppedCount += 1 }
+            if unsafe memory.receiver?.deliver(frame) == .done {
+                sentCount += 1
+            } else {
+                droppedCount += 1
+            }
             start = end
         }
         memory.publish()

@@ -42,7 +42,7 @@ final class SwitchedPair: QueuePair {
 
     func send(_ announcement: Announcement) {
         _ = thread.perform { [port, thread] in
-            let driver = port.sending
+            let driver = port.sender?.queue
             _ = port.stop(.transmit)
             port.start(.transmit, announcement.queue)
             _ = thread.network.serveMemoryPorts()
