@@ -427,16 +427,10 @@ int clinux_set_file_user(unsigned user, unsigned group)
 {
     // The calls report no errors, but asking for nobody says who it is now.
     setfsgid(group);
-    if ((unsigned)setfsgid(~0U) != group)
-        return -EINVAL;
     setfsuid(user);
-    if ((unsigned)setfsuid(~0U) != user) {
-        setfsgid(0);
-        return -EINVAL;
-    }
-    if (user == 0)
-        return 0;
-    int error = keep_access();
+    int error = (unsigned)setfsgid(~0U) != group || (unsigned)setfsuid(~0U) != user ? -EINVAL
+                : user == 0                                                         ? 0
+                                                                                    : keep_access();
     if (error != 0) {
         setfsuid(0);
         setfsgid(0);

@@ -13,6 +13,9 @@ final class FSWorker {
     let task: TaskNote
     private let queue: Virtqueue
     private var pacing = CallPacing()
+    var user = FileUser()
+    /// How many look-ups in a row have found files that were not known.
+    var newFiles = 0
     /// Requests that wait for locks.
     private var parked: ParkedRequests
 
@@ -84,7 +87,9 @@ final class FSWorker {
     private func give(_ written: UInt32) {
         queue.push(chain, written: written)
         // The driver sees it, whether it is told or not.
-        if pacing.end(queue.publish()) { queue.setup.call?.signal() }
+        if pacing.end(queue.publish(), hasWaiting: queue.hasAvailable) {
+            queue.setup.call?.signal()
+        }
         task.end()
     }
 
@@ -130,6 +135,8 @@ final class FSWorker {
         do throws(FUSEError) {
             guard let opcode else { throw .unknownRequest }
             if opcode.isChange, fileSystem.options.isReadOnly { throw .readOnly }
+            if opcode.isSlow, pacing.takeOwed() { queue.setup.call?.signal() }
+            settleUser(opcode)
             switch try perform(opcode) {
             case .reply: return reply.write(to: chain, request, error: 0)
             case .data(let count): return reply.writeHeader(to: chain, request, length: count)
@@ -156,38 +163,5 @@ final class FSWorker {
     /// Makes sure that the driver has room for a reply that it has to remember.
     func needRoom(_ size: Int) throws(FUSEError) {
         guard chain.writableLength >= UInt64(FUSELimit.replyHeader + size) else { throw .invalid }
-    }
-
-    /// Makes something as the user who made the request.
-    /// - Parameter mask: what the user takes from the mode, as far as that is not done yet.
-    @discardableResult
-    func asUser<R>(
-        mask: UInt32, _ body: () throws(FUSEError) -> R
-    ) throws(FUSEError) -> R {
-        guard fileSystem.has(.leavesMask) else { return try asUser(body) }
-        clinux_set_mask(mask & 0o777)
-        defer { clinux_set_mask(0) }
-        return try asUser(body)
-    }
-
-    /// Does something without the right to keep set-ID bits, if they are to go.
-    func droppingSetID<R: ~Copyable>(
-        _ isWanted: Bool, _ body: () throws(FUSEError) -> R
-    ) throws(FUSEError) -> R {
-        guard isWanted, fileSystem.setsUsers else { return try body() }
-        try fuseChecking(clinux_may_keep_set_id(0))
-        defer { _ = clinux_may_keep_set_id(1) }
-        return try body()
-    }
-
-    /// Does something as the user who made the request.
-    @discardableResult
-    func asUser<R>(_ body: () throws(FUSEError) -> R) throws(FUSEError) -> R {
-        let user = try fileSystem.options.users.host(request.user)
-        let group = try fileSystem.options.groups.host(request.group)
-        guard fileSystem.setsUsers, user | group != 0 else { return try body() }
-        try fuseChecking(clinux_set_file_user(user, group))
-        defer { _ = clinux_set_file_user(0, 0) }
-        return try body()
     }
 }

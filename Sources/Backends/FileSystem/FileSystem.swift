@@ -16,6 +16,8 @@ final class FileSystem: Sendable {
     let windows: FileWindow.Pool
     /// /proc, where threads find the process's own descriptors.
     let proc: SharedFD
+    /// The device of the shared folder itself, if it lies in one of the host's own file systems.
+    let localDevice: UInt64
     /// Whether what users create is given to them; otherwise all is our own user's.
     let setsUsers: Bool
     /// What the queues' threads restrict themselves with.
@@ -49,8 +51,10 @@ final class FileSystem: Sendable {
         setsUsers = clinux_may_set_users() != 0
         do {
             let status = try FileStatus.of(files.folder.rawValue)
+            let root = Node(try files.folder.duplicate(), status)
+            localDevice = FileWindow.suits(root.fd) ? root.key.device : .max
             nodes = NodeTable(
-                root: Node(try files.folder.duplicate(), status), ledger,
+                root: root, ledger,
                 openLimit: max(limit / 2 + limit / 8, 16))
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")

@@ -140,9 +140,14 @@ struct PackedQueue: ~Copyable {
 
     @inline(__always)
     private func isAvailable(_ flags: UInt16) -> Bool {
+        Self.isAvailable(flags, wrap: available.wrap)
+    }
+
+    @inline(__always)
+    private static func isAvailable(_ flags: UInt16, wrap: UInt16) -> Bool {
         // AVAIL is bit 7, USED is bit 15, and `wrap` is 0x8000 or 0.
-        let isAvail = (flags << 8) & 0x8000 == available.wrap
-        return isAvail && flags & DescriptorFlag.used != available.wrap
+        let isAvail = (flags << 8) & 0x8000 == wrap
+        return isAvail && flags & DescriptorFlag.used != wrap
     }
 
     mutating func pop(into chain: inout ChainStorage) throws(QueueError) -> Bool {
@@ -356,6 +361,14 @@ struct PackedQueue: ~Copyable {
         let word = ring.loadAcquiring64(Int(available.index) * Descriptor.size + 8)
         let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return isAvailable(UInt16(truncatingIfNeeded: word >> 48)) || isPending
+    }
+
+    func hasAvailable(_ count: Int) -> Bool {
+        guard count > 0, count <= Int(size &- outstanding) else { return count <= 0 }
+        var place = available
+        place.advance(UInt16(count - 1), size: size)
+        let flags = ring.loadRelaxed16(Int(place.index) * Descriptor.size + 14)
+        return Self.isAvailable(flags, wrap: place.wrap)
     }
 
     private func storeEvent(_ value: UInt32, _ log: QueueLog?) {

@@ -240,4 +240,8 @@ struct SplitQueue: ~Copyable {
         let isPending = inflight.map { $0.pendingCount > 0 } ?? false
         return available.loadAcquiring16(2) != nextAvailable || isPending
     }
+
+    func hasAvailable(_ count: Int) -> Bool {
+        Int(available.loadAcquiring16(2) &- nextAvailable) >= count
+    }
 }

@@ -190,4 +190,14 @@ public final class Virtqueue: @unchecked Sendable {
         case .packed(let queue): unsafe queue.pointee.hasAvailable
         }
     }
+
+    /// Whether at least so many requests wait, about: in a packed ring those of several descriptors
+    /// count as several.
+    public func hasAvailable(_ count: Int) -> Bool {
+        if isBroken { return false }
+        return switch ring {
+        case .split(let queue): unsafe queue.pointee.hasAvailable(count)
+        case .packed(let queue): unsafe queue.pointee.hasAvailable(count)
+        }
+    }
 }

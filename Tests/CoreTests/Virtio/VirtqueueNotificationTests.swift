@@ -128,4 +128,23 @@ struct VirtqueueNotificationTests {
         try serve(pair, 1)
         #expect(!pair.queue.enableNotifications())
     }
+
+    @Test("it is known how many requests wait", arguments: RingKind.allCases)
+    func waiting(kind: RingKind) throws {
+        let pair = try warm(kind)
+        // More often than the ring is long.
+        for _ in 0..<12 {
+            #expect(!pair.queue.hasAvailable(1))
+            try fill(pair, 3)
+            #expect(pair.queue.hasAvailable(3))
+            #expect(!pair.queue.hasAvailable(4))
+            try serve(pair, 1)
+            #expect(pair.queue.hasAvailable(2))
+            #expect(!pair.queue.hasAvailable(3))
+            try serve(pair, 2)
+            _ = pair.queue.publish()
+            for _ in 0..<3 { _ = try pair.driver.popUsed() }
+        }
+        #expect(!pair.queue.hasAvailable(1000))
+    }
 }

@@ -7,6 +7,7 @@ extension FSWorker {
     func lookUp() throws(FUSEError) {
         try needRoom(FUSELimit.entry)
         let folder = try folder()
+        settleUser(at: folder)
         try putEntry(folder, request.name())
     }
 
@@ -22,14 +23,26 @@ extension FSWorker {
     func find(
         _ folder: Node, _ name: FUSEText
     ) throws(FUSEError) -> (id: UInt64, status: clinux_file_status) {
-        let status = try FileStatus.of(folder.fd, name)
         let parent = request.nodeID
-        if let id = fileSystem.nodes.lookUp(Node.Key(status), in: parent) { return (id, status) }
+        // Where one file after the other is new, so will be this one.
+        let isLikelyNew = newFiles > 1
+        if !isLikelyNew {
+            let status = try FileStatus.of(folder.fd, name)
+            if let id = fileSystem.nodes.lookUp(Node.Key(status), in: parent) {
+                newFiles = 0
+                return (id, status)
+            }
+        }
         let fd = OwnedFD(
             owning: try fuseChecking(
                 unsafe clinux_open_beneath(folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
         // The name may stand for another file by now.
         let opened = try FileStatus.of(fd.rawValue)
+        if isLikelyNew, let id = fileSystem.nodes.lookUp(Node.Key(opened), in: parent) {
+            newFiles = 0
+            return (id, opened)
+        }
+        newFiles = min(newFiles + 1, 2)
         return (try fileSystem.nodes.add(Node(fd, opened), opened, in: parent), opened)
     }
 

@@ -57,7 +57,7 @@ extension FSWorker {
                 unsafe clinux_pwritev(
                     file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0)
             }
-            count = try droppingSetID(dropsSetID) { () throws(FUSEError) in
+            count = try asWriter(dropsSetID: dropsSetID) { () throws(FUSEError) in
                 try fuseChecking(
                     file.appends ? try append(file, Int64(size), write) : Int64(write()))
             }

@@ -50,6 +50,7 @@ extension FSWorker {
     func getExtendedAttribute() throws(FUSEError) {
         try needExtendedAttributes()
         let node = try node()
+        settleUser(at: node)
         let size = Int(try request.next(UInt32.self))
         try request.skip(4)
         let name: FUSEText

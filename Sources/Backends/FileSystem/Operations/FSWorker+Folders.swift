@@ -8,6 +8,7 @@ extension FSWorker {
     func openFolder() throws(FUSEError) {
         try needRoom(16)
         let folder = try folder()
+        settleUser(at: folder)
         let fd = OwnedFD(
             owning: try fuseChecking(
                 unsafe clinux_open_beneath(folder.fd, ".", O_RDONLY | O_DIRECTORY, 0)))
@@ -33,6 +34,7 @@ extension FSWorker {
     func readFolder(withEntries: Bool) throws(FUSEError) {
         let file = try openedFolder()
         let folder = try folder()
+        settleUser(at: folder)
         let offset = try request.next(UInt64.self)
         let size = Int(try request.next(UInt32.self))
         let room = Int(clamping: chain.writableLength) - FUSELimit.replyHeader

@@ -49,7 +49,7 @@ extension FSWorker {
     private func make(
         _ folder: Node, _ name: FUSEText, _ type: UInt32, mask: UInt32, _ body: () -> Int32
     ) throws(FUSEError) {
-        try asUser(mask: mask) { () throws(FUSEError) in
+        try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             try fuseChecking(
                 task.change { [self] time, _ in
                     wasMade(folder, name, type, since: time) ? 0 : nil

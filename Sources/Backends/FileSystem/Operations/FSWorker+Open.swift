@@ -25,10 +25,13 @@ extension FSWorker {
         let openFlags = try request.next(UInt32.self)
         if fileSystem.options.isReadOnly, Self.changes(flags) { throw .readOnly }
         let node = try node()
-        let fd: OwnedFD = try droppingSetID(openFlags & FUSEDropSetID.opening != 0) {
-            () throws(FUSEError) in try reopen(node, flags)
+        settleUser(at: node)
+        let dropsSetID = openFlags & FUSEDropSetID.opening != 0
+        if !dropsSetID, Int32(bitPattern: flags) & O_TRUNC != 0 { user.becomeRoot() }
+        let fd: OwnedFD = try droppingSetID(dropsSetID) { () throws(FUSEError) in
+            try reopen(node, flags)
         }
-        try putHandle(fd, nodeID: request.nodeID, flags)
+        try putHandle(fd, node, id: request.nodeID, flags)
     }
 
     /// Opens a regular file. Other files are opened by nobody on the host.
@@ -46,11 +49,11 @@ extension FSWorker {
 
     /// Answers with the number of an open file (`fuse_open_out`).
     private func putHandle(
-        _ fd: consuming OwnedFD, nodeID: UInt64, _ flags: UInt32
+        _ fd: consuming OwnedFD, _ node: Node, id: UInt64, _ flags: UInt32
     ) throws(FUSEError) {
         let file = OpenFile(
-            fd, nodeID: nodeID, CLINUX_HANDLE_FILE,
-            appends: hostFlags(flags) & O_APPEND != 0)
+            fd, nodeID: id, CLINUX_HANDLE_FILE, appends: hostFlags(flags) & O_APPEND != 0,
+            isLocal: node.key.device == fileSystem.localDevice)
         let handle = try fileSystem.handles.add(file)
         task.opened(handle)
         reply.put(handle)
@@ -79,7 +82,7 @@ extension FSWorker {
         let name = try request.name()
         let wanted = hostFlags(flags) | O_CREAT | O_EXCL
         var fd: Int32 = -1
-        let result = try asUser(mask: mask) { () throws(FUSEError) in
+        let result = try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             try task.change { [self] time, _ in
                 wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
             } _: {
@@ -99,6 +102,7 @@ extension FSWorker {
     private func putExisting(
         _ folder: Node, _ name: FUSEText, _ flags: UInt32, isOurs: Bool
     ) throws(FUSEError) {
+        user.becomeRoot()
         let (id, status) = try find(folder, name)
         do throws(FUSEError) {
             let node = try fileSystem.nodes.node(id)
@@ -111,7 +115,7 @@ extension FSWorker {
             }
             let fd = try reopen(node, flags)
             reply.putEntry(id, status, fileSystem.validity)
-            try putHandle(fd, nodeID: id, flags)
+            try putHandle(fd, node, id: id, flags)
         } catch {
             fileSystem.nodes.forget(id, 1)
             throw error
@@ -129,19 +133,20 @@ extension FSWorker {
         guard Int32(bitPattern: flags) & O_ACCMODE != O_RDONLY else { throw .invalid }
         // Whether the file may get a name later.
         let wanted = hostFlags(flags) | CLINUX_O_TMPFILE | Int32(bitPattern: flags) & O_EXCL
-        let result = try asUser(mask: mask) { () throws(FUSEError) in
+        let result = try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             unsafe clinux_open_beneath(folder.fd, ".", wanted, mode)
         }
         try putCreated(OwnedFD(owning: try fuseChecking(result)), flags)
     }
 
     private func putCreated(_ fd: consuming OwnedFD, _ flags: UInt32) throws(FUSEError) {
-        let node = OwnedFD(owning: try fuseChecking(clinux_reopen(fd.rawValue, CLINUX_O_PATH)))
-        let status = try FileStatus.of(node.rawValue)
-        let id = try fileSystem.nodes.add(Node(node, status), status, in: request.nodeID)
+        let path = OwnedFD(owning: try fuseChecking(clinux_reopen(fd.rawValue, CLINUX_O_PATH)))
+        let status = try FileStatus.of(path.rawValue)
+        let node = Node(path, status)
+        let id = try fileSystem.nodes.add(node, status, in: request.nodeID)
         reply.putEntry(id, status, fileSystem.validity)
         do throws(FUSEError) {
-            try putHandle(fd, nodeID: id, flags)
+            try putHandle(fd, node, id: id, flags)
         } catch {
             fileSystem.nodes.forget(id, 1)
             throw error
@@ -162,7 +167,8 @@ extension FSWorker {
         let file = try file()
         try request.skip(8)  // unused, padding
         releaseLocks(of: try request.next(UInt64.self))
-        try fuseChecking(clinux_flush(file.fd))
+        // The host's own file systems have nothing to do then.
+        if !file.isLocal { try fuseChecking(clinux_flush(file.fd)) }
     }
 
     /// The open file whose number comes next.

@@ -19,16 +19,20 @@ final class OpenFile: Sendable {
         var window: FileWindow?
     }
 
-    private let view = Lock(View())
+    private let view: Lock<View>
 
     /// Whether all writes go to the end.
     let appends: Bool
+    /// Whether it is known to lie in the host's own file system that is shared.
+    let isLocal: Bool
 
     init(
         _ fd: consuming OwnedFD, nodeID: UInt64, _ kind: clinux_handle_kind,
-        appends: Bool = false, lockOwner: LockOwner = .none
+        appends: Bool = false, isLocal: Bool = false, lockOwner: LockOwner = .none
     ) {
         owned = fd
+        self.isLocal = isLocal
+        view = Lock(View(suits: isLocal ? true : nil))
         self.appends = appends
         self.nodeID = nodeID
         self.kind = kind
@@ -42,6 +46,8 @@ final class OpenFile: Sendable {
         kind = clinux_handle_kind(kept.kind)
         lockOwner = LockOwner(id: kept.owner, process: kept.process, handle: kept.by)
         appends = kept.appends != 0
+        isLocal = false
+        view = Lock(View())
         // It is not known where the folder's descriptor stands.
         position.withLock { $0 = .max }
     }
