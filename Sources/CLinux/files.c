@@ -202,6 +202,35 @@ int clinux_reopen(int fd, int flags)
     RETURN_RETRYING(open(name_of(fd).text, flags | O_CLOEXEC | O_NOCTTY));
 }
 
+int clinux_get_handle(int fd, struct clinux_file_handle *handle)
+{
+    struct {
+        struct file_handle head;
+        unsigned char bytes[CLINUX_HANDLE_SIZE];
+    } found = {.head.handle_bytes = CLINUX_HANDLE_SIZE};
+    int mount;
+    if (name_to_handle_at(fd, "", &found.head, &mount, AT_EMPTY_PATH) < 0)
+        return -errno;
+    handle->size = found.head.handle_bytes;
+    handle->type = found.head.handle_type;
+    memcpy(handle->bytes, found.head.f_handle, handle->size);
+    return 0;
+}
+
+int clinux_open_handle(int mount, const struct clinux_file_handle *handle, int flags)
+{
+    struct {
+        struct file_handle head;
+        unsigned char bytes[CLINUX_HANDLE_SIZE];
+    } wanted;
+    if (handle->size > CLINUX_HANDLE_SIZE)
+        return -EINVAL;
+    wanted.head.handle_bytes = handle->size;
+    wanted.head.handle_type = handle->type;
+    memcpy(wanted.head.f_handle, handle->bytes, handle->size);
+    RETURN_RETRYING(open_by_handle_at(mount, &wanted.head, flags | O_CLOEXEC));
+}
+
 int clinux_last_name(int fd, char *name, size_t size)
 {
     char path[4097];

@@ -14,9 +14,9 @@ import Testing
 
     private let rig: SharedFolderRig
 
-    init() throws {
-        rig = try SharedFolderRig("rlimit-nofile=128", isKept: true)
-    }
+    init() throws { self.init(try SharedFolderRig("rlimit-nofile=128", isKept: true)) }
+
+    private init(_ rig: SharedFolderRig) { self.rig = rig }
 
     private var openCount: Int { rig.fileSystem.nodes.state.withLock { $0.openCount } }
 
@@ -124,5 +124,27 @@ import Testing
         }
         #expect(try rig.call(FUSE.open, node, littleEndian(0, 0 as UInt32)).error == ENFILE)
         #expect(count == 16)
+    }
+
+    @Test(
+        "by its handle, a file is found wherever the host has moved it",
+        .enabled(if: FileHandlesTests.areToBeHad))
+    func handlesStay() throws {
+        let rig = try SharedFolderRig(
+            "rlimit-nofile=128,inode-file-handles=mandatory", isKept: true)
+        let test = ManyFilesTests(rig)
+        let nodes = try test.makeTree()
+        #expect(test.openCount <= Self.openLimit)
+        #expect(unsafe rename(rig.folder["f3"], rig.folder["a/f3-moved"]) == 0)
+        #expect(unsafe rename(rig.folder["a/b"], rig.folder["b-moved"]) == 0)
+        #expect(unsafe unlink(rig.folder["f0"]) == 0)
+        for round in 0..<2 {
+            if round > 0 { try rig.replace() }
+            #expect(try test.content(nodes[0]) == "errno \(ESTALE)")
+            for index in 1..<nodes.count {
+                #expect(try test.content(nodes[index]) == Self.names[index], "round \(round)")
+            }
+            #expect(test.openCount <= Self.openLimit)
+        }
     }
 }

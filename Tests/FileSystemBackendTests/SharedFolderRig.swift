@@ -121,7 +121,9 @@ final class SharedFolderRig {
         files = try SharedFolder(options)
         loop = try EventLoop()
         keeper = isKept ? try Self.takeOver(files, loop) : nil
-        fileSystem = try FileSystem(files, options, ledger: keeper?.ledger)
+        fileSystem = try FileSystem(
+            files, options, ledger: keeper?.ledger,
+            fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
         scratch = try ScratchMemory(size: 8 << 20)
         for index in 0...queues {
@@ -153,7 +155,9 @@ final class SharedFolderRig {
         // Nothing of what it has is closed, as nothing is by a process that is killed.
         _ = unsafe Unmanaged.passRetained(fileSystem)
         keeper = try Self.takeOver(files, loop)
-        fileSystem = try FileSystem(files, options, ledger: keeper?.ledger)
+        fileSystem = try FileSystem(
+            files, options, ledger: keeper?.ledger,
+            fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
         for index in lanes.indices { try start(index) }
     }

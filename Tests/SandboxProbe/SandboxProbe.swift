@@ -48,7 +48,7 @@ enum SandboxProbe {
             process: BlockSystemCalls.control, thread: ("queue 0", BlockSystemCalls.queue)),
         "fs": Role(process: FSSystemCalls.control, hasFolder: true),
         "fs-queue": Role(
-            process: FSSystemCalls.control, thread: ("queue 1", FSSystemCalls.queue),
+            process: FSSystemCalls.control, thread: ("queue 1", FSSystemCalls.queue()),
             hasFolder: true),
     ]
 

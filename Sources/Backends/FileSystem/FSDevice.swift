@@ -8,6 +8,7 @@ package final class FSDevice: VirtioDevice {
     private let open: () throws -> FileSystem
     /// There from the first queue's start on: until then, another process may work with the files.
     private var fileSystem: FileSystem?
+    private var helpers: HelperPool?
     private let config: ConfigSpace
     private var queues: [FSQueue?]
 
@@ -32,7 +33,10 @@ package final class FSDevice: VirtioDevice {
         queues = Array(repeating: nil, count: 1 + options.queueCount)
     }
 
-    deinit { reset() }
+    deinit {
+        reset()
+        helpers?.stop()
+    }
 
     /// VIRTIO 1.3, section 5.11.4.
     static func config(tag: String?, requestQueues: Int) -> ConfigSpace {
@@ -66,7 +70,11 @@ package final class FSDevice: VirtioDevice {
         do {
             let fileSystem = try self.fileSystem ?? open()
             self.fileSystem = fileSystem
-            queues[index] = try FSQueue(try Virtqueue(setup), index: index, fileSystem)
+            if helpers == nil, options.helperCount > 0 {
+                helpers = try HelperPool(options.helperCount, fileSystem)
+            }
+            queues[index] = try FSQueue(
+                try Virtqueue(setup), index: index, fileSystem, helpers)
         } catch {
             throw VirtioDeviceError("queue \(index): \(error)")
         }

@@ -14,6 +14,11 @@ package struct FSOptions: Equatable, Sendable {
         case always
     }
 
+    /// Whether files that are known and not open are found again by their handles.
+    package enum FileHandles: String, CaseIterable, Sendable {
+        case never, prefer, mandatory
+    }
+
     package var path: String
     /// What a guest mounts; `nil`: the front end says.
     package var tag: String?
@@ -23,8 +28,11 @@ package struct FSOptions: Equatable, Sendable {
     package var maximumQueueSize: UInt16 = 1024
     /// How long a queue's thread looks for requests before it sleeps, at most.
     package var pollMicroseconds = IdlePolling.usualMicroseconds
+    /// Threads that do what takes long, besides those of the queues.
+    package var helperCount = 0
     /// The most descriptors that are open at a time, about.
     package var descriptorLimit: UInt64 = 1 << 20
+    package var fileHandles = FileHandles.never
     package var hasExtendedAttributes = false
     package var hasAccessLists = false
     /// A guest keeps what is written, and writes it later.
@@ -66,10 +74,19 @@ package struct FSOptions: Equatable, Sendable {
         static let poll = OptionKey(
             "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
             help: "how long to look for requests before sleeping, at most, in microseconds")
+        static let helpers = OptionKey(
+            "thread-pool-size", .integer(0...64), default: 0,
+            help: "threads that read what the host has not in memory, write out to disks and the "
+                + "like, while the queues go on with other requests; 0: the queues' own threads do")
         static let descriptors = OptionKey(
             "rlimit-nofile", .integer(128...1 << 20), default: 1 << 20,
             help: "most files that are kept open, if the process may have so many; files that a "
                 + "guest knows besides are found again by name")
+        static let fileHandles = OptionKey(
+            "inode-file-handles", .choice(FileHandles.self), default: .never,
+            help: "find such files again by what the file system calls them, also when the host "
+                + "has moved them; only for root with --sandbox off: prefer: where that can be; "
+                + "mandatory: or not at all")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
         static let accessLists = OptionKey(
@@ -106,7 +123,9 @@ package struct FSOptions: Equatable, Sendable {
         "fs", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
-            Keys.queueSize.any, Keys.poll.any, Keys.descriptors.any, Keys.xattr.any,
+            Keys.queueSize.any, Keys.poll.any, Keys.helpers.any, Keys.descriptors.any,
+            Keys.fileHandles.any,
+            Keys.xattr.any,
             Keys.accessLists.any,
             Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
             Keys.attributeMap.any, Keys.users.any, Keys.groups.any,
@@ -121,7 +140,9 @@ package struct FSOptions: Equatable, Sendable {
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         pollMicroseconds = values[Keys.poll]
+        helperCount = Int(clamping: values[Keys.helpers])
         descriptorLimit = values[Keys.descriptors]
+        fileHandles = values[Keys.fileHandles]
         hasExtendedAttributes = values[Keys.xattr]
         hasAccessLists = values[Keys.accessLists]
         writesBack = values[Keys.writeback]

@@ -8,7 +8,9 @@ final class FSQueue {
     private let stopSignal: EventFD
     private var thread: Thread?
 
-    init(_ queue: Virtqueue, index: Int, _ fileSystem: FileSystem) throws {
+    init(
+        _ queue: Virtqueue, index: Int, _ fileSystem: FileSystem, _ helpers: HelperPool?
+    ) throws {
         guard let kick = queue.setup.kick else {
             throw BackendError("there is no kick descriptor, and the queue is not polled")
         }
@@ -16,15 +18,21 @@ final class FSQueue {
         let stop = try EventFD()
         stopSignal = stop
         thread = try Thread(name: "queue \(index)") {
-            let code = clinux_enter_descriptors(fileSystem.proc.rawValue)
-            guard code == 0 else {
-                let reason = SystemError("", errno: -code).reason
-                fsLog(.error, "queue \(index) cannot be served: no way to descriptors: \(reason)")
-                return
-            }
-            fileSystem.queueFilter?.loadOrEnd()
-            FSWorker(queue, index: index, fileSystem).run(kick: kick, stop: stop)
+            guard Self.enterDescriptors(of: fileSystem) else { return }
+            FSService(queue, index: index, fileSystem, helpers, kick: kick).run(until: stop)
         }
+    }
+
+    /// What each thread that works with files does first.
+    static func enterDescriptors(of fileSystem: FileSystem) -> Bool {
+        let code = clinux_enter_descriptors(fileSystem.proc.rawValue)
+        guard code == 0 else {
+            let reason = SystemError("", errno: -code).reason
+            fsLog(.error, "nothing can be served: a thread has no way to descriptors: \(reason)")
+            return false
+        }
+        fileSystem.queueFilter?.loadOrEnd()
+        return true
     }
 
     /// Ends the thread once all that was taken from the ring is done.

@@ -29,10 +29,11 @@ final class FileSystem: Sendable {
 
     /// - Parameters:
     ///   - files: what `SharedFolder.open` has opened.
+    ///   - fileHandles: by what files are found again, if not by name.
     ///   - ledger: what an earlier process has noted, with descriptors of this one.
     init(
         _ files: SharedFolder, _ options: FSOptions, queueFilter: SeccompFilter? = nil,
-        ledger: Ledger? = nil
+        ledger: Ledger? = nil, fileHandles: FileHandles? = nil
     ) throws(BackendError) {
         self.options = options
         self.ledger = ledger
@@ -54,7 +55,7 @@ final class FileSystem: Sendable {
             let root = Node(try files.folder.duplicate(), status)
             localDevice = FileWindow.suits(root.fd) ? root.key.device : .max
             nodes = NodeTable(
-                root: root, ledger,
+                root: root, ledger, fileHandles,
                 openLimit: max(limit / 2 + limit / 8, 16))
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")

@@ -54,6 +54,19 @@ int clinux_file_status(int folder, const char *name, struct clinux_file_status *
 
 // MARK: By descriptor, in threads that have entered their descriptors
 
+// What the file system itself calls a file, wherever its names are.
+enum { CLINUX_HANDLE_SIZE = 128 };
+struct clinux_file_handle {
+    uint32_t size;
+    int32_t type;
+    uint8_t bytes[CLINUX_HANDLE_SIZE];
+};
+
+int clinux_get_handle(int fd, struct clinux_file_handle *handle);
+// Opens what has this handle. `mount` is any open file (not O_PATH) of the file system. Takes the
+// right to look up what it likes (CAP_DAC_READ_SEARCH) in the host's own user namespace.
+int clinux_open_handle(int mount, const struct clinux_file_handle *handle, int flags);
+
 // Opens a file again.
 int clinux_reopen(int fd, int flags);
 // The last part of the path by which a file was opened or has been moved since, as far as the kernel

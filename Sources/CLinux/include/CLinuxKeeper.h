@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "CLinuxFiles.h"
+
 #pragma clang assume_nonnull begin
 
 // A thing with a descriptor.
@@ -23,8 +25,12 @@ struct clinux_kept_node {
 // How a node is found again that is known and not open: its descriptor is -1.
 struct clinux_kept_place {
     int64_t seconds; // when it was made
-    uint32_t nanoseconds, spare;
-    char name[256];
+    uint32_t nanoseconds;
+    uint32_t has_handle; // there is a handle in place of the name
+    union {
+        char name[256];
+        struct clinux_file_handle handle;
+    };
 };
 
 enum clinux_handle_kind { CLINUX_HANDLE_FILE, CLINUX_HANDLE_FOLDER, CLINUX_HANDLE_LOCKS };

@@ -54,7 +54,8 @@ package struct Sandbox {
                 visible, opensNamespaces: share != nil, keepsUsers: !folders.isEmpty)
         }
         share?(own)
-        let kept = !folders.isEmpty && geteuid() == 0 ? Self.keepFileCapabilities() : 0
+        let kept =
+            !folders.isEmpty && geteuid() == 0 ? Self.keepFileCapabilities(options.isolation) : 0
         try dropPrivileges(kept: kept)
         if options.isolation != .off { restrictFiles(folders, signals) }
         guard let filter else { return }
@@ -68,11 +69,13 @@ package struct Sandbox {
     private static let fileCapabilities: [UInt32] = [0, 1, 3, 4, 6, 7, 27, 31]
 
     /// - Returns: those of them that the process has, a bit for each.
-    private static func keepFileCapabilities() -> UInt64 {
+    private static func keepFileCapabilities(_ isolation: SandboxOptions.Isolation) -> UInt64 {
         let permitted = clinux_permitted_capabilities()
         let sets = capng_type_t(CAPNG_EFFECTIVE.rawValue | CAPNG_PERMITTED.rawValue)
+        // Also to open files by their handles, which only counts in the host's user namespace.
+        let wanted = isolation == .off ? fileCapabilities + [2] : fileCapabilities
         var kept: UInt64 = 0
-        for capability in fileCapabilities where permitted & 1 << UInt64(capability) != 0 {
+        for capability in wanted where permitted & 1 << UInt64(capability) != 0 {
             _ = capng_update(CAPNG_ADD, sets, capability)
             kept |= 1 << UInt64(capability)
         }

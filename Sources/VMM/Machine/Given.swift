@@ -89,6 +89,7 @@ struct Given {
         for device in options.devices {
             guard case .child(let child) = device.source else { continue }
             roles.append(try role(child, options, terminal))
+            if let more = child.kind.optionSystemCalls(child.values) { rules.add(more) }
             if kinds.contains(child.kind) { continue }
             kinds.append(child.kind)
             rules.add(child.kind.systemCalls())

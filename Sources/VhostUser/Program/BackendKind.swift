@@ -24,6 +24,8 @@ package struct BackendKind: Sendable {
     package let config: FrontendConfig?
     /// What the program's threads may ask of the kernel.
     package let systemCalls: @Sendable () -> SystemCallRules
+    /// What some options take besides.
+    package let optionSystemCalls: @Sendable (OptionValues) -> SystemCallRules?
 
     /// What to add to options so that requests are done one after the other by the queue's own
     /// thread, for runs that repeat: text of the option set, empty if the options already say so or
@@ -45,6 +47,7 @@ package struct BackendKind: Sendable {
         example: String, schema: OptionSchema, aliases: [OptionAlias] = [],
         capabilities: [String] = [], servesFolder: Bool = false, config: FrontendConfig? = nil,
         systemCalls: @escaping @Sendable () -> SystemCallRules,
+        optionSystemCalls: @escaping @Sendable (OptionValues) -> SystemCallRules? = { _ in nil },
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
         terminal: TerminalUse? = nil,
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
@@ -62,6 +65,7 @@ package struct BackendKind: Sendable {
         self.servesFolder = servesFolder
         self.config = config
         self.systemCalls = systemCalls
+        self.optionSystemCalls = optionSystemCalls
         self.inOrder = inOrder
         self.terminal = terminal
         self.check = check

@@ -58,6 +58,7 @@ package struct BackendProgram {
         if options.faultDevice != nil {
             rules.allow("ioctl", argument: 1, oneOf: RemoteFaults.requests)
         }
+        if let more = kind.optionSystemCalls(values) { rules.add(more) }
         try sandbox.enter(
             rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [])
         var server: BackendServer?

@@ -11,18 +11,36 @@ extension FSWorker {
         let header = UInt64(FUSELimit.replyHeader)
         guard chain.writableLength >= header else { throw .invalid }
         let room = chain.writableLength - header
-        chain.trimWritable(first: header)
-        if let count = copyFromWindow(file, UInt64(offset), min(size, room)) {
-            return .data(UInt32(clamping: count))
+        if !isBegun {
+            chain.trimWritable(first: header)
+            if let count = copyFromWindow(file, UInt64(offset), min(size, room)) {
+                return .data(UInt32(clamping: count))
+            }
+            if room > size { chain.trimWritable(last: room - size) }
         }
-        if room > size { chain.trimWritable(last: room - size) }
         let parts = unsafe chain.writable
         guard let first = parts.baseAddress, !parts.isEmpty else { return .data(0) }
-        // SAFETY: the parts are memory of the guest, whose mappings the chain's queue holds.
-        let count = try fuseChecking(
+        let read = { (flags: Int32) -> Int in
+            // SAFETY: the parts are memory of the guest, whose mappings the chain's queue holds.
             unsafe clinux_preadv(
-                file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, 0))
-        return .data(UInt32(clamping: count))
+                file.fd, first, min(Int32(clamping: parts.count), CLINUX_IOV_MAX), offset, flags)
+        }
+        if leavesSlow {
+            let count = read(CLINUX_RWF_NOWAIT)
+            if count == -Int(EAGAIN) { return .left }
+            if count >= 0, isWhole(file, UInt64(offset), min(size, room), count) {
+                return .data(UInt32(clamping: count))
+            }
+            if count >= 0 { return .left }
+        }
+        return .data(UInt32(clamping: try fuseChecking(read(0))))
+    }
+
+    /// Whether a read that does not wait has got all that there is.
+    private func isWhole(_ file: OpenFile, _ offset: UInt64, _ size: UInt64, _ count: Int) -> Bool {
+        if UInt64(count) >= size { return true }
+        guard let end = try? FileStatus.of(file.fd).size else { return false }
+        return offset + UInt64(count) >= end
     }
 
     /// Reads much of what the host has in memory.

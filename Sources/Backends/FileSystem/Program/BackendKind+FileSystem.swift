@@ -16,6 +16,8 @@ extension BackendKind {
             OptionAlias("posix-acl", for: "posix-acl", value: "on"),
             OptionAlias("writeback", for: "writeback", value: "on"),
             OptionAlias("xattrmap", for: "xattrmap"),
+            OptionAlias("thread-pool-size", for: "thread-pool-size"),
+            OptionAlias("inode-file-handles", for: "inode-file-handles"),
             OptionAlias("translate-uid", for: "translate-uid"),
             OptionAlias("translate-gid", for: "translate-gid"),
         ],
@@ -30,19 +32,26 @@ extension BackendKind {
                 FSDevice.config(tag: values.text(of: "tag"), requestQueues: queueCount - 1).bytes
             }),
         systemCalls: { FSSystemCalls.control },
+        optionSystemCalls: { values in
+            let wanted = (try? FSOptions(values))?.fileHandles ?? .never
+            return wanted == .never ? nil : FSSystemCalls.handles
+        },
         check: { values throws(OptionError) in _ = try FSOptions(values) },
         open: { try SharedFolder(FSOptions($0)).all },
         makeDevice: { surroundings in
             let options = try FSOptions(surroundings.values)
             let files = try SharedFolder(adopting: surroundings.files)
-            let filter = try SeccompFilter(FSSystemCalls.queue, surroundings.seccomp)
+            let handles = try FileHandles.make(options.fileHandles, files.folder)
+            let filter = try SeccompFilter(
+                FSSystemCalls.queue(opensHandles: handles != nil), surroundings.seccomp)
             let keeper =
                 surroundings.isReplaceable
                 ? try Keeper(files.keeperFiles, on: surroundings.loop) : nil
             return FSDevice(options, isReplaceable: keeper != nil) {
                 keeper?.takeOver()
                 return try FileSystem(
-                    files, options, queueFilter: filter, ledger: keeper?.ledger)
+                    files, options, queueFilter: filter, ledger: keeper?.ledger,
+                    fileHandles: handles)
             }
         })
 }

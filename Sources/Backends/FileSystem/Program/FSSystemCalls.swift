@@ -5,10 +5,18 @@ internal import VhostUser
 package enum FSSystemCalls {
     /// Those that serve queues. Names lead only to what lies in the shared folder: that is a
     /// mount of its own, or Landlock knows of nothing else.
-    package static var queue: SystemCallRules {
+    package static func queue(opensHandles: Bool = false) -> SystemCallRules {
         var rules = SystemCallRules.base
         rules.add(.dataMemory)
         rules.add(files)
+        if opensHandles { rules.add(handles) }
+        return rules
+    }
+
+    /// To open files by their handles.
+    static var handles: SystemCallRules {
+        var rules = SystemCallRules()
+        rules.allow("name_to_handle_at", "open_by_handle_at")
         return rules
     }
 

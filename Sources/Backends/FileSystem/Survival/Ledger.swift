@@ -11,7 +11,7 @@ internal import Synchronization
 // the limits. A slot is written under the lock of the table that it belongs to, a task by the
 // thread of its queue.
 @safe final class Ledger: Sendable {
-    private static let version: UInt64 = 3
+    private static let version: UInt64 = 4
     static let nodeLimit = Int(CLINUX_LEDGER_NODES)
     static let handleLimit = Int(CLINUX_LEDGER_HANDLES)
 
@@ -104,9 +104,16 @@ internal import Synchronization
         let place = unsafe self.place(at: index)
         unsafe place.pointee.seconds = closed.seconds
         unsafe place.pointee.nanoseconds = closed.nanoseconds
-        unsafe withUnsafeMutableBytes(of: &place.pointee.name) { name in
-            unsafe closed.name.withUnsafeBytes { text in
-                unsafe name.copyBytes(from: text.prefix(name.count))
+        switch closed.place {
+        case .handle(let handle):
+            unsafe place.pointee.has_handle = 1
+            unsafe place.pointee.handle = handle
+        case .name(let name):
+            unsafe place.pointee.has_handle = 0
+            unsafe withUnsafeMutableBytes(of: &place.pointee.name) { room in
+                unsafe name.withUnsafeBytes { text in
+                    unsafe room.copyBytes(from: text.prefix(room.count))
+                }
             }
         }
         unsafe storeNumber(-1, &node(index).pointee.kept)

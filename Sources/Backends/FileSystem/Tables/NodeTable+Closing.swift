@@ -4,24 +4,31 @@ internal import Glibc
 internal import Synchronization
 
 // A driver may know more files than a process can have open. Those that were found first are then
-// closed, and opened again by name when they are asked for: each as a name in a folder that the driver
+// closed, and opened again when they are asked for: by their handles, where the process has the right
+// to do that (FileHandles.swift), and otherwise by name, each as a name in a folder that the driver
 // knows as well, so that folders may be moved. What changes a name through this process opens the file
-// before (`keepOpen`), and what has no name is not closed. If the host's own programs have moved or
-// replaced a file that is closed, it is stale, and drivers look up its name again.
+// before (`keepOpen`), and what has no name is not closed. If the host's own programs have removed a
+// file that is closed, or have moved or replaced one without a handle, it is stale, and drivers look
+// up its name again.
 //
 // All of it in threads that have entered their descriptors.
 
 /// How a file that was closed is found again, and known to be the same.
 final class ClosedNode: Sendable {
+    enum Place {
+        case name([CChar])
+        case handle(clinux_file_handle)
+    }
+
     let key: Node.Key
-    let name: [CChar]
+    let place: Place
     /// When it was made, as far as the file system says.
     let seconds: Int64
     let nanoseconds: UInt32
 
-    init(_ name: [CChar], _ status: clinux_file_status) {
+    init(_ place: Place, _ status: clinux_file_status) {
         key = Node.Key(status)
-        self.name = name
+        self.place = place
         seconds = status.btime
         nanoseconds = status.btime_ns
     }
@@ -29,7 +36,7 @@ final class ClosedNode: Sendable {
     /// One that an earlier process has closed.
     init(_ kept: clinux_kept_node, _ place: clinux_kept_place) {
         key = Node.Key(kept)
-        name = place.text
+        self.place = place.has_handle != 0 ? .handle(place.handle) : .name(place.text)
         seconds = place.seconds
         nanoseconds = place.nanoseconds
     }
@@ -56,23 +63,34 @@ extension NodeTable {
         switch entry.content {
         case .open(let node): return node
         case .closed(let node):
-            guard depth < Self.depthLimit else { throw .stale }
-            let folder = try self.node(
-                entry.parent, depth: depth + 1, closesOthers: closesOthers)
-            return try open(id, node, in: folder, node.name, closesOthers: closesOthers)
+            switch node.place {
+            case .handle(let handle):
+                guard let fileHandles else { throw .stale }
+                let fd = try fileHandles.open(handle)
+                return try setOpen(id, node, fd, closesOthers: closesOthers)
+            case .name(let name):
+                guard depth < Self.depthLimit else { throw .stale }
+                let folder = try self.node(
+                    entry.parent, depth: depth + 1, closesOthers: closesOthers)
+                let fd = try Self.open(name, in: folder)
+                return try setOpen(id, node, fd, closesOthers: closesOthers)
+            }
         }
     }
 
-    private func open(
-        _ id: UInt64, _ closed: ClosedNode, in folder: Node, _ name: [CChar],
-        closesOthers: Bool = true
-    ) throws(FUSEError) -> Node {
+    private static func open(_ name: [CChar], in folder: Node) throws(FUSEError) -> OwnedFD {
         let result = unsafe name.withUnsafeBufferPointer { text -> Int32 in
             guard let text = text.baseAddress else { return -ESTALE }
             return unsafe clinux_open_beneath(folder.fd, text, CLINUX_O_PATH | O_NOFOLLOW, 0)
         }
         if result == -ENOENT || result == -ENOTDIR { throw .stale }
-        let fd = OwnedFD(owning: try fuseChecking(result))
+        return OwnedFD(owning: try fuseChecking(result))
+    }
+
+    /// A file that was closed has been opened again.
+    private func setOpen(
+        _ id: UInt64, _ closed: ClosedNode, _ fd: consuming OwnedFD, closesOthers: Bool = true
+    ) throws(FUSEError) -> Node {
         let status = try FileStatus.of(fd.rawValue)
         guard closed.isSame(status) else { throw .stale }
         let node = Node(fd, status)
@@ -104,7 +122,8 @@ extension NodeTable {
         case (let id, .closed(let node))?:
             let count = unsafe strlen(name.pointer) + 1
             let text = unsafe Array(UnsafeBufferPointer(start: name.pointer, count: count))
-            return try? open(id, node, in: folder, text)
+            guard let fd = try? Self.open(text, in: folder) else { return nil }
+            return try? setOpen(id, node, fd)
         case nil: return nil
         }
     }
@@ -129,7 +148,7 @@ extension NodeTable {
     /// Closes some files that can be found again.
     func closeSome() {
         for candidate in candidates() {
-            guard let closed = findByName(candidate) else { continue }
+            guard let closed = place(of: candidate) else { continue }
             // Closed outside the lock, when nobody uses it any more.
             _ = state.withLock { state -> Node? in
                 guard var entry = state.entries[candidate.id],
@@ -168,6 +187,18 @@ extension NodeTable {
         }
     }
 
+    /// How a file is found again, if it can be.
+    private func place(of candidate: Candidate) -> ClosedNode? {
+        guard let fileHandles, candidate.node.key.mount == root.key.mount else {
+            return findByName(candidate)
+        }
+        // One without a name is gone when nobody has it open.
+        guard let handle = fileHandles.handle(of: candidate.node),
+            let status = try? candidate.node.status(), status.links > 0
+        else { return nil }
+        return ClosedNode(.handle(handle), status)
+    }
+
     /// How a file is found in its folder, if it is there.
     private func findByName(_ candidate: Candidate) -> ClosedNode? {
         let parent = try? node(candidate.parent, depth: 0, closesOthers: false)
@@ -181,6 +212,6 @@ extension NodeTable {
         }
         guard let status, Node.Key(status) == candidate.node.key else { return nil }
         name.removeSubrange(((name.firstIndex(of: 0) ?? 0) + 1)...)
-        return ClosedNode(name, status)
+        return ClosedNode(.name(name), status)
     }
 }

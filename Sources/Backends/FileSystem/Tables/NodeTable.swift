@@ -44,14 +44,19 @@ final class NodeTable: Sendable {
     let root: Node
     let state: Lock<State>
     let ledger: Ledger?
+    /// By what those are found again that are closed, if not by name.
+    let fileHandles: FileHandles?
     /// How many may be open.
     let openLimit: Int
     /// How many are closed; written under the lock.
     let closedCount = Atomic<Int>(0)
 
     /// - Parameter ledger: holds what is known already.
-    init(root: Node, _ ledger: Ledger?, openLimit: Int = .max) {
+    init(
+        root: Node, _ ledger: Ledger?, _ fileHandles: FileHandles? = nil, openLimit: Int = .max
+    ) {
         self.root = root
+        self.fileHandles = fileHandles
         self.ledger = ledger
         self.openLimit = openLimit
         var known = State()
