@@ -45,10 +45,11 @@ import Testing
 
     /// A request that waits, on the second queue.
     private func wait(
-        _ type: UInt32, owner: UInt64, flags: UInt32 = 0, handle: UInt64? = nil
+        _ type: UInt32, owner: UInt64, _ range: ClosedRange<UInt64> = 0...end,
+        flags: UInt32 = 0, handle: UInt64? = nil
     ) throws -> (bytes: [UInt8], reply: DriverBuffer) {
         let bytes = rig.lanes[2].bytes(
-            FUSE.setlkw, node, body(type, owner: owner, flags: flags, handle: handle))
+            FUSE.setlkw, node, body(type, owner: owner, range, flags: flags, handle: handle))
         let reply = try rig.lanes[2].post(bytes)
         #expect(try rig.lanes[2].answer(to: reply, milliseconds: 60) == nil)
         return (bytes, reply)
@@ -244,5 +245,25 @@ import Testing
         }
         let own = try self.rig.begin()[12, UInt32.self]
         #expect(own & (1 << 1 | 1 << 10) == 1 << 1 | 1 << 10)
+    }
+
+    @Test("users who would wait for each other for ever are told")
+    func deadlock() throws {
+        for owner in 1...3 as ClosedRange<UInt64> {
+            #expect(try set(Self.write, owner: owner, owner...owner) == 0)
+        }
+        let first = try wait(Self.write, owner: 1, 2...2)
+        let second = try wait(Self.write, owner: 2, 3...3)
+        let ask = { (owner: UInt64, place: UInt64) in
+            try rig.call(FUSE.setlkw, node, body(Self.write, owner: owner, place...place)).error
+        }
+        #expect(try ask(3, 1) == EDEADLK)
+        #expect(try ask(3, 2) == EDEADLK)
+        // Nobody has lost anything by that, and who waits gets what becomes free.
+        #expect(try set(Self.unlock, owner: 3, 3...3) == 0)
+        #expect(try rig.lanes[2].answer(to: second.reply) == 0)
+        #expect(try set(Self.unlock, owner: 2, 2...3) == 0)
+        #expect(try rig.lanes[2].answer(to: first.reply) == 0)
+        #expect(try ask(3, 3) == 0)
     }
 }

@@ -73,12 +73,27 @@ extension FSWorker {
         let result = try wanted.isFlock ? lockFile(wanted) : lockRange(wanted)
         if result == -EAGAIN || result == -EACCES, waits {
             if fileSystem.waits.isInterrupted(request.unique) { throw FUSEError(EINTR) }
+            if !wanted.isFlock, let blocker = blocker(of: wanted) {
+                let mayWait = fileSystem.waits.wait(
+                    request.unique, of: wanted.owner.id, for: blocker.lockOwner.id)
+                guard mayWait else { throw FUSEError(EDEADLK) }
+            }
             return .later
         }
         try fuseChecking(result)
         // A write lock may have become a read lock.
         if wanted.type != LockRequest.write { fileSystem.waits.retry() }
         return .reply
+    }
+
+    /// Which of the driver's users holds what is in the way, as far as that is known.
+    private func blocker(of wanted: LockRequest) -> OpenFile? {
+        guard let own = fileSystem.locks.find(request.nodeID, wanted.owner.id) else { return nil }
+        var found = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
+        guard unsafe clinux_find_lock(own.fd, &found) == 0, found.type != LockRequest.unlock else {
+            return nil
+        }
+        return holder(of: found)
     }
 
     private func lockFile(_ wanted: LockRequest) throws(FUSEError) -> Int32 {

@@ -11,7 +11,15 @@ final class LockWaits: Sendable {
         var isInterrupted = false
     }
 
+    /// Whom the user waits for who asks for a record lock.
+    private struct Blocker {
+        let unique: UInt64
+        let user: UInt64
+    }
+
     private let waits = Lock<[Wait]>([])
+    /// By user.
+    private let blockers = Lock<[UInt64: Blocker]>([:])
     private let counter = Atomic<UInt64>(0)
 
     /// Changes when a lock may have become free.
@@ -25,6 +33,25 @@ final class LockWaits: Sendable {
         waits.withLock { waits in
             let index = waits.firstIndex { $0.unique == unique && $0.kick === kick }
             if let index { waits.remove(at: index) }
+        }
+        blockers.withLock { blockers in
+            let user = blockers.first { $0.value.unique == unique }?.key
+            if let user { blockers[user] = nil }
+        }
+    }
+
+    /// A user is about to wait for another one.
+    /// - Returns: `false`: that one waits for the first, perhaps by way of others.
+    func wait(_ unique: UInt64, of user: UInt64, for other: UInt64) -> Bool {
+        blockers.withLock { blockers in
+            var next: UInt64? = other
+            for _ in 0...blockers.count {
+                guard let current = next else { break }
+                if current == user { return false }
+                next = blockers[current]?.user
+            }
+            blockers[user] = Blocker(unique: unique, user: other)
+            return true
         }
     }
 
