@@ -25,6 +25,24 @@ struct FrontendTests {
         frontend.close()
     }
 
+    @Test("a network back end without a configuration space moves frames, and no more")
+    func framesOnly() throws {
+        let loop = try EventLoop()
+        let (near, far) = try UnixSocket.pair()
+        let frames: UInt64 = 1 << 15
+        // An address, a state, a control queue, several pairs.
+        let interface: UInt64 = 1 << 5 | 1 << 16 | 1 << 17 | 1 << 22
+        let backend = try BackendThread(.connected(far), hidden: .config) {
+            $0.features |= frames | interface
+        }
+        defer { backend.end() }
+        let frontend = Frontend(FrontendOptions(.supervised, deviceID: .net), on: loop)
+        try frontend.attach(near)
+        #expect(frontend.queueCount == 2)
+        #expect(frontend.features & (frames | interface) == frames)
+        frontend.close()
+    }
+
     @Test("shows the back end's device")
     func device() throws {
         let pairing = try Pairing()

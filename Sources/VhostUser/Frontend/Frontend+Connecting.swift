@@ -126,7 +126,7 @@ extension Frontend {
     /// - Parameter state: what another one has passed on.
     func equip(_ link: FrontendLink, state: [UInt8]? = nil) throws {
         if !isEstablished {
-            features = Self.usableFeatures(link)
+            features = usableFeatures(link)
             queueCount = link.queueCount
             queues = Array(repeating: nil, count: queueCount)
             isEstablished = true
@@ -182,7 +182,7 @@ extension Frontend {
             throw FrontendError(
                 "the new back end has \(link.queueCount) queues, the old one had \(queueCount)")
         }
-        let missing = (accepted ?? features) & ~Self.usableFeatures(link)
+        let missing = (accepted ?? features) & ~usableFeatures(link)
         guard missing == 0 else {
             throw FrontendError(
                 "the new back end lacks the features 0x\(String(missing, radix: 16)), which are in "
@@ -191,10 +191,11 @@ extension Frontend {
     }
 
     /// What can be offered to a driver.
-    private static func usableFeatures(_ link: FrontendLink) -> UInt64 {
+    private func usableFeatures(_ link: FrontendLink) -> UInt64 {
         var features = link.offered & ~VhostFeature.all & ~VirtioFeature.accessPlatform
         // Where a packed ring stands is known only from the memory for what is in flight.
         if !link.has(.inflight) { features &= ~VirtioFeature.packedRing }
+        if movesFramesOnly(link) { features &= ~Self.interfaceFeatures }
         return features
     }
 

@@ -28,6 +28,7 @@ extension Frontend {
         if link.has(.multiQueue) {
             link.queueCount = Int(clamping: min(try link.queryNumber(.getQueueNum), 256))
         }
+        if movesFramesOnly(link) { link.queueCount = 2 }
         if let wanted = options.queueCount { link.queueCount = min(link.queueCount, wanted) }
         link.memorySlots = Payload.maximumRegions
         if link.has(.memorySlots) {

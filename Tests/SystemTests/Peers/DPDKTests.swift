@@ -3,7 +3,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// DPDK's `testpmd` (Debian's package dpdk-dev): as a driver that polls.
+/// DPDK's `testpmd` (Debian's package dpdk-dev), which polls: as a driver, and as a device. It has only
+/// the time that nobody else wants (SCHED_IDLE), on whichever CPU that is.
 @Suite(
     .enabled(if: Setting.hasGuest),
     .enabled(if: Means.program("dpdk-testpmd") != nil, "there is no dpdk-testpmd"), .serialized)
@@ -19,13 +20,20 @@ struct DPDKTests {
         try RunningProgram(
             "/usr/bin/env",
             [
+                "chrt", "--idle", "0",
                 "dpdk-testpmd", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry",
-                "--file-prefix=apus\(getpid())\(name)", "--lcores", "0@0,1@1",
+                "--file-prefix=apus\(getpid())\(name)", "--lcores", Self.cores,
                 "--single-file-segments",
             ] + devices.flatMap { ["--vdev", $0] } + [
                 "--", "--total-num-mbufs=4096", "--stats-period", "1", "--no-lsc-interrupt",
             ] + mode)
     }
+
+    /// Its two threads, each on any CPU.
+    private static let cores: String = {
+        let all = "(0-\(ProcessInfo.processInfo.processorCount - 1))"
+        return "0@\(all),1@\(all)"
+    }()
 
     private func awaitFile(_ path: String, of program: RunningProgram) throws {
         let deadline = Clock.monotonic() + 20_000_000_000
@@ -77,5 +85,42 @@ struct DPDKTests {
             #expect(try interface.wait() == 0)
             #expect(interface.errorText == "")
         }
+    }
+
+    @Test(
+        "its device serves a guest, is killed, and serves the guest again",
+        .timeLimit(.minutes(5)))
+    func device() throws {
+        let socket = folder["vhost"]
+        // It answers for every address.
+        let start = { () throws in
+            try? FileManager.default.removeItem(atPath: socket)
+            let program = try testpmd(
+                "vhost", ["net_vhost0,iface=\(socket),queues=1"],
+                ["--forward-mode=icmpecho", "--auto-start"])
+            try awaitFile(socket, of: program)
+            return program
+        }
+        var peer = try start()
+        let guest = try Guest(["--net", "socket=\(socket)"], in: folder)
+        try guest.awaitShell()
+        let commands = [
+            "modprobe virtio_net", "ip link set eth0 up", "ip addr add 10.0.5.1/24 dev eth0",
+            "echo up",
+        ]
+        #expect(try guest.run(commands.joined(separator: " && ")) == "up")
+        let ping = "ping -c 5 -i 0.2 -W 10 -s 1400 10.0.5.2 | grep -c 'bytes from'"
+        let attempt = "for i in $(seq 20); do ping -c 1 -W 1 10.0.5.2 >/dev/null && break; done"
+        #expect(try guest.run("\(attempt); \(ping)") == "5")
+        for _ in 0..<2 {
+            peer.kill()
+            #expect(try peer.wait() == -SIGKILL)
+            #expect(
+                try guest.run("ping -c 1 -W 1 10.0.5.2 >/dev/null || echo silence") == "silence")
+            peer = try start()
+            #expect(try guest.run("\(attempt); \(ping)") == "5")
+        }
+        #expect(try guest.powerOff() == 0)
+        #expect(peer.isRunning)
     }
 }
