@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/fsuid.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -395,6 +396,27 @@ int clinux_space(int fd, struct clinux_space *space)
         .type = (uint32_t)found.f_type,
     };
     return 0;
+}
+
+// MARK: Changes by others
+
+int clinux_inotify(void)
+{
+    int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int clinux_inotify_add(int inotify, int folder)
+{
+    int watch = inotify_add_watch(inotify, name_of(folder).text,
+                                  CLINUX_INOTIFY_NAMES | CLINUX_INOTIFY_DATA | IN_ATTRIB |
+                                      IN_EXCL_UNLINK | IN_ONLYDIR);
+    return watch < 0 ? -errno : watch;
+}
+
+int clinux_inotify_remove(int inotify, int watch)
+{
+    return inotify_rm_watch(inotify, watch) < 0 ? -errno : 0;
 }
 
 // MARK: Limits

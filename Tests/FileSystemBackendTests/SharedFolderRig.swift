@@ -107,12 +107,14 @@ final class SharedFolderRig {
     /// Nobody runs it.
     private let loop: EventLoop
     let scratch: ScratchMemory
+    private let notifies: Bool
     private(set) var lanes: [Lane] = []
 
     init(
         _ text: String = "", ring: UInt64 = 0, queues: Int = 1, isStarted: Bool = true,
-        in parent: String = "/tmp", isKept: Bool = false
+        in parent: String = "/tmp", isKept: Bool = false, notifies: Bool = false
     ) throws {
+        self.notifies = notifies
         folder = try TestFolder(in: parent)
         let options = try FSOptions(
             FSOptions.schema.parse(
@@ -126,7 +128,10 @@ final class SharedFolderRig {
             fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
         scratch = try ScratchMemory(size: 8 << 20)
-        for index in 0...queues {
+        if notifies {
+            try device.setFeatures(VirtioFeature.version1 | FSDevice.notification)
+        }
+        for index in 0...queues + (notifies ? 1 : 0) {
             lanes.append(try Lane(scratch, ring: ring))
             try start(index)
         }
@@ -182,7 +187,7 @@ final class SharedFolderRig {
         _ opcode: UInt32, _ node: UInt64 = FUSE.root, _ body: [UInt8] = [], user: UInt32 = 0,
         group: UInt32 = 0, room: Int = Lane.replySize, cuts: [Int] = []
     ) throws -> Answer {
-        let lane = lanes[1]
+        let lane = lanes[notifies ? 2 : 1]
         let bytes = lane.bytes(opcode, node, body, user: user, group: group)
         return try #require(try lane.exchange(bytes, room: room, cuts: cuts), "an empty answer")
     }

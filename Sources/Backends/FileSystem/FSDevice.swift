@@ -12,8 +12,12 @@ package final class FSDevice: VirtioDevice {
     private let config: ConfigSpace
     private var queues: [FSQueue?]
 
+    static let notification: UInt64 = 1 << 0  // VIRTIO_FS_F_NOTIFICATION
+
     package let deviceID = VirtioDeviceID.fs
-    package let features = VirtioFeature.everyDevice
+    package let features: UInt64
+    /// Whether the driver has a queue for notifications, between the first and those for requests.
+    private var hasNotifications = false
     package let servesOnThreads = true
     /// There is nothing in the state: what is known is in the ledger.
     package let canSaveState: Bool
@@ -28,9 +32,12 @@ package final class FSDevice: VirtioDevice {
         self.options = options
         canSaveState = isReplaceable
         self.open = open
-        config = Self.config(tag: options.tag, requestQueues: options.queueCount)
+        features = VirtioFeature.everyDevice | (options.notifies ? Self.notification : 0)
+        config = Self.config(
+            tag: options.tag, requestQueues: options.queueCount, notifies: options.notifies)
         // The first one is for requests that must not wait.
-        queues = Array(repeating: nil, count: 1 + options.queueCount)
+        queues = Array(
+            repeating: nil, count: (options.notifies ? 2 : 1) + options.queueCount)
     }
 
     deinit {
@@ -39,8 +46,13 @@ package final class FSDevice: VirtioDevice {
     }
 
     /// VIRTIO 1.3, section 5.11.4.
-    static func config(tag: String?, requestQueues: Int) -> ConfigSpace {
-        var config = ConfigSpace(size: FSOptions.tagSize + 4)
+    static func config(
+        tag: String?, requestQueues: Int, notifies: Bool = false
+    ) -> ConfigSpace {
+        var config = ConfigSpace(size: FSOptions.tagSize + (notifies ? 8 : 4))
+        if notifies {
+            config.store(UInt32(FSNotifier.messageSize), at: FSOptions.tagSize + 4)
+        }
         config.store(Array((tag ?? "").utf8.prefix(FSOptions.tagSize)), at: 0)
         config.store(UInt32(clamping: requestQueues), at: FSOptions.tagSize)
         return config
@@ -61,6 +73,7 @@ package final class FSDevice: VirtioDevice {
             throw VirtioDeviceError(
                 "features 0x\(String(features & ~self.features, radix: 16)) are not on offer")
         }
+        hasNotifications = features & Self.notification != 0
     }
 
     package func startQueue(_ index: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
@@ -73,10 +86,25 @@ package final class FSDevice: VirtioDevice {
             if helpers == nil, options.helperCount > 0 {
                 helpers = try HelperPool(options.helperCount, fileSystem)
             }
-            queues[index] = try FSQueue(
-                try Virtqueue(setup), index: index, fileSystem, helpers)
+            queues[index] = try makeQueue(index, setup, fileSystem)
         } catch {
             throw VirtioDeviceError("queue \(index): \(error)")
+        }
+    }
+
+    private func makeQueue(
+        _ index: Int, _ setup: QueueSetup, _ fileSystem: FileSystem
+    ) throws -> FSQueue {
+        let queue = try Virtqueue(setup)
+        if hasNotifications, index == 1, let watch = fileSystem.watch {
+            watch.isActive = true
+            return try FSQueue(queue, index: index, fileSystem) { kick, stop in
+                FSNotifier(queue, fileSystem, watch, kick: kick, stop: stop).run()
+            }
+        }
+        let number = hasNotifications && index > 1 ? index - 1 : index
+        return try FSQueue(queue, index: index, fileSystem) { [helpers] kick, stop in
+            FSService(queue, index: number, fileSystem, helpers, kick: kick).run(until: stop)
         }
     }
 

@@ -28,6 +28,8 @@ package struct FSOptions: Equatable, Sendable {
     package var maximumQueueSize: UInt16 = 1024
     /// How long a queue's thread looks for requests before it sleeps, at most.
     package var pollMicroseconds = IdlePolling.usualMicroseconds
+    /// Drivers that want it are told what the host's own programs change.
+    package var notifies = false
     /// Threads that do what takes long, besides those of the queues.
     package var helperCount = 0
     /// The most descriptors that are open at a time, about.
@@ -74,6 +76,11 @@ package struct FSOptions: Equatable, Sendable {
         static let poll = OptionKey(
             "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
             help: "how long to look for requests before sleeping, at most, in microseconds")
+        static let notifications = OptionKey(
+            "notifications", .bool, default: false,
+            help:
+                "tell drivers that ask for it (VIRTIO_FS_F_NOTIFICATION; not Linux's up to now) what "
+                + "the host's own programs change, so that they need not go by time")
         static let helpers = OptionKey(
             "thread-pool-size", .integer(0...64), default: 0,
             help: "threads that read what the host has not in memory, write out to disks and the "
@@ -123,7 +130,8 @@ package struct FSOptions: Equatable, Sendable {
         "fs", leadingKey: "path",
         keys: [
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
-            Keys.queueSize.any, Keys.poll.any, Keys.helpers.any, Keys.descriptors.any,
+            Keys.queueSize.any, Keys.poll.any, Keys.helpers.any, Keys.notifications.any,
+            Keys.descriptors.any,
             Keys.fileHandles.any,
             Keys.xattr.any,
             Keys.accessLists.any,
@@ -140,6 +148,7 @@ package struct FSOptions: Equatable, Sendable {
         queueCount = Int(clamping: values[Keys.queueCount])
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
         pollMicroseconds = values[Keys.poll]
+        notifies = values[Keys.notifications]
         helperCount = Int(clamping: values[Keys.helpers])
         descriptorLimit = values[Keys.descriptors]
         fileHandles = values[Keys.fileHandles]

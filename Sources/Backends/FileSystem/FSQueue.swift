@@ -8,8 +8,11 @@ final class FSQueue {
     private let stopSignal: EventFD
     private var thread: Thread?
 
+    /// - Parameter serve: serves the queue until the second descriptor is signalled; the first is
+    ///   the driver's.
     init(
-        _ queue: Virtqueue, index: Int, _ fileSystem: FileSystem, _ helpers: HelperPool?
+        _ queue: Virtqueue, index: Int, _ fileSystem: FileSystem,
+        _ serve: @escaping @Sendable (EventFD, EventFD) -> Void
     ) throws {
         guard let kick = queue.setup.kick else {
             throw BackendError("there is no kick descriptor, and the queue is not polled")
@@ -19,7 +22,7 @@ final class FSQueue {
         stopSignal = stop
         thread = try Thread(name: "queue \(index)") {
             guard Self.enterDescriptors(of: fileSystem) else { return }
-            FSService(queue, index: index, fileSystem, helpers, kick: kick).run(until: stop)
+            serve(kick, stop)
         }
     }
 

@@ -74,7 +74,10 @@ final class FSWorker {
 
     private func serve(_ opcode: FUSEOpcode) -> Result {
         do throws(FUSEError) {
-            if opcode.isChange, fileSystem.options.isReadOnly { throw .readOnly }
+            if opcode.isChange {
+                if fileSystem.options.isReadOnly { throw .readOnly }
+                fileSystem.watch?.change(request.nodeID)
+            }
             settleUser(opcode)
             switch try perform(opcode) {
             case .reply: return .written(reply.write(to: chain, request, error: 0))
@@ -115,6 +118,7 @@ final class FSWorker {
     func folder(_ id: UInt64) throws(FUSEError) -> Node {
         let node = try fileSystem.nodes.node(id)
         guard node.isFolder else { throw FUSEError(ENOTDIR) }
+        fileSystem.watch?.watch(id, node, isKnown: fileSystem.nodes.isKnown)
         return node
     }
 

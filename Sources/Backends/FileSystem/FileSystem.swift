@@ -24,6 +24,8 @@ final class FileSystem: Sendable {
     let queueFilter: SeccompFilter?
     /// What was agreed on in INIT.
     private let abilities: Atomic<UInt64>
+    /// What the host's own programs change, if drivers may ask.
+    let watch: FolderWatch?
     /// Where all this is noted for another process, if there can be one.
     let ledger: Ledger?
 
@@ -36,6 +38,7 @@ final class FileSystem: Sendable {
         ledger: Ledger? = nil, fileHandles: FileHandles? = nil
     ) throws(BackendError) {
         self.options = options
+        watch = options.notifies ? try FolderWatch() : nil
         self.ledger = ledger
         abilities = Atomic(ledger?.abilities ?? 0)
         // Rings, connections and what is being done take some as well.
@@ -76,6 +79,7 @@ final class FileSystem: Sendable {
         handles.removeAll()
         waits.retry()
         nodes.removeAll()
+        watch?.endAll()
     }
 
     func has(_ ability: FUSEAbilities) -> Bool {

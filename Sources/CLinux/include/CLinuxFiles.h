@@ -123,6 +123,21 @@ struct clinux_space {
 
 int clinux_space(int fd, struct clinux_space *space);
 
+// MARK: Changes by others (inotify(7))
+
+// Bits of events: a name has come, gone or another meaning; data has changed; events were lost; a
+// folder is not watched any more. Of attributes there are events with neither.
+static const uint32_t CLINUX_INOTIFY_NAMES = 0x3c0;
+static const uint32_t CLINUX_INOTIFY_DATA = 0x2;
+static const uint32_t CLINUX_INOTIFY_LOSS = 0x4000;
+static const uint32_t CLINUX_INOTIFY_END = 0x8000;
+
+// Returns a descriptor to read events from, which does not wait.
+int clinux_inotify(void);
+// Watches an open folder, in a thread that has entered its descriptors. Returns the watch's number.
+int clinux_inotify_add(int inotify, int folder);
+int clinux_inotify_remove(int inotify, int watch);
+
 // MARK: Limits
 
 // How many descriptors this process may have open.

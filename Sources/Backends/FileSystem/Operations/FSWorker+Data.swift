@@ -134,6 +134,7 @@ extension FSWorker {
         let targetNode = try request.next(UInt64.self)
         let target = try fileSystem.handles.file(
             try request.next(UInt64.self), of: targetNode)
+        fileSystem.watch?.change(targetNode)
         let targetOffset = try self.offset()
         let length = try request.next(UInt64.self)
         guard try request.next(UInt64.self) == 0 else { throw .invalid }

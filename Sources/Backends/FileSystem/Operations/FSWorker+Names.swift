@@ -54,7 +54,7 @@ extension FSWorker {
                 task.change { [self] time, _ in
                     wasMade(folder, name, type, since: time) ? 0 : nil
                 } _: {
-                    Int64(body())
+                    expecting(name) { Int64(body()) }
                 })
         }
         try putEntry(folder, name)
@@ -86,14 +86,17 @@ extension FSWorker {
             task.change { [self] _, _ in
                 status(folder, name) == nil ? 0 : nil
             } _: {
-                Int64(unsafe clinux_remove(folder.fd, name.pointer, isFolder ? 1 : 0))
+                expecting(name) {
+                    Int64(unsafe clinux_remove(folder.fd, name.pointer, isFolder ? 1 : 0))
+                }
             })
     }
 
     /// RENAME and RENAME2
     func rename(hasFlags: Bool) throws(FUSEError) {
         let folder = try folder()
-        let newFolder = try self.folder(try request.next(UInt64.self))
+        let newID = try request.next(UInt64.self)
+        let newFolder = try self.folder(newID)
         var flags: UInt32 = 0
         if hasFlags {
             flags = try request.next(UInt32.self)
@@ -118,9 +121,11 @@ extension FSWorker {
                 guard let new = status(newFolder, newName) else { return nil }
                 return (needsInode ? new.inode == inode : status(folder, name) == nil) ? 0 : nil
             } _: {
-                Int64(
-                    unsafe clinux_rename(
-                        folder.fd, name.pointer, newFolder.fd, newName.pointer, flags))
+                expecting(name, and: (newID, newName), twice: flags & 2 != 0) {
+                    Int64(
+                        unsafe clinux_rename(
+                            folder.fd, name.pointer, newFolder.fd, newName.pointer, flags))
+                }
             })
     }
 
@@ -137,8 +142,25 @@ extension FSWorker {
                 else { return nil }
                 return 0
             } _: {
-                Int64(unsafe clinux_link(file.fd, folder.fd, name.pointer))
+                expecting(name) {
+                    Int64(unsafe clinux_link(file.fd, folder.fd, name.pointer))
+                }
             })
         try putEntry(folder, name)
+    }
+
+    /// Changes what a name in the request's folder stands for, perhaps with another one.
+    /// - Parameter body: returns -errno if it fails.
+    func expecting(
+        _ name: FUSEText, and other: (folder: UInt64, name: FUSEText)? = nil, twice: Bool = false,
+        _ body: () -> Int64
+    ) -> Int64 {
+        guard let watch = fileSystem.watch else { return body() }
+        let names = [(request.nodeID, name)] + (other.map { [($0.folder, $0.name)] } ?? [])
+        let all = twice ? names + names : names
+        for (folder, name) in all { watch.expect(folder, name) }
+        let result = body()
+        if result < 0 { for (folder, name) in all { watch.unexpect(folder, name) } }
+        return result
     }
 }

@@ -86,8 +86,10 @@ extension FSWorker {
             try task.change { [self] time, _ in
                 wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
             } _: {
-                fd = unsafe clinux_open_beneath(folder.fd, name.pointer, wanted, mode)
-                return Int64(min(fd, 0))
+                expecting(name) {
+                    fd = unsafe clinux_open_beneath(folder.fd, name.pointer, wanted, mode)
+                    return Int64(min(fd, 0))
+                }
             }
         }
         if fd >= 0 { return try putCreated(OwnedFD(owning: fd), flags) }

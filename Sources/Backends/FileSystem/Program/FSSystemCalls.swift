@@ -28,7 +28,7 @@ package enum FSSystemCalls {
             "utimensat", "truncate", "ftruncate", "fsync", "fdatasync", "syncfs", "preadv",
             "preadv2", "pwritev", "pwritev2", "fallocate", "copy_file_range", "setxattr",
             "getxattr", "listxattr", "removexattr")
-        rules.allow("flock", "mincore")
+        rules.allow("flock", "mincore", "inotify_add_watch", "inotify_rm_watch")
         rules.allow("fcntl", argument: 1, oneOf: [36])  // F_OFD_GETLK
         // Whose the new files are.
         rules.allow("setfsuid", "setfsgid", "capget", "capset", "umask")
@@ -47,7 +47,7 @@ package enum FSSystemCalls {
         rules.allow("clone", argument: 0, oneOf: [0x400 | 0x1000 | 17])
         // How many files can be open.
         rules.allow("prlimit64", argument: 2, mask: .max, is: 0)
-        rules.allow("pidfd_open", "close_range")
+        rules.allow("pidfd_open", "close_range", "inotify_init1")
         rules.allow("waitid", argument: 0, oneOf: [3])  // P_PIDFD
         return rules
     }

@@ -56,6 +56,12 @@ enum FUSELock {
     static let flock: UInt32 = 1 << 0
 }
 
+/// What a driver is told without having asked (`enum fuse_notify_code`).
+enum FUSENotification {
+    static let inode: Int32 = 2  // FUSE_NOTIFY_INVAL_INODE
+    static let entry: Int32 = 3  // FUSE_NOTIFY_INVAL_ENTRY
+}
+
 /// Requests to take set-ID bits away.
 enum FUSEDropSetID {
     static let opening: UInt32 = 1 << 0  // FUSE_OPEN_KILL_SUIDGID

@@ -70,7 +70,7 @@ internal import Glibc
             count = FUSELimit.replyHeader
             error = EINVAL
         }
-        putHeader(length: UInt32(count), request, error: error)
+        putHeader(length: UInt32(count), unique: request.unique, error: error)
         let written = unsafe chain.write(
             at: 0, from: UnsafeRawBufferPointer(start: bytes, count: count))
         return UInt32(written)
@@ -79,16 +79,24 @@ internal import Glibc
     /// Writes only a header, in front of `length` bytes that the chain has already.
     func writeHeader(to chain: DescriptorChain, _ request: FUSERequest, length: UInt32) -> UInt32 {
         let total = length + UInt32(FUSELimit.replyHeader)
-        putHeader(length: total, request, error: 0)
+        putHeader(length: total, unique: request.unique, error: 0)
         _ = unsafe chain.write(
             at: 0, from: UnsafeRawBufferPointer(start: bytes, count: FUSELimit.replyHeader))
         return total
     }
 
+    /// Writes what is no reply, but a notification, to a chain: its kind stands in place of an error.
+    /// - Returns: how many bytes were written.
+    func writeNotification(_ kind: Int32, to chain: DescriptorChain) -> UInt32 {
+        putHeader(length: UInt32(count), unique: 0, error: -kind)
+        return UInt32(
+            unsafe chain.write(at: 0, from: UnsafeRawBufferPointer(start: bytes, count: count)))
+    }
+
     /// `fuse_out_header`
-    private func putHeader(length: UInt32, _ request: FUSERequest, error: Int32) {
+    private func putHeader(length: UInt32, unique: UInt64, error: Int32) {
         unsafe bytes.storeBytes(of: length, as: UInt32.self)
         unsafe bytes.storeBytes(of: -error, toByteOffset: 4, as: Int32.self)
-        unsafe bytes.storeBytes(of: request.unique, toByteOffset: 8, as: UInt64.self)
+        unsafe bytes.storeBytes(of: unique, toByteOffset: 8, as: UInt64.self)
     }
 }

@@ -163,6 +163,24 @@ final class NodeTable: Sendable {
         ledger?.note(id, lookups: entry.lookups)
     }
 
+    /// The number of a file that is known.
+    func id(of key: Node.Key) -> UInt64? {
+        key == root.key ? Self.rootID : state.withLock { $0.ids[key] }
+    }
+
+    func isKnown(_ id: UInt64) -> Bool {
+        id == Self.rootID || state.withLock { $0.entries[id] != nil }
+    }
+
+    /// The numbers of all files that are known.
+    var ids: [UInt64] {
+        state.withLock { state in
+            var ids = [Self.rootID]
+            state.entries.forEach { id, _ in ids.append(id) }
+            return ids
+        }
+    }
+
     /// Takes `count` look-ups back. The root is never forgotten.
     /// - Parameter noting: is told before how many will be left.
     func forget(_ id: UInt64, _ count: UInt64, noting: (UInt64) -> Void = { _ in }) {
