@@ -6,7 +6,7 @@ final class NetworkNamespace {
     private let holder: RunningProgram
 
     init() throws {
-        holder = try RunningProgram("/usr/bin/env", ["unshare", "-n", "sleep", "1000"])
+        holder = try RunningProgram("/usr/bin/env", ["unshare", "-n", "sleep", "10000"])
         let deadline = Clock.monotonic() + 10_000_000_000
         while try Self.isOurs(holder.id) {
             guard holder.isRunning, Clock.monotonic() < deadline else {

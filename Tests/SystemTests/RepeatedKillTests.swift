@@ -12,6 +12,7 @@ enum Repetition {
     static let reboots = count("APUS_REBOOTS", default: 2)
     /// Sent by each iperf3.
     static let megabytes = count("APUS_MEGABYTES", default: 16)
+    static let isLong = Setting.environment["APUS_MEGABYTES"] != nil
 
     private static func count(_ name: String, default count: Int) -> Int {
         Setting.environment[name].flatMap { Int($0) } ?? count
