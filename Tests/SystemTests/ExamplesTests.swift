@@ -4,7 +4,7 @@ import Testing
 @Suite("Examples", .enabled(if: Setting.hasGuest))
 struct ExamplesTests {
     @Test(
-        "an example checks its own guest and finds all right", .timeLimit(.minutes(5)),
+        "an example checks its own guest and finds all right", .timeLimit(.minutes(15)),
         arguments: [
             "backends-for-qemu", "console-reattach", "quickstart", "shared-root",
             "switched-machines", "two-machines",
@@ -12,7 +12,7 @@ struct ExamplesTests {
     func example(name: String) throws { try check(name) }
 
     @Test(
-        "a guest with the host's sockets as its network", .timeLimit(.minutes(5)),
+        "a guest with the host's sockets as its network", .timeLimit(.minutes(15)),
         .enabled(if: Means.program("passt") != nil, "there is no passt"))
     func userNetwork() throws { try check("user-network") }
 

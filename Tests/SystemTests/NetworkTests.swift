@@ -99,7 +99,7 @@ struct NetworkTests {
         }
     }
 
-    @Test("two guests reach each other over datagrams", .timeLimit(.minutes(10)))
+    @Test("two guests reach each other over datagrams", .timeLimit(.minutes(15)))
     func datagrams() throws {
         let (a, b) = (folder["a"], folder["b"])
         let first = try NetworkGuest(1, "dgram,local=\(a),remote=\(b)")

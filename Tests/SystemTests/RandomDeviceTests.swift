@@ -4,7 +4,7 @@ import Testing
 
 @Suite("A random number generator", .enabled(if: Setting.hasGuest), .serialized)
 struct RandomDeviceTests {
-    @Test("a guest reads from it, also after its process was killed", .timeLimit(.minutes(5)))
+    @Test("a guest reads from it, also after its process was killed", .timeLimit(.minutes(15)))
     func reads() throws {
         let guest = try Guest(["--rng", "source=/dev/urandom"], in: TestFolder())
         try guest.awaitShell()

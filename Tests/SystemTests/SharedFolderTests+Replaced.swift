@@ -42,7 +42,7 @@ extension SharedFolderTests {
     }
 
     @Test(
-        "a guest works on with its files when the process is replaced", .timeLimit(.minutes(5)))
+        "a guest works on with its files when the process is replaced", .timeLimit(.minutes(15)))
     func replaced() throws {
         let disk = folder["root.ext4"]
         try Guest.makeDisk(disk)
@@ -81,7 +81,7 @@ extension SharedFolderTests {
     }
 
     @Test(
-        "a guest's locks are the host's, also when the process is killed", .timeLimit(.minutes(5)))
+        "a guest's locks are the host's, also when the process is killed", .timeLimit(.minutes(15)))
     func locks() throws {
         let disk = folder["root.ext4"]
         try Guest.makeDisk(disk)

@@ -30,7 +30,7 @@ struct SharedFolderTests {
         return result.output.trimmingCharacters(in: .newlines)
     }
 
-    @Test("files come and go both ways, whole", .timeLimit(.minutes(5)))
+    @Test("files come and go both ways, whole", .timeLimit(.minutes(15)))
     func files() throws {
         _ = try onHost("dd if=/dev/urandom of=in bs=1M count=20 2>/dev/null; chmod 640 in")
         let guest = try start()
@@ -52,7 +52,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a tree is copied, renamed, linked and removed", .timeLimit(.minutes(5)))
+    @Test("a tree is copied, renamed, linked and removed", .timeLimit(.minutes(15)))
     func trees() throws {
         // Fewer than there are in the tree.
         let guest = try start(",rlimit-nofile=128")
@@ -81,7 +81,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("holes stay holes, and space is told", .timeLimit(.minutes(5)))
+    @Test("holes stay holes, and space is told", .timeLimit(.minutes(15)))
     func holes() throws {
         let guest = try start()
         _ = try guest.run(
@@ -96,7 +96,7 @@ struct SharedFolderTests {
 
     @Test(
         "what a guest's users make is theirs, and permissions hold",
-        .enabled(if: getuid() == 0), .timeLimit(.minutes(5)))
+        .enabled(if: getuid() == 0), .timeLimit(.minutes(15)))
     func users() throws {
         let guest = try start()
         _ = try guest.run(
@@ -111,7 +111,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a guest does not leave the folder", .timeLimit(.minutes(5)))
+    @Test("a guest does not leave the folder", .timeLimit(.minutes(15)))
     func escapes() throws {
         _ = try folder.file("outside", Array("secret".utf8))
         _ = try onHost(
@@ -131,7 +131,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("what is shared for reading stays as it is", .timeLimit(.minutes(5)))
+    @Test("what is shared for reading stays as it is", .timeLimit(.minutes(15)))
     func readOnly() throws {
         _ = try onHost("echo there >file; mkdir folder")
         let before = try onHost("find . -printf '%p %s %T@ %C@\\n' | sort")
@@ -159,7 +159,7 @@ struct SharedFolderTests {
 
     @Test(
         "a file system in the guest does what the host's does, as POSIX has it",
-        .enabled(if: getuid() == 0), .timeLimit(.minutes(5)))
+        .enabled(if: getuid() == 0), .timeLimit(.minutes(15)))
     func posix() throws {
         let disk = folder["root.ext4"]
         try Guest.makeDisk(disk)
@@ -212,7 +212,7 @@ struct SharedFolderTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a guest that reboots mounts the folder again", .timeLimit(.minutes(5)))
+    @Test("a guest that reboots mounts the folder again", .timeLimit(.minutes(15)))
     func reboot() throws {
         let guest = try start()
         _ = try guest.run("echo before >/run/m/file; exec 5</run/m/file; sync")
@@ -229,7 +229,7 @@ struct SharedFolderTests {
         guest.apus.child("apus-fs")
     }
 
-    @Test("one process serves one machine after the other", .timeLimit(.minutes(5)))
+    @Test("one process serves one machine after the other", .timeLimit(.minutes(15)))
     func manyMachines() throws {
         let socket = folder["fs.sock"]
         let server = try RunningProgram.apus([
@@ -254,7 +254,8 @@ struct SharedFolderTests {
         #expect(server.errorText.isEmpty)
     }
 
-    @Test("the process is locked in, but for what files of all users take", .timeLimit(.minutes(5)))
+    @Test(
+        "the process is locked in, but for what files of all users take", .timeLimit(.minutes(15)))
     func lockedIn() throws {
         let guest = try start()
         let id = try #require(process(of: guest))

@@ -35,7 +35,7 @@ struct SwitchTests {
 
     @Test(
         "a guest reaches its host by the up-link, also after the switch was killed",
-        .timeLimit(.minutes(5)))
+        .timeLimit(.minutes(15)))
     func upLink() throws {
         var program = try startSwitch()
         let guest = try Guest(["--net", "stream,path=\(folder["switch"])"], in: TestFolder())

@@ -28,7 +28,7 @@ struct TapTests {
 
     @Test(
         "a guest and its host talk with offloads, also while the interface's process is killed",
-        .timeLimit(.minutes(10)), arguments: [1, 2])
+        .timeLimit(.minutes(15)), arguments: [1, 2])
     func transfers(_ queues: Int) throws {
         let guest = try boot("tap,ifname=tap0,queues=\(queues)", cpus: queues)
         #expect(

@@ -53,7 +53,7 @@ struct VsockTests {
         throw TestFailure("the guest does not listen")
     }
 
-    @Test("streams in both directions arrive whole and end", .timeLimit(.minutes(5)))
+    @Test("streams in both directions arrive whole and end", .timeLimit(.minutes(15)))
     func streams() throws {
         let listener = try UnixListener(path: folder["vsock_1234"])
         guest.send("head -c 4000000 /dev/urandom >/run/sent; /bin/vsock 1234 </run/sent >/run/got")
@@ -75,7 +75,8 @@ struct VsockTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a killed back end ends the connections, and others can be made", .timeLimit(.minutes(5)))
+    @Test(
+        "a killed back end ends the connections, and others can be made", .timeLimit(.minutes(15)))
     func killed() throws {
         let listener = try UnixListener(path: folder["vsock_1234"])
         guest.send("(sleep 1000 | /bin/vsock 1234 >/run/got 2>&1; echo ended >/run/end) &")

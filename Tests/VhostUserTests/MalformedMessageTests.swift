@@ -226,4 +226,27 @@ struct MalformedMessageTests {
         #expect(try !add(0x10000, 0x1000, UInt64.max - 0xffe, 0))
         #expect(try add(0x10000, 0x1001, 0x10000, 0x2fff))
     }
+
+    @Test("removes a region as often as it was added")
+    func repetition() throws {
+        let rig = try ServerRig()
+        let peer = try rig.connect()
+        try peer.negotiate()
+        let file = SharedFD(try MemFD(name: "test", size: 0x4000).fd.duplicate())
+        func ask(
+            _ request: FrontendRequest, guest: UInt64 = 0, fds: [SharedFD] = []
+        ) throws -> Bool {
+            let payload = littleEndian(0, guest, 0x1000, 0x10000, 0 as UInt64)
+            let reply = try peer.ask(request, payload, fds: fds, needsReply: true)
+            return reply == littleEndian(0 as UInt64)
+        }
+        for _ in 0..<3 { #expect(try ask(.addMemReg, fds: [file])) }
+        for _ in 0..<3 {
+            // The first one is there, in the same place for the front end.
+            #expect(try !ask(.addMemReg, guest: 0x8000, fds: [file]))
+            #expect(try ask(.remMemReg))
+        }
+        #expect(try !ask(.remMemReg))
+        #expect(try ask(.addMemReg, guest: 0x8000, fds: [file]))
+    }
 }

@@ -130,7 +130,8 @@ final class FSService {
     /// The queue stops. All that helpers have is done first.
     private func end() {
         while handedOver > 0 {
-            _ = clinux_poll_two(kick.rawValue, Int16(POLLIN), -1, 0, -1)
+            // The front end has the event as well, and may empty it.
+            _ = clinux_poll_two(kick.rawValue, Int16(POLLIN), -1, 0, 10)
             kick.drain()
             giveFinished()
         }

@@ -99,7 +99,9 @@ final class FSWorker {
         isBegun = job.isBegun
         defer { isBegun = false }
         reply.clear()
+        // The driver may write another request there meanwhile.
         guard request.take(chain), let opcode = FUSEOpcode(rawValue: request.rawOpcode),
+            isBegun ? opcode == .read : opcode.isSlow,
             case .written(let count) = serve(opcode)
         else { return refuse(EINVAL) }
         return count

@@ -20,7 +20,6 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
 
     package let deviceID = VirtioDeviceID.net
     package let features: UInt64
-    package var servesOnThreads: Bool { pairs.allSatisfy { $0.hasThread } }
 
     /// Whether there is somebody at the other end of the up-link, as the first pair finds out.
     private final class LinkState: Sendable {
@@ -184,10 +183,6 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
     }
 
     private func startControl(_ queue: Int, _ setup: QueueSetup) throws(VirtioDeviceError) {
-        guard setup.iotlb == nil else {
-            throw VirtioDeviceError(
-                "the control queue \(queue) cannot be behind an IOMMU; the front end must serve it")
-        }
         if setup.isFresh {
             commands = ControlState(options)
             obey()

@@ -3,8 +3,6 @@ internal import Core
 
 /// Two queues, one in each direction, that a thread serves.
 protocol QueuePair: AnyObject {
-    /// Whether it has a thread to itself, which may wait for an IOMMU's translations.
-    var hasThread: Bool { get }
     func start(_ direction: Direction, _ queue: Virtqueue) throws(VirtioDeviceError)
     /// - Returns: how far the queue has got; `nil` if it was not started.
     func stop(_ direction: Direction) -> QueueState?
@@ -33,8 +31,6 @@ final class LinkedPair: QueuePair {
     private let folder: SharedFD?
     private let filter: SeccompFilter?
     private var thread: Thread?
-
-    let hasThread = true
 
     /// - Parameters:
     ///   - folder: where the thread looks for sockets.

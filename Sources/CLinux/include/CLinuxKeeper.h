@@ -72,7 +72,7 @@ struct clinux_ledger {
     uint32_t spare;
 };
 
-enum { CLINUX_LEDGER_NODES = 1 << 20, CLINUX_LEDGER_HANDLES = 1 << 17, CLINUX_LEDGER_TASKS = 65 };
+enum { CLINUX_LEDGER_NODES = 1 << 20, CLINUX_LEDGER_HANDLES = 1 << 17, CLINUX_LEDGER_TASKS = 66 };
 
 static inline struct clinux_task *clinux_ledger_tasks(struct clinux_ledger *ledger)
 {

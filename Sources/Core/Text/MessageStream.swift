@@ -2,7 +2,8 @@ internal import CLinux
 internal import Glibc
 
 /// Lines to a descriptor that may be a pipe which nobody empties, or a terminal that has been
-/// stopped. Whoever writes does not wait: lines that are not taken are lost, and counted.
+/// stopped. Whoever writes does not wait: lines that are not taken are lost, and counted. Only when
+/// another process fills the last of the room between the look at it and the write, that one waits.
 final class MessageStream: Sendable {
     /// What a pipe with room takes at once, without other writers' lines in between (PIPE_BUF).
     static let lineLimit = 4096

@@ -97,12 +97,13 @@ public final class IOTLB: Sendable {
         }
     }
 
-    /// Whether all of a range is known; asks for the first part that is not.
-    public func knows(_ address: UInt64, count: UInt64, _ access: Access) -> Bool {
-        guard let missing = visit(address, count, access, { _, _ in true }) else { return true }
-        onMiss(missing, access)
-        return false
+    /// The first address of a range that is not known; `nil` if all are.
+    public func firstUnknown(_ address: UInt64, count: UInt64, _ access: Access) -> UInt64? {
+        visit(address, count, access) { _, _ in true }
     }
+
+    /// Asks what an address stands for.
+    public func ask(_ address: UInt64, _ access: Access) { onMiss(address, access) }
 
     /// The guest address of a range that is known and lies in one piece there.
     public func translate(_ address: UInt64, count: UInt64, _ access: Access) -> GuestAddress? {

@@ -31,6 +31,8 @@ final class BackendQueue {
     var isEnabled = false
     /// Where the device waits for translations.
     var iotlb: IOTLBClient?
+    /// The part of the ring whose translation was asked for last, and has not come.
+    var missing: UInt64?
     /// The device serves the ring.
     var isRunning = false
     /// The device could not start it; until something about the ring changes, it is left alone.
@@ -74,6 +76,7 @@ final class BackendQueue {
         isPolled = false
         isStarted = false
         isBroken = false
+        missing = nil
     }
 
     /// A kick came as a message.

@@ -15,6 +15,7 @@ extension BackendSession {
     func forgetTranslations() {
         if queues.contains(where: { $0.isRunning }) { return }
         iotlb?.remove(start: 0, size: .max)
+        for queue in queues { queue.missing = nil }
     }
 
     private func ask(_ address: UInt64, _ access: IOTLB.Access) {
@@ -43,6 +44,7 @@ extension BackendSession {
                     access: IOTLB.Access(rawValue: message.permissions)))
         case IOTLBMessage.invalidate:
             iotlb.remove(start: message.iova, size: message.size)
+            for queue in queues { queue.missing = nil }
             for queue in queues where queue.isRunning && uses(queue, message.iova, message.size) {
                 stopDevice(queue)
             }

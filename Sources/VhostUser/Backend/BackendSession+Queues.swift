@@ -268,12 +268,19 @@ extension BackendSession {
 
     /// Whether the ring's parts are known behind the IOMMU; asks for what is missing.
     private func isTranslated(_ queue: BackendQueue) -> Bool {
-        guard iotlb != nil, queue.isStarted, queue.isEnabled, let address = queue.address,
+        guard let iotlb, queue.isStarted, queue.isEnabled, let address = queue.address,
             memoryTable.memory != nil
         else { return true }
-        return parts(address, size: queue.size).allSatisfy {
-            iotlb?.knows($0.address, count: $0.count, $0.access) == true
+        for part in parts(address, size: queue.size) {
+            let missing = iotlb.firstUnknown(part.address, count: part.count, part.access)
+            guard let missing else { continue }
+            // All that comes from the front end leads here again.
+            if queue.missing != missing { iotlb.ask(missing, part.access) }
+            queue.missing = missing
+            return false
         }
+        queue.missing = nil
+        return true
     }
 
     /// The parts of a ring, and what the device does there.

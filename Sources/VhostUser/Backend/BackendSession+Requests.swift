@@ -33,7 +33,7 @@ extension BackendSession {
                 return try offer(postcopy, adding: region, fds, message: request.rule.name)
             }
             var table = memoryTable
-            for fd in fds { try table.append(region, fd, message: request.rule.name) }
+            for fd in fds { try table.add(region, fd, message: request.rule.name) }
             changeMemory(table)
         case (.remMemReg, .memoryRegion(let region)):
             var table = memoryTable

@@ -9,6 +9,9 @@ struct MemoryTable {
     private struct Entry {
         let description: MemoryRegionDescription
         let region: GuestRegion
+        /// How often it was added again, and has to be removed: QEMU 7.2 does so for each pair of a
+        /// network device's queues.
+        var repetitions: UInt32 = 0
     }
 
     private var entries: [Entry] = []
@@ -34,8 +37,25 @@ struct MemoryTable {
         }
     }
 
-    /// Maps one more region.
-    mutating func append(
+    /// Maps one more region, or notes that one is added again.
+    mutating func add(
+        _ description: MemoryRegionDescription, _ fd: SharedFD, message: String
+    ) throws(ProtocolError) {
+        guard let position = position(of: description) else {
+            return try append(description, fd, message: message)
+        }
+        guard entries[position].repetitions < Self.maximumRepetitions else {
+            throw ProtocolError(
+                message, "guest address",
+                "the region was added \(Self.maximumRepetitions) times already")
+        }
+        entries[position].repetitions += 1
+    }
+
+    /// More than there are queues.
+    private static let maximumRepetitions: UInt32 = 1024
+
+    private mutating func append(
         _ description: MemoryRegionDescription, _ fd: SharedFD, message: String
     ) throws(ProtocolError) {
         guard entries.count < Self.maximumSlots else {
@@ -51,17 +71,24 @@ struct MemoryTable {
         self.memory = memory
     }
 
-    /// Removes the region with these addresses and this size.
-    mutating func remove(
-        _ description: MemoryRegionDescription, message: String
-    ) throws(ProtocolError) {
-        let position = entries.firstIndex {
+    private func position(of description: MemoryRegionDescription) -> Int? {
+        entries.firstIndex {
             $0.description.guestAddress == description.guestAddress
                 && $0.description.userAddress == description.userAddress
                 && $0.description.size == description.size
         }
-        guard let position else {
+    }
+
+    /// Removes the region with these addresses and this size, as often as it was added.
+    mutating func remove(
+        _ description: MemoryRegionDescription, message: String
+    ) throws(ProtocolError) {
+        guard let position = position(of: description) else {
             throw ProtocolError(message, "guest address", "there is no such region")
+        }
+        if entries[position].repetitions > 0 {
+            entries[position].repetitions -= 1
+            return
         }
         entries.remove(at: position)
         memory =
@@ -89,6 +116,10 @@ struct MemoryTable {
             description.userAddress = UInt64(unsafe UInt(bitPattern: entry.region.base))
             return description
         }
+    }
+
+    func ownAddress(of description: MemoryRegionDescription) -> MemoryRegionDescription? {
+        position(of: description).map { ownAddresses[$0] }
     }
 
     /// Where the regions are mapped that `other` does not have.

@@ -62,9 +62,9 @@ extension BackendSession {
         message: String
     ) throws(ProtocolError) -> Reply? {
         var table = postcopy.pending ?? memoryTable
-        for fd in fds { try table.append(region, fd, message: message) }
+        for fd in fds { try table.add(region, fd, message: message) }
         postcopy.pending = table
-        return table.ownAddresses.last.map { Reply(payload: .memoryRegion($0)) }
+        return table.ownAddress(of: region).map { Reply(payload: .memoryRegion($0)) }
     }
 
     /// The front end deals with faults from now on.
@@ -79,6 +79,7 @@ extension BackendSession {
                 try postcopy.faults.add(mapping)
             }
         } catch {
+            endPostcopy()
             throw ProtocolError("SET_MEM_TABLE", "u64", "\(error)")
         }
         changeMemory(table)

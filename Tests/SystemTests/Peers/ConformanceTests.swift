@@ -18,7 +18,7 @@ struct ConformanceTests {
 
     @Test(
         "apus-block does as the specification says", .enabled(if: Means.apus != nil),
-        .timeLimit(.minutes(10)))
+        .timeLimit(.minutes(15)))
     func apus() throws {
         let image = try memory.sparse("image", size: 16 << 20)
         try ConformanceRun.check(
@@ -34,7 +34,7 @@ struct ConformanceTests {
 
     @Test(
         "small back ends do as the specification says", .enabled(if: Means.apus != nil),
-        .timeLimit(.minutes(10)),
+        .timeLimit(.minutes(15)),
         arguments: [
             ["rng"], ["console", "--console", "null"], ["net", "--net", "none"],
             ["vsock", "--vsock", "cid=3,path=FOLDER/guest"],
@@ -52,7 +52,7 @@ struct ConformanceTests {
 
     @Test(
         "apus-fs does as the specification says", .enabled(if: Means.apus != nil),
-        .timeLimit(.minutes(10)))
+        .timeLimit(.minutes(15)))
     func sharedFolder() throws {
         try ConformanceRun.check(
             ["--device", "fs", "--every", "8"],
@@ -65,7 +65,7 @@ struct ConformanceTests {
 
     @Test(
         "qemu-storage-daemon fails what it is known to fail",
-        .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(10)))
+        .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(15)))
     func storageDaemon() throws {
         let image = try memory.sparse("image", size: 16 << 20)
         try ConformanceRun.check(
@@ -81,7 +81,7 @@ struct ConformanceTests {
     @Test(
         "QEMU's virtiofsd fails what it is known to fail",
         .enabled(if: Means.hasVirtiofsd),
-        .timeLimit(.minutes(10)))
+        .timeLimit(.minutes(15)))
     func virtiofsd() throws {
         try ConformanceRun.check(
             [

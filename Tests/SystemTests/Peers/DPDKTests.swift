@@ -54,7 +54,7 @@ struct DPDKTests {
 
     @Test(
         "a driver that polls loses no packet between two interfaces",
-        .timeLimit(.minutes(2)), arguments: ["", ",packed_vq=1", ",mrg_rxbuf=0,in_order=0"])
+        .timeLimit(.minutes(15)), arguments: ["", ",packed_vq=1", ",mrg_rxbuf=0,in_order=0"])
     func driver(_ options: String) throws {
         let wire = folder["wire"]
         let interfaces = try ["server=on", "server=off"].enumerated().map { index, role in
@@ -89,7 +89,7 @@ struct DPDKTests {
 
     @Test(
         "its device serves a guest, is killed, and serves the guest again",
-        .timeLimit(.minutes(5)))
+        .timeLimit(.minutes(15)))
     func device() throws {
         let socket = folder["vhost"]
         // It answers for every address.

@@ -41,7 +41,7 @@ struct FirmwareTests {
             .prefix((1 << 20) - 526)
     }
 
-    @Test("SeaBIOS boots from apus-block", .timeLimit(.minutes(2)), arguments: [1, 4])
+    @Test("SeaBIOS boots from apus-block", .timeLimit(.minutes(15)), arguments: [1, 4])
     func seaBIOS(queues: Int) throws {
         let image = try folder.file("disk", Self.disk(Self.bootSector))
         let server = try BlockServer(
@@ -58,7 +58,7 @@ struct FirmwareTests {
 
     @Test(
         "EDK2 reads from apus-block, and reads and writes files of apus-fs",
-        .enabled(if: Means.exists(firmware), "there is no ovmf"), .timeLimit(.minutes(3)))
+        .enabled(if: Means.exists(firmware), "there is no ovmf"), .timeLimit(.minutes(15)))
     func edk2() throws {
         // Its shell runs this from any file system that it finds. What it prints has gaps when the
         // serial port is not read fast enough, so it goes to files.

@@ -25,7 +25,7 @@ struct ForeignBackendTests {
 
     @Test(
         "QEMU's storage daemon serves the root disk, is killed while the guest writes, and nothing is lost",
-        .timeLimit(.minutes(10)))
+        .timeLimit(.minutes(15)))
     func storageDaemon() throws {
         let (path, socket) = (folder["root.ext4"], folder["disk.sock"])
         try Guest.makeDisk(path)
@@ -68,7 +68,7 @@ struct ForeignBackendTests {
 
     @Test(
         "QEMU's virtiofsd serves a folder, is killed, and the folder can be mounted again",
-        .enabled(if: Means.hasVirtiofsd), .timeLimit(.minutes(10)))
+        .enabled(if: Means.hasVirtiofsd), .timeLimit(.minutes(15)))
     func virtiofsd() throws {
         let (share, socket) = (folder["share"], folder["fs.sock"])
         try FileManager.default.createDirectory(

@@ -21,7 +21,7 @@ struct PasstTests {
         return space
     }
 
-    @Test("a guest fetches a page from its host", .timeLimit(.minutes(5)))
+    @Test("a guest fetches a page from its host", .timeLimit(.minutes(15)))
     func fetch() throws {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file("page", (0..<(4 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
@@ -55,7 +55,7 @@ struct PasstTests {
 
     @Test(
         "a network of the host's sockets needs nothing else, and survives its process",
-        .timeLimit(.minutes(5)))
+        .timeLimit(.minutes(15)))
     func user() throws {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file(

@@ -20,7 +20,7 @@ struct QEMUBlockTests {
         image = try RootImage(folder["disk.ext4"])
     }
 
-    @Test("a guest boots from it, writes, discards and powers off", .timeLimit(.minutes(5)))
+    @Test("a guest boots from it, writes, discards and powers off", .timeLimit(.minutes(15)))
     func boot() throws {
         let server = try BlockServer(
             socket: folder["disk.sock"], disk: "path=\(image.path),serial=apus-test")
@@ -46,7 +46,7 @@ struct QEMUBlockTests {
         #expect(try image.checksum(of: "/root/data") == sum)
     }
 
-    @Test("a guest goes on when it is killed and started again", .timeLimit(.minutes(5)))
+    @Test("a guest goes on when it is killed and started again", .timeLimit(.minutes(15)))
     func restart() throws {
         let server = try BlockServer(socket: folder["disk.sock"], disk: "path=\(image.path)")
         let machine = try QEMU(

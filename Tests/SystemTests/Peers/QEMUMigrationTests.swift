@@ -46,7 +46,7 @@ struct QEMUMigrationTests {
 
     @Test(
         "a guest migrates while it uses its disk", .enabled(if: !NetworkNamespace.isPossible),
-        .timeLimit(.minutes(5)))
+        .timeLimit(.minutes(15)))
     func disk() throws {
         let (source, target, servers) = try start()
         try source.awaitShell()
@@ -58,7 +58,7 @@ struct QEMUMigrationTests {
         "a guest goes on while its memory is still on its way",
         .enabled(
             if: (try? RemoteFaults.openDevice()) != nil, "/dev/userfaultfd cannot be used"),
-        .timeLimit(.minutes(5)))
+        .timeLimit(.minutes(15)))
     func postcopy() throws {
         let (source, target, servers) = try start(options: ["--postcopy"])
         try source.awaitShell()
@@ -75,7 +75,7 @@ struct QEMUMigrationTests {
         "a guest migrates while it uses its disk and its network",
         .enabled(
             if: NetworkNamespace.isPossible,
-            "namespaces and tap interfaces take root and /dev/net/tun"), .timeLimit(.minutes(5)))
+            "namespaces and tap interfaces take root and /dev/net/tun"), .timeLimit(.minutes(15)))
     func network() throws {
         let host = try SwitchedHost(in: folder)
         let interfaces = try ["source", "target"].map { name in

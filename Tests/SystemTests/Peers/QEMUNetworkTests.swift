@@ -39,7 +39,7 @@ struct QEMUNetworkTests {
     }
 
     @Test(
-        "guests of QEMU talk through it, also after it was killed", .timeLimit(.minutes(5)))
+        "guests of QEMU talk through it, also after it was killed", .timeLimit(.minutes(15)))
     func talk() throws {
         let (socket, wire) = (folder["net.sock"], folder["wire"])
         let arguments = [

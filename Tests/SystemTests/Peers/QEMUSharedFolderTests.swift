@@ -10,7 +10,7 @@ import Testing
     .enabled(if: Means.apus != nil, "the executable is not built"),
     .serialized)
 struct QEMUSharedFolderTests {
-    @Test("a guest reads and writes, and another one after it", .timeLimit(.minutes(5)))
+    @Test("a guest reads and writes, and another one after it", .timeLimit(.minutes(15)))
     func share() throws {
         let folder = try TestFolder()
         let guest = try #require(Means.guest)

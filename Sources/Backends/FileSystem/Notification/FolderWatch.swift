@@ -141,9 +141,10 @@ final class FolderWatch: Sendable {
 
     /// Whether it was probably the driver who changed a file.
     func isOwn(_ id: UInt64) -> Bool {
-        let now = Clock.monotonic()
-        return state.withLock { state in
-            state.changed[id].map { now - $0 < Self.ownSpan } ?? false
+        state.withLock { state in
+            // Later than all that others have noted.
+            let now = Clock.monotonic()
+            return state.changed[id].map { now - min($0, now) < Self.ownSpan } ?? false
         }
     }
 }

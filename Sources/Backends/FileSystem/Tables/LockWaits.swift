@@ -55,8 +55,9 @@ final class LockWaits: Sendable {
         }
     }
 
-    /// Locks may have become free.
+    /// Locks may have become free: who waits then says anew for whom.
     func retry() {
+        blockers.withLock { $0 = [:] }
         waits.withLock { waits in
             if waits.isEmpty { return }
             counter.add(1, ordering: .releasing)

@@ -26,6 +26,11 @@ struct OffloadRequest: Equatable {
         guard let word = chain.read(at: 0, as: UInt64.self)?.littleEndian,
             let last = chain.read(at: 8, as: UInt16.self)?.littleEndian
         else { return nil }
+        self.init(header: word, checksumOffset: last, features: features)
+    }
+
+    /// - Parameter header: its first eight bytes.
+    init?(header word: UInt64, checksumOffset last: UInt16, features: UInt64) {
         let kind = UInt8(truncatingIfNeeded: word >> 8)
         guard UInt8(truncatingIfNeeded: word) == Self.needsChecksum,
             features & NetworkFeature.checksum != 0,

@@ -52,7 +52,7 @@ internal import Glibc
     }
 
     private func takesUnfinished(_ frame: PortSender.Frame, _ sender: PortSender) -> Bool {
-        guard let request = sender.request,
+        guard let request = sender.request(of: frame),
             request.checksumStart + request.checksumOffset + 2 <= frame.length,
             request.segments == .none || request.segmentSize > 0
         else { return false }

@@ -135,6 +135,12 @@ internal import Glibc
     /// What the driver has left to do; `nil` if that makes no sense.
     var request: OffloadRequest? { OffloadRequest(batch.freeChain, features: features) }
 
+    /// What it has left to do with the frame as it was taken. It may write another header meanwhile.
+    func request(of frame: Frame) -> OffloadRequest? {
+        OffloadRequest(
+            header: frame.header, checksumOffset: frame.checksumOffset, features: features)
+    }
+
     /// Writes the frame that was taken, or what it is to be cut into, to `place`, each with its length
     /// before it, as on a stream.
     /// - Returns: how many bytes that were; none if the frame makes no sense.

@@ -24,9 +24,6 @@ final class SwitchedPair: QueuePair {
         | NetworkFeature.guestTSO4 | NetworkFeature.guestTSO6 | NetworkFeature.guestECN
         | NetworkFeature.guestUSO4 | NetworkFeature.guestUSO6
 
-    /// The thread serves all ports.
-    let hasThread = false
-
     func start(_ direction: Direction, _ queue: Virtqueue) {
         _ = thread.perform { [port] in port.start(direction, queue) }
         if !isUp { onLinkChange(true) }
