@@ -220,3 +220,11 @@ if Context.environment["APUS_FUZZ"] == nil {
             swiftSettings: swiftSettings + [.unsafeFlags(["-parse-as-library"])]),
     ]
 }
+
+// For work on a part: APUS_TESTS="Core NetworkBackend" leaves out the tests of all others, which are
+// most of a build's time.
+if let parts = Context.environment["APUS_TESTS"]?.split(separator: " ") {
+    package.targets.removeAll { target in
+        target.type == .test && !parts.contains { $0 + "Tests" == target.name }
+    }
+}
