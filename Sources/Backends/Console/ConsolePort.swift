@@ -115,7 +115,8 @@ final class ConsolePort: HostEvents {
     /// there it outlives this process.
     private func updateInput() {
         end.wantsInput =
-            pendingInput.isEmpty && (options.isConsole || isOpenInGuest) && input?.hasNext == true
+            pendingInput.isEmpty && (options.isConsole || isOpenInGuest)
+            && input?.awaitNext() == true
     }
 
     // MARK: From the guest

@@ -110,12 +110,16 @@ public final class Log: Sendable {
     }
 
     private func emit(_ level: Level, _ message: String) {
-        let sameName = component == Log.processName.withLock { $0 }
-        output(Log.line(level, (sameName ? "" : component + ": ") + message))
+        output(Log.line(level, of: component, message))
     }
 
-    private static func line(_ level: Level, _ text: String) -> String {
-        "\(processName.withLock { $0 }): \(level.name): \(text)\n"
+    /// - Parameter component: starts the message, unless it is the program itself.
+    private static func line(
+        _ level: Level, of component: String? = nil, _ message: String
+    ) -> String {
+        let program = processName.withLock { $0 }
+        let prefix = component.map { $0 == program ? "" : $0 + ": " } ?? ""
+        return "\(program): \(level.name): \(prefix)\(message)\n"
     }
 
     private static let standardError = MessageStream(STDERR_FILENO)

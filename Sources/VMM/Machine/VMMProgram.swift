@@ -14,18 +14,10 @@ package enum VMMProgram {
         let timeline = BootTimeline()
         Log.configure(program: "apus", level: .warning)
         do {
-            // Machines have few of the kinds. Errors and help are of all of them.
-            let used = backends.filter { $0.isNamed(in: arguments) }
-            var command = VMMCommand(backends: used.map { $0.make() })
-            var parsed = try? command.parse(arguments)
-            if parsed?.request.isRun != true {
-                command = VMMCommand(backends: backends.map { $0.make() })
-                parsed = nil
-            }
-            let (request, level) = try parsed ?? command.parse(arguments)
+            let (request, level, help) = try parse(arguments, backends)
             Log.configure(program: "apus", level: level)
             switch request {
-            case .help: return printOut(command.schema.help).rawValue
+            case .help: return printOut(help()).rawValue
             case .version: return printOut("apus \(Release.version)\n").rawValue
             case .run(var options):
                 timeline.mark(.optionsParsed)
@@ -42,6 +34,21 @@ package enum VMMProgram {
             log(.error, "\(error)")
             return Outcome.error.rawValue
         }
+    }
+
+    /// Makes only the kinds of back ends that the arguments name, which are few, unless there is
+    /// an error or help to show: those are of all of them.
+    private static func parse(
+        _ arguments: [String], _ backends: [AvailableBackend]
+    ) throws(OptionError) -> (VMMCommand.Request, Log.Level, help: () -> String) {
+        let named = VMMCommand(
+            backends: backends.filter { $0.isNamed(in: arguments) }.map { $0.make() })
+        if let (request, level) = try? named.parse(arguments), request.isRun {
+            return (request, level, { named.schema.help })
+        }
+        let all = VMMCommand(backends: backends.map { $0.make() })
+        let (request, level) = try all.parse(arguments)
+        return (request, level, { all.schema.help })
     }
 
     private static func run(

@@ -26,7 +26,7 @@ struct BackendCommandSchema {
             "apus \(kind.name)", summary: kind.summary,
             groups: [
                 .init(
-                    "Front end (one of the first two)",
+                    "Front end (--socket-path or --fd)",
                     [Flags.socketPath.any, Flags.fd.any, Flags.postcopy.any]),
                 .init("Device", described + [Flags.openFDs.any]),
                 .init("Sandbox", SandboxOptions.flags),

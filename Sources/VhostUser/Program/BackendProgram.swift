@@ -52,15 +52,7 @@ package struct BackendProgram {
         if postcopy { options.faultDevice = try Self.openFaultDevice() }
         // Some QEMU versions crash where a file system has a configuration space, and need none.
         if kind.missingConfigKey(values) != nil { options.hidden.insert(.config) }
-        let sandbox = Sandbox(
-            sandboxOptions, program: kind.program, descriptorLimit: kind.descriptorLimit)
-        var rules = kind.systemCalls()
-        if options.faultDevice != nil {
-            rules.allow("ioctl", argument: 1, oneOf: RemoteFaults.requests)
-        }
-        if let more = kind.optionSystemCalls(values) { rules.add(more) }
-        try sandbox.enter(
-            rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [])
+        try enterSandbox(sandboxOptions, values, files, postcopy: postcopy)
         var server: BackendServer?
         let device = try kind.makeDevice(
             BackendSurroundings(
@@ -71,14 +63,30 @@ package struct BackendProgram {
         StartupMemory.trimHeap()
         let new = BackendServer(device, on: loop, as: role, options: options)
         server = new
-        new.onFinished = { loop.quit() }
+        serve(new, on: loop)
+        server = nil
+    }
+
+    /// Runs until the loop is told to end, or the server has done its work.
+    private func serve(_ server: BackendServer, on loop: EventLoop) {
+        server.onFinished = { loop.quit() }
         var release: EventRegistration?
-        new.onFirstStart = { release = StartupMemory.release(on: loop) }
-        new.start()
+        server.onFirstStart = { release = StartupMemory.release(on: loop) }
+        server.start()
         loop.run()
         release?.cancel()
-        new.stop()
-        server = nil
+        server.stop()
+    }
+
+    private func enterSandbox(
+        _ options: SandboxOptions, _ values: OptionValues, _ files: [SharedFD], postcopy: Bool
+    ) throws {
+        var rules = kind.systemCalls()
+        if postcopy { rules.allow("ioctl", argument: 1, oneOf: RemoteFaults.requests) }
+        if let more = kind.optionSystemCalls(values) { rules.add(more) }
+        let sandbox = Sandbox(
+            options, program: kind.program, descriptorLimit: kind.descriptorLimit)
+        try sandbox.enter(rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [])
     }
 
     private static func openFaultDevice() throws(BackendError) -> SharedFD {

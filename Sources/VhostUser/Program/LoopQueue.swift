@@ -51,8 +51,9 @@ package final class LoopQueue {
         return true
     }
 
-    /// Whether there is a chain to take. If not, `onKick` is called once there may be.
-    package var hasNext: Bool { queue.enableNotifications() }
+    /// Asks the driver for kicks if there is no chain to take; `onKick` is called once there may be.
+    /// - Returns: whether there is one already.
+    package func awaitNext() -> Bool { queue.enableNotifications() }
 
     private func take(into chain: DescriptorChain) -> Bool {
         do throws(QueueError) {

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import Core
@@ -13,14 +14,12 @@ struct ErrorRelayTests {
 
     /// What is written to the target waits for room, unless asked not to.
     init() throws {
-        var ends: [Int32] = [-1, -1]
-        // SAFETY: the array has room for both descriptors.
-        _ = try checking("pipe2", unsafe clinux_pipe(&ends))
-        programs = SharedFD(owning: ends[1])
+        let pipe = try Pipe()
+        programs = pipe.input
         let (near, far) = try UnixSocket.pair()
         target = far
         _ = try checking("fcntl", clinux_fcntl(near.fd.rawValue, F_SETFL, 0))
-        relay = ErrorRelay(source: SharedFD(owning: ends[0]), target: near.fd)
+        relay = ErrorRelay(source: pipe.output, target: near.fd)
     }
 
     private func write(_ count: Int) {

@@ -1,23 +1,20 @@
 import CLinux
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Core
 
 @Suite("Messages to a descriptor that may take nothing")
 struct MessageStreamTests {
-    private let reader: SharedFD
-    private let writer: SharedFD
+    private let pipe: Pipe
     private let stream: MessageStream
 
     /// A pipe that waits for room, unless asked not to.
     init() throws {
-        var ends: [Int32] = [-1, -1]
-        // SAFETY: the array has room for both descriptors.
-        _ = try checking("pipe2", unsafe clinux_pipe(&ends))
-        (reader, writer) = (SharedFD(owning: ends[0]), SharedFD(owning: ends[1]))
-        _ = try checking("fcntl", clinux_fcntl(writer.rawValue, F_SETFL, 0))
-        stream = MessageStream(writer.rawValue)
+        pipe = try Pipe()
+        _ = try checking("fcntl", clinux_fcntl(pipe.input.rawValue, F_SETFL, 0))
+        stream = MessageStream(pipe.input.rawValue)
     }
 
     private func write(_ line: String) {
@@ -26,13 +23,7 @@ struct MessageStreamTests {
 
     private func readAll() -> [Substring] {
         var text: [UInt8] = []
-        var piece = [UInt8](repeating: 0, count: 1 << 16)
-        while true {
-            // SAFETY: the array has as many bytes and lives for the call.
-            let count = unsafe read(reader.rawValue, &piece, piece.count)
-            guard count > 0 else { break }
-            text += piece.prefix(count)
-        }
+        _ = pipe.output.readAvailable(into: &text)
         return String(decoding: text, as: UTF8.self).split(separator: "\n")
     }
 

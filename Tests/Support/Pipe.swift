@@ -1,13 +1,13 @@
 import CLinux
-import Core
+public import Core
 import Glibc
 
 /// A pipe whose ends do not wait.
-final class Pipe {
-    let output: SharedFD
-    let input: SharedFD
+package final class Pipe {
+    package let output: SharedFD
+    package let input: SharedFD
 
-    init() throws {
+    package init() throws {
         var ends: [Int32] = [-1, -1]
         // SAFETY: the array has room for both descriptors.
         _ = try checking("pipe", unsafe clinux_pipe(&ends))
@@ -19,7 +19,7 @@ final class Pipe {
 extension SharedFD {
     /// Reads what there is.
     /// - Returns: whether that was the end.
-    func readAvailable(into bytes: inout [UInt8]) -> Bool {
+    package func readAvailable(into bytes: inout [UInt8]) -> Bool {
         var part = [UInt8](repeating: 0, count: 65536)
         while true {
             // SAFETY: the buffer lives for the call.
@@ -31,7 +31,7 @@ extension SharedFD {
 
     /// Writes what there is room for.
     /// - Returns: how much that was.
-    func writeAvailable(_ bytes: ArraySlice<UInt8>) -> Int {
+    package func writeAvailable(_ bytes: ArraySlice<UInt8>) -> Int {
         // SAFETY: the buffer lives for the call.
         let count = unsafe bytes.withUnsafeBytes { buffer in
             unsafe Glibc.write(rawValue, buffer.baseAddress, buffer.count)
