@@ -1,5 +1,5 @@
 import CLinux
-public import Core
+package import Core
 import Glibc
 
 /// A pipe whose ends do not wait.

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("Bad input ends with one sentence", .enabled(if: Setting.hasBinary))
+@Suite("Bad input ends with one sentence", .needs(.executable))
 struct BadInputTests {
     let folder: TestFolder
 
@@ -48,7 +48,7 @@ struct BadInputTests {
     }
 
     @Test(
-        "Debian's kernel, truncated", .enabled(if: Setting.hasGuest),
+        "Debian's kernel, truncated", .needs(.guest),
         arguments: [600, 20_000, 5_000_000, 14_000_000])
     func truncatedKernel(size: Int) throws {
         let whole = try Data(contentsOf: URL(fileURLWithPath: "\(Setting.guest ?? "")/vmlinuz"))
@@ -56,7 +56,7 @@ struct BadInputTests {
         try check(["--kernel", kernel], code: 1, "is truncated")
     }
 
-    @Test("an initramfs that is missing, nonsense or truncated", .enabled(if: Setting.hasGuest))
+    @Test("an initramfs that is missing, nonsense or truncated", .needs(.guest))
     func initramfs() throws {
         let guest = Setting.guest ?? ""
         let kernel = "\(guest)/vmlinuz"
@@ -77,7 +77,7 @@ struct BadInputTests {
         #expect(apus.errorText.contains("neither a bzImage nor an ELF"))
     }
 
-    @Test("memory that is too small", .enabled(if: Setting.hasGuest))
+    @Test("memory that is too small", .needs(.guest))
     func smallMemory() throws {
         try check(
             ["--kernel", "\(Setting.guest ?? "")/vmlinuz", "--memory", "size=32M"], code: 1,
@@ -92,7 +92,7 @@ struct BadInputTests {
             after: warning)
     }
 
-    @Test("an image that is missing, empty or busy", .enabled(if: Setting.hasGuest))
+    @Test("an image that is missing, empty or busy", .needs(.guest))
     func images() throws {
         try checkDisk("path=/nowhere", "No such file or directory")
         try checkDisk("path=\(folder.path)", "directory")
@@ -111,7 +111,7 @@ struct BadInputTests {
         #expect(try other.wait() == 0)
     }
 
-    @Test("a backend that is absent or speaks nonsense", .enabled(if: Setting.hasGuest))
+    @Test("a backend that is absent or speaks nonsense", .needs(.guest))
     func backends() throws {
         let nowhere = "\(folder.path)/nowhere"
         let sentence = "no back end answers at \(nowhere): No such file or directory"

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// The whole: kernel, CPU, devices, backend process. One at a time, for the machine's sake.
-@Suite("Debian's kernel boots", .serialized, .enabled(if: Setting.hasGuest))
+@Suite("Debian's kernel boots", .serialized, .needs(.guest))
 struct BootTests {
     let folder: TestFolder
 

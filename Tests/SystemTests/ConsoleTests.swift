@@ -4,7 +4,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite("A console with ports", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("A console with ports", .needs(.guest), .serialized)
 struct ConsoleTests {
     let folder: TestFolder
 
@@ -112,7 +112,7 @@ struct ConsoleTests {
 
     @Test(
         "Debian's guest agent for QEMU answers, also after the process was killed",
-        .enabled(if: Setting.hasAgent))
+        .needs(.agent))
     func agent() throws {
         let path = folder["agent"]
         try Guest.makeDisk(folder["root.ext4"], with: Guest.path("agent.d"))

@@ -3,7 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("Disks keep what guests write", .serialized, .enabled(if: Setting.hasGuest))
+@Suite("Disks keep what guests write", .serialized, .needs(.guest))
 struct DiskTests {
     let folder: TestFolder
 

@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-@Suite("Examples", .enabled(if: Setting.hasGuest))
+@Suite("Examples", .needs(.guest))
 struct ExamplesTests {
     @Test(
         "an example checks its own guest and finds all right", .timeLimit(.minutes(15)),
@@ -13,7 +13,7 @@ struct ExamplesTests {
 
     @Test(
         "a guest with the host's sockets as its network", .timeLimit(.minutes(15)),
-        .enabled(if: Means.program("passt") != nil, "there is no passt"))
+        .needs(.program("passt")))
     func userNetwork() throws { try check("user-network") }
 
     private func check(_ name: String) throws {

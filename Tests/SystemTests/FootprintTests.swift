@@ -5,7 +5,7 @@ import Testing
 
 /// The memory budgets of processes that have started and been used. Pages of the executable are
 /// counted as the kernel maps them, in pieces as large as its page cache has them.
-@Suite("Footprint", .serialized, .enabled(if: Setting.hasGuest))
+@Suite("Footprint", .serialized, .needs(.guest))
 struct FootprintTests {
     /// The budget is 512 KiB; what a copy of the launcher has of its own is far less.
     private static let backendPrivate = 400 << 10

@@ -4,7 +4,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite("Devices come and go", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("Devices come and go", .needs(.guest), .serialized)
 struct HotPlugTests {
     private let folder: TestFolder
 

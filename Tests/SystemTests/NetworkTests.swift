@@ -3,7 +3,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite("Networks of guests", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("Networks of guests", .needs(.guest), .serialized)
 struct NetworkTests {
     private let folder: TestFolder
 

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("The executable", .enabled(if: Setting.hasBinary))
+@Suite("The executable", .needs(.executable))
 struct ProgramTests {
     @Test("help and version go to standard output")
     func help() throws {

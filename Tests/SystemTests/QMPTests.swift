@@ -3,7 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("The monitor", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("The monitor", .needs(.guest), .serialized)
 struct QMPTests {
     let folder: TestFolder
 

@@ -2,7 +2,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite("A random number generator", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("A random number generator", .needs(.guest), .serialized)
 struct RandomDeviceTests {
     @Test("a guest reads from it, also after its process was killed", .timeLimit(.minutes(15)))
     func reads() throws {

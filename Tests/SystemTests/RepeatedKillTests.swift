@@ -20,7 +20,7 @@ enum Repetition {
 }
 
 /// A disk, a console, a random number generator and a socket device, all of them in use.
-@Suite("Back ends that die again and again", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("Back ends that die again and again", .needs(.guest), .serialized)
 struct RepeatedKillTests {
     private static let programs = ["apus-block", "apus-console", "apus-rng", "apus-vsock"]
     private let folder: TestFolder

@@ -22,7 +22,7 @@ struct SandboxFamilyTests {
 
     @Test(
         "without the launcher the guest goes on, and a disk that loses its process says so once",
-        .enabled(if: Setting.hasGuest))
+        .needs(.guest))
     func launcherDeath() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -58,7 +58,7 @@ struct SandboxFamilyTests {
     }
 
     @Test(
-        "a launcher that does not answer is not waited for for ever", .enabled(if: Setting.hasGuest)
+        "a launcher that does not answer is not waited for for ever", .needs(.guest)
     )
     func launcherStopped() throws {
         let guest = try Guest(in: folder)
@@ -85,7 +85,7 @@ struct SandboxFamilyTests {
 
     @Test(
         "a process that cannot be started now is started later, and no other end is made up for it",
-        .enabled(if: Setting.hasGuest && getuid() == 0))
+        .needs(.guest, .root))
     func launcherShort() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -107,7 +107,7 @@ struct SandboxFamilyTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a backend's end takes nobody else along", .enabled(if: Setting.hasGuest))
+    @Test("a backend's end takes nobody else along", .needs(.guest))
     func backendDeath() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -123,7 +123,7 @@ struct SandboxFamilyTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("the VMM's orderly end leaves no process", .enabled(if: Setting.hasGuest))
+    @Test("the VMM's orderly end leaves no process", .needs(.guest))
     func orderlyEnd() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -135,7 +135,7 @@ struct SandboxFamilyTests {
 
     @Test(
         "a signal to the whole process group ends the machine alone, and no back end is missed",
-        .enabled(if: Setting.hasGuest))
+        .needs(.guest))
     func groupSignal() throws {
         let disks = try (0..<3).map { try folder.sparse("disk\($0)", size: 1 << 20) }
         let kernel = try folder.file("kernel", TinyKernel.printsAndHalts)
@@ -153,7 +153,7 @@ struct SandboxFamilyTests {
 
     // MARK: Sockets
 
-    @Test("a socket in the root folder is refused in a sandbox", .enabled(if: Setting.hasBinary))
+    @Test("a socket in the root folder is refused in a sandbox", .needs(.executable))
     func rootSocket() throws {
         let kernel = try folder.file("kernel", TinyKernel.printsAndPowersOff)
         let arguments = ["--kernel", kernel, "--disk", "socket=/apus-no-such.sock"]
@@ -171,7 +171,7 @@ struct SandboxFamilyTests {
 
     @Test(
         "a backend of its own is locked in as well, and its socket's place is used again",
-        .enabled(if: Setting.hasBinary), arguments: ["on", "off"])
+        .needs(.executable), arguments: ["on", "off"])
     func ownBackend(sandbox: String) throws {
         let image = try folder.sparse("image", size: 1 << 20)
         let socket = "\(folder.path)/block.sock"

@@ -39,7 +39,7 @@ struct SandboxProbeTests {
 
     @Test(
         "a forbidden system call ends the process and is named",
-        .enabled(if: Probe.path != nil), arguments: forbidden)
+        .needs(.probe), arguments: forbidden)
     func stopped(role: String, number: Int, name: String, thread: String) throws {
         let probe = try Probe.run([role, "on", "call", String(number)])
         #expect(try probe.wait() == 7)
@@ -65,7 +65,7 @@ struct SandboxProbeTests {
     ]
 
     @Test(
-        "threads may ask KVM for what they need only", .enabled(if: Probe.path != nil),
+        "threads may ask KVM for what they need only", .needs(.probe),
         arguments: requests)
     func kvmRequests(role: String, request: UInt, isAllowed: Bool) throws {
         let probe = try Probe.run([role, "on", "ioctl", String(request)])
@@ -74,7 +74,7 @@ struct SandboxProbeTests {
         #expect(probe.errorText.contains("system call ioctl (number 16)") != isAllowed)
     }
 
-    @Test("a filter in log mode stops nothing", .enabled(if: Probe.path != nil))
+    @Test("a filter in log mode stops nothing", .needs(.probe))
     func log() throws {
         let probe = try Probe.run(["block", "log", "call", "110"])  // getppid
         #expect(try probe.wait() == 0)
@@ -99,7 +99,7 @@ struct SandboxProbeTests {
     static let unreachable = ["\(-ENOENT)\n", "\(-EACCES)\n", "\(-EROFS)\n"]
 
     @Test(
-        "files are out of reach even without a filter", .enabled(if: Probe.path != nil),
+        "files are out of reach even without a filter", .needs(.probe),
         arguments: [
             "vmm", "cpu", "launcher", "block", "queue", "net", "pair", "rng", "fs", "fs-queue",
         ])
@@ -116,7 +116,7 @@ struct SandboxProbeTests {
 
     @Test(
         "a shared folder has nothing above it, even without a filter",
-        .enabled(if: Probe.path != nil), arguments: ["fs", "fs-queue"])
+        .needs(.probe), arguments: ["fs", "fs-queue"])
     func sharedFolder(role: String) throws {
         _ = try folder.file("secret", [1])
         let share = "\(folder.path)/share"
@@ -137,7 +137,7 @@ struct SandboxProbeTests {
 
     @Test(
         "files are out of reach by Landlock alone, where the host gives no namespaces",
-        .enabled(if: Probe.path != nil && getuid() == 0 && Probe.hasLandlock),
+        .needs(.probe, .root, .landlock),
         arguments: ["vmm", "block"])
     func filesWithoutNamespaces(role: String) throws {
         let given = try folder.file("given", Data([2]))

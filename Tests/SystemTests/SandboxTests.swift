@@ -29,7 +29,7 @@ struct SandboxTests {
 
     @Test(
         "no process has a capability, and all have filters, while a guest runs",
-        .enabled(if: Setting.hasGuest))
+        .needs(.guest))
     func status() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -59,7 +59,7 @@ struct SandboxTests {
         try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(id)/ns/\(kind)")
     }
 
-    @Test("a backend has no descriptor that it was not given", .enabled(if: Setting.hasGuest))
+    @Test("a backend has no descriptor that it was not given", .needs(.guest))
     func descriptors() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -120,7 +120,7 @@ struct SandboxTests {
 
     @Test(
         "backends can write to standard error, and not read from it",
-        .enabled(if: Setting.hasBinary), arguments: Errors.allCases)
+        .needs(.executable), arguments: Errors.allCases)
     func standardError(errors: Errors) throws {
         let (near, far) = try errors.open(in: folder)
         let apus = try start(
@@ -149,7 +149,7 @@ struct SandboxTests {
 
     @Test(
         "what a backend says before it ends at once comes out",
-        .enabled(if: Setting.hasBinary), arguments: Errors.allCases)
+        .needs(.executable), arguments: Errors.allCases)
     func lastWords(errors: Errors) throws {
         let image = try folder.sparse("image", size: 1 << 20)
         let kernel = try folder.file("kernel", TinyKernel.halts)
@@ -188,7 +188,7 @@ struct SandboxTests {
     ]
 
     @Test(
-        "a backend that is stopped still dies with the VMM", .enabled(if: Setting.hasGuest))
+        "a backend that is stopped still dies with the VMM", .needs(.guest))
     func parentDeath() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -201,7 +201,7 @@ struct SandboxTests {
         #expect(!children.contains(where: isRunning))
     }
 
-    @Test("without a sandbox it works as well", .enabled(if: Setting.hasGuest))
+    @Test("without a sandbox it works as well", .needs(.guest))
     func off() throws {
         let guest = try Guest(["--sandbox", "off", "--seccomp", "off"], in: folder)
         try guest.awaitShell()
@@ -211,7 +211,7 @@ struct SandboxTests {
     }
 
     @Test(
-        "an ordinary user gets all of it", .enabled(if: Setting.hasGuest && getuid() == 0),
+        "an ordinary user gets all of it", .needs(.guest, .root),
         arguments: [true, false])
     func unprivileged(mayHaveNamespaces: Bool) throws {
         let guest = try UserGuest(in: folder, mayHaveNamespaces: mayHaveNamespaces)

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// The files under `examples` that make other programs start back ends.
-@Suite("Service files", .enabled(if: Setting.hasBinary))
+@Suite("Service files", .needs(.executable))
 struct ServiceFilesTests {
     private static let examples =
         URL(fileURLWithPath: #filePath).deletingLastPathComponent()
@@ -51,7 +51,8 @@ struct ServiceFilesTests {
 
     @Test(
         "a unit's back end serves one front end after the other at systemd's socket",
-        .enabled(if: hasActivation), arguments: ["apus-block@", "apus-fs@"])
+        .enabled(if: hasActivation, "there is no systemd"),
+        arguments: ["apus-block@", "apus-fs@"])
     func units(name: String) throws {
         let folder = try TestFolder()
         let program = name.replacingOccurrences(of: "@", with: "")
@@ -83,7 +84,8 @@ struct ServiceFilesTests {
     }
 
     @Test(
-        "systemd finds nothing wrong with the units", .enabled(if: hasActivation),
+        "systemd finds nothing wrong with the units",
+        .enabled(if: hasActivation, "there is no systemd"),
         arguments: names(in: "systemd", "@.service"))
     func verified(name: String) throws {
         let folder = try TestFolder()

@@ -3,7 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("A shared folder", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("A shared folder", .needs(.guest), .serialized)
 struct SharedFolderTests {
     let folder: TestFolder
     let share: String
@@ -96,7 +96,7 @@ struct SharedFolderTests {
 
     @Test(
         "what a guest's users make is theirs, and permissions hold",
-        .enabled(if: getuid() == 0), .timeLimit(.minutes(15)))
+        .needs(.root), .timeLimit(.minutes(15)))
     func users() throws {
         let guest = try start()
         _ = try guest.run(
@@ -159,7 +159,7 @@ struct SharedFolderTests {
 
     @Test(
         "a file system in the guest does what the host's does, as POSIX has it",
-        .enabled(if: getuid() == 0), .timeLimit(.minutes(15)))
+        .needs(.root), .timeLimit(.minutes(15)))
     func posix() throws {
         let disk = folder["root.ext4"]
         try Guest.makeDisk(disk)

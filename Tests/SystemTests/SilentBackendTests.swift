@@ -3,7 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("Backends that do not answer", .serialized, .enabled(if: Setting.hasGuest))
+@Suite("Backends that do not answer", .serialized, .needs(.guest))
 struct SilentBackendTests {
     let folder: TestFolder
 

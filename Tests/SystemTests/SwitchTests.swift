@@ -4,10 +4,7 @@ import TestSupport
 import Testing
 
 @Suite(
-    "The switch", .enabled(if: Setting.hasGuest),
-    .enabled(
-        if: NetworkNamespace.isPossible,
-        "namespaces and tap interfaces take root and /dev/net/tun"))
+    "The switch", .needs(.guest, .namespaces))
 struct SwitchTests {
     private let folder: TestFolder
     private let space: NetworkNamespace
@@ -62,7 +59,7 @@ struct SwitchTests {
     }
 }
 
-@Suite("A switch that serves guests' queues", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("A switch that serves guests' queues", .needs(.guest), .serialized)
 struct SwitchedGuestTests {
     private let folder: TestFolder
 

@@ -4,10 +4,7 @@ import TestSupport
 import Testing
 
 @Suite(
-    "Tap interfaces", .enabled(if: Setting.hasGuest),
-    .enabled(
-        if: NetworkNamespace.isPossible,
-        "namespaces and tap interfaces take root and /dev/net/tun"), .serialized)
+    "Tap interfaces", .needs(.guest, .namespaces), .serialized)
 struct TapTests {
     private let space: NetworkNamespace
 

@@ -6,11 +6,7 @@ import Testing
 /// What goes through each kind of network: `ping`, iperf3, and bytes whose checksum is compared, in both
 /// directions. `APUS_MEGABYTES` says how many; without it, a few, and by a tap interface only.
 @Suite(
-    "What goes through networks", .enabled(if: Setting.hasGuest),
-    .enabled(if: Means.program("iperf3") != nil, "there is no iperf3"),
-    .enabled(
-        if: NetworkNamespace.isPossible,
-        "namespaces and tap interfaces take root and /dev/net/tun"), .serialized)
+    "What goes through networks", .needs(.guest, .program("iperf3"), .namespaces), .serialized)
 struct TransferTests {
     enum Way: String, CaseIterable {
         /// Four queues, to the host.

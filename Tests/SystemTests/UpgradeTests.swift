@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite(
-    "Backends that hand over to new ones while the guest works", .enabled(if: Setting.hasGuest),
+    "Backends that hand over to new ones while the guest works", .needs(.guest),
     .serialized)
 struct UpgradeTests {
     let folder: TestFolder

@@ -3,7 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite("Sockets between guest and host", .enabled(if: Setting.hasGuest), .serialized)
+@Suite("Sockets between guest and host", .needs(.guest), .serialized)
 struct VsockTests {
     private let folder: TestFolder
     private let guest: Guest

@@ -22,7 +22,12 @@ package final class RemoteFaults: Sendable {
             state.withLock { state in
                 if state.isOver { return -ESRCH }
                 let code = clinux_userfault_register(fd.rawValue, start, length)
-                if code == 0 { state.parts.append((start, length)) }
+                guard code == 0 else { return code }
+                // What was where memory is mapped now has gone.
+                state.parts.removeAll { part in
+                    part.start &- start < UInt(length) || start &- part.start < UInt(part.length)
+                }
+                state.parts.append((start, length))
                 return code
             }
         }

@@ -5,7 +5,9 @@ import Testing
 
 /// Back ends under `vhost-user-conformance` (Tests/Conformance): ours, which may fail nothing, and
 /// others, which show that the tool sees what is wrong. Each run is a part of all cases.
-@Suite("Conformance of back ends", .enabled(if: ConformanceRun.path != nil), .serialized)
+@Suite(
+    "Conformance of back ends",
+    .enabled(if: ConformanceRun.path != nil, "vhost-user-conformance is not built"), .serialized)
 struct ConformanceTests {
     private let folder: TestFolder
     /// For images whose flush takes no time.
@@ -17,7 +19,7 @@ struct ConformanceTests {
     }
 
     @Test(
-        "apus-block does as the specification says", .enabled(if: Means.apus != nil),
+        "apus-block does as the specification says", .needs(.executable),
         .timeLimit(.minutes(15)))
     func apus() throws {
         let image = try memory.sparse("image", size: 16 << 20)
@@ -33,7 +35,7 @@ struct ConformanceTests {
     }
 
     @Test(
-        "small back ends do as the specification says", .enabled(if: Means.apus != nil),
+        "small back ends do as the specification says", .needs(.executable),
         .timeLimit(.minutes(15)),
         arguments: [
             ["rng"], ["console", "--console", "null"], ["net", "--net", "none"],
@@ -51,7 +53,7 @@ struct ConformanceTests {
     }
 
     @Test(
-        "apus-fs does as the specification says", .enabled(if: Means.apus != nil),
+        "apus-fs does as the specification says", .needs(.executable),
         .timeLimit(.minutes(15)))
     func sharedFolder() throws {
         try ConformanceRun.check(
@@ -65,7 +67,7 @@ struct ConformanceTests {
 
     @Test(
         "qemu-storage-daemon fails what it is known to fail",
-        .enabled(if: Means.program("qemu-storage-daemon") != nil), .timeLimit(.minutes(15)))
+        .needs(.program("qemu-storage-daemon")), .timeLimit(.minutes(15)))
     func storageDaemon() throws {
         let image = try memory.sparse("image", size: 16 << 20)
         try ConformanceRun.check(
@@ -80,7 +82,7 @@ struct ConformanceTests {
 
     @Test(
         "QEMU's virtiofsd fails what it is known to fail",
-        .enabled(if: Means.hasVirtiofsd),
+        .needs(.virtiofsd),
         .timeLimit(.minutes(15)))
     func virtiofsd() throws {
         try ConformanceRun.check(

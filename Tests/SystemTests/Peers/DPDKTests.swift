@@ -6,8 +6,7 @@ import Testing
 /// DPDK's `testpmd` (Debian's package dpdk-dev), which polls: as a driver, and as a device. It has only
 /// the time that nobody else wants (SCHED_IDLE), on whichever CPU that is.
 @Suite(
-    .enabled(if: Setting.hasGuest),
-    .enabled(if: Means.program("dpdk-testpmd") != nil, "there is no dpdk-testpmd"), .serialized)
+    .needs(.guest, .program("dpdk-testpmd")), .serialized)
 struct DPDKTests {
     private let folder: TestFolder
 

@@ -5,8 +5,7 @@ import Testing
 
 /// Drivers that are not Linux's: those of SeaBIOS and EDK2, under QEMU.
 @Suite(
-    .enabled(if: QEMU.isThere, "there is no qemu-system-x86_64"),
-    .enabled(if: Means.apus != nil, "the executable is not built"),
+    .needs(.executable, .program("qemu-system-x86_64")),
     .serialized)
 struct FirmwareTests {
     private let folder: TestFolder
@@ -58,7 +57,7 @@ struct FirmwareTests {
 
     @Test(
         "EDK2 reads from apus-block, and reads and writes files of apus-fs",
-        .enabled(if: Means.exists(firmware), "there is no ovmf"), .timeLimit(.minutes(15)))
+        .needs(.file(firmware, of: "ovmf")), .timeLimit(.minutes(15)))
     func edk2() throws {
         // Its shell runs this from any file system that it finds. What it prints has gaps when the
         // serial port is not read fast enough, so it goes to files.

@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// Backends that are not ours, and which end and come back.
-@Suite("Foreign backends", .serialized, .enabled(if: Setting.hasGuest))
+@Suite("Foreign backends", .serialized, .needs(.guest))
 struct ForeignBackendTests {
     let folder: TestFolder
 
@@ -68,7 +68,7 @@ struct ForeignBackendTests {
 
     @Test(
         "QEMU's virtiofsd serves a folder, is killed, and the folder can be mounted again",
-        .enabled(if: Means.hasVirtiofsd), .timeLimit(.minutes(15)))
+        .needs(.virtiofsd), .timeLimit(.minutes(15)))
     func virtiofsd() throws {
         let (share, socket) = (folder["share"], folder["fs.sock"])
         try FileManager.default.createDirectory(
@@ -100,7 +100,7 @@ struct ForeignBackendTests {
 
     @Test(
         "a folder whose backend does not say its name needs one",
-        .enabled(if: Means.hasVirtiofsd))
+        .needs(.virtiofsd))
     func nameless() throws {
         let socket = folder["fs.sock"]
         let daemon = try start(

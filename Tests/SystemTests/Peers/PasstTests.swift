@@ -5,10 +5,7 @@ import Testing
 
 /// `passt` at the other end of a stream: the host's sockets as the guest's network.
 @Suite(
-    .enabled(if: Setting.hasGuest),
-    .enabled(if: Means.program("passt") != nil, "there is no passt"),
-    .enabled(
-        if: NetworkNamespace.isPossible, "namespaces and tap interfaces take root and /dev/net/tun")
+    .needs(.guest, .program("passt"), .namespaces)
 )
 struct PasstTests {
     /// A namespace that looks like a host with a network, which is what passt copies.

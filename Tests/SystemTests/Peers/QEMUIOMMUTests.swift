@@ -5,9 +5,7 @@ import Testing
 
 /// Disks behind QEMU's IOMMU, whose guest gives them addresses of its own.
 @Suite(
-    .enabled(if: QEMU.isThere, "there is no qemu-system-x86_64"),
-    .enabled(if: Means.guest != nil, "there is no guest; ./test makes it"),
-    .enabled(if: Means.apus != nil, "the executable is not built"),
+    .needsGuestOfQEMU,
     .serialized)
 struct QEMUIOMMUTests {
     @Test("a guest works with its disk", .timeLimit(.minutes(15)))

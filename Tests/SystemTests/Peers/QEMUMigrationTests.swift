@@ -6,9 +6,7 @@ import Testing
 /// Live migration between two machines of QEMU whose devices are processes of ours. QEMU 7.2 can
 /// migrate two kinds of vhost-user devices that we have, disks and network interfaces.
 @Suite(
-    .enabled(if: QEMU.isThere, "there is no qemu-system-x86_64"),
-    .enabled(if: Means.guest != nil, "there is no guest; ./test makes it"),
-    .enabled(if: Means.apus != nil, "the executable is not built"),
+    .needsGuestOfQEMU,
     .serialized)
 struct QEMUMigrationTests {
     private let folder: TestFolder
@@ -45,7 +43,8 @@ struct QEMUMigrationTests {
     }
 
     @Test(
-        "a guest migrates while it uses its disk", .enabled(if: !NetworkNamespace.isPossible),
+        "a guest migrates while it uses its disk",
+        .enabled(if: !NetworkNamespace.isPossible, "the test with a network does this too"),
         .timeLimit(.minutes(15)))
     func disk() throws {
         let (source, target, servers) = try start()
@@ -73,9 +72,7 @@ struct QEMUMigrationTests {
 
     @Test(
         "a guest migrates while it uses its disk and its network",
-        .enabled(
-            if: NetworkNamespace.isPossible,
-            "namespaces and tap interfaces take root and /dev/net/tun"), .timeLimit(.minutes(15)))
+        .needs(.namespaces), .timeLimit(.minutes(15)))
     func network() throws {
         let host = try SwitchedHost(in: folder)
         let interfaces = try ["source", "target"].map { name in

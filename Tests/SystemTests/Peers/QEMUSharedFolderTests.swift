@@ -5,9 +5,7 @@ import Testing
 
 /// QEMU as the front end of `apus-fs`.
 @Suite(
-    .enabled(if: QEMU.isThere, "there is no qemu-system-x86_64"),
-    .enabled(if: Means.guest != nil, "there is no guest; ./test makes it"),
-    .enabled(if: Means.apus != nil, "the executable is not built"),
+    .needsGuestOfQEMU,
     .serialized)
 struct QEMUSharedFolderTests {
     @Test("a guest reads and writes, and another one after it", .timeLimit(.minutes(15)))
