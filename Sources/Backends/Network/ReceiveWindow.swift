@@ -8,12 +8,16 @@ internal import Glibc
 // `parts` holds what `FrameLimit.parts` allows and what a link adds.
 @safe final class ReceiveWindow {
     private static let capacity = 64
+    /// Buffers that are taken from the ring at once.
+    private static let aheadLimit = 32
     /// What a link adds to the parts at their end.
     private static let extraParts = 1
 
     private let chains: UnsafeMutablePointer<Unmanaged<DescriptorChain>>
     private var first = 0
     private(set) var count = 0
+    /// Chains behind those that were taken from the ring already.
+    private var aheadCount = 0
     /// Pieces of memory in all chains.
     private var partCount = 0
     /// Bytes in all chains that can be used.
@@ -63,7 +67,8 @@ internal import Glibc
     func fill(from queue: Virtqueue, wanted: UInt64) throws(QueueError) -> Int {
         var useless = 0
         while room < wanted, !isFull, useless < Self.capacity {
-            guard try unsafe queue.pop(into: chain(count)) else { break }
+            if aheadCount == 0, try !takeAhead(from: queue) { break }
+            aheadCount -= 1
             let (pieces, length) = withChain(count) {
                 unsafe ($0.writable.count, $0.writableLength)
             }
@@ -71,6 +76,7 @@ internal import Glibc
             if lastIsUseless, count == 0 {
                 // Those that are given back are not changed.
                 unsafe queue.push(chain(0), written: 0)
+                first = (first + 1) & (Self.capacity - 1)
                 lastIsUseless = false
                 useless += 1
                 continue
@@ -81,6 +87,14 @@ internal import Glibc
             room += length
         }
         return useless
+    }
+
+    private func takeAhead(from queue: Virtqueue) throws(QueueError) -> Bool {
+        // Up to the end of the array, where the chains begin anew.
+        let start = (first + count) & (Self.capacity - 1)
+        let limit = min(Self.aheadLimit, Self.capacity - max(start, count))
+        aheadCount = try unsafe queue.pop(into: chains + start, limit: limit)
+        return aheadCount > 0
     }
 
     /// Lists the memory from `offset` on, for up to `byteCount` bytes, in `parts`.
@@ -198,6 +212,7 @@ internal import Glibc
     func clear() {
         first = 0
         count = 0
+        aheadCount = 0
         partCount = 0
         room = 0
         lastIsUseless = false

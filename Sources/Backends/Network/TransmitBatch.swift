@@ -41,6 +41,9 @@ internal import Glibc
     private(set) var chainCount = 0
     /// Chains that have been given back.
     private var doneCount = 0
+    /// Chains that were taken ahead, and how many of them have been given back one by one.
+    private var aheadCount = 0
+    private var passedCount = 0
 
     init() {
         unsafe chains = .allocate(capacity: Self.chainLimit)
@@ -74,16 +77,40 @@ internal import Glibc
     }
 
     /// Where the next chain goes; there is one if `hasRoom`.
-    var freeChain: DescriptorChain { unsafe chains[chainCount].takeUnretainedValue() }
+    var freeChain: DescriptorChain { unsafe chains[free].takeUnretainedValue() }
+
+    private var free: Int { passedCount + chainCount }
 
     /// Likewise, for what is done for each frame.
     @inline(__always)
     func withFreeChain<R>(_ body: (DescriptorChain) -> R) -> R {
-        unsafe chains[chainCount]._withUnsafeGuaranteedRef(body)
+        unsafe chains[free]._withUnsafeGuaranteedRef(body)
     }
 
-    /// Gives back the chain in `freeChain`, of which nothing was added.
-    func push(to queue: Virtqueue) { unsafe queue.push(chains[chainCount], written: 0) }
+    // MARK: One by one
+
+    /// Frames that were taken ahead and not given back.
+    var hasAhead: Bool { passedCount < aheadCount }
+
+    /// Takes several chains, the next of which is in `freeChain`. For those who add none, or one and
+    /// then clear the batch.
+    /// - Parameter limit: up to `chainLimit`.
+    /// - Returns: whether there is one.
+    @inline(__always)
+    func takeAhead(from queue: Virtqueue, limit: Int) throws(QueueError) -> Bool {
+        if passedCount < aheadCount { return true }
+        passedCount = 0
+        aheadCount = 0
+        aheadCount = try unsafe queue.pop(into: chains, limit: limit)
+        return aheadCount > 0
+    }
+
+    /// Gives back the chain in `freeChain`, and goes on to the next.
+    @inline(__always)
+    func passAhead(to queue: Virtqueue) {
+        unsafe queue.push(chains[passedCount], written: 0)
+        passedCount += 1
+    }
 
     // MARK: Adding
 

@@ -179,6 +179,8 @@ final class PackedInflight {
         return descriptors
     }
 
+    var hasPending: Bool { !pending.isEmpty }
+
     /// The next pending request is taken over; it is noted already.
     func removeFirstPending() -> Pending? { pending.popLast() }
 

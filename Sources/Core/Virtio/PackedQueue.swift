@@ -180,6 +180,27 @@ struct PackedQueue: ~Copyable {
         return true
     }
 
+    /// Takes up to `limit` requests, each to a chain of its own. One that is wrong ends the batch before
+    /// it, unless it is the first. Nothing of it has been used then, and all of it is read anew.
+    mutating func pop(
+        into chains: UnsafePointer<Unmanaged<DescriptorChain>>, limit: Int
+    ) throws(QueueError) -> Int {
+        let isPending = inflight.map { $0.hasPending } ?? false
+        var count = 0
+        while count < (isPending ? min(limit, 1) : limit) {
+            let storage = unsafe chains[count]._withUnsafeGuaranteedRef { unsafe $0.storage }
+            do throws(QueueError) {
+                guard try unsafe pop(into: &storage.pointee) else { return count }
+            } catch {
+                if count == 0 { throw error }
+                return count
+            }
+            unsafe storage.pointee.prefetch()
+            count += 1
+        }
+        return count
+    }
+
     @inline(__always)
     private func finish(_ chain: inout ChainStorage) throws(QueueError) {
         let total = chain.readableLength &+ chain.writableLength

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Synchronization
 
 /// One part of a ring in guest memory, which the driver changes at any time. Each load reads memory
@@ -64,6 +65,14 @@ internal import Synchronization
         unsafe (base + offset).assumingMemoryBound(to: Atomic<UInt64>.self)
             .pointee.store(value, ordering: .releasing)
     }
+
+    /// What is there will be read soon.
+    @inline(__always)
+    func prefetch(_ offset: Int) { unsafe clinux_prefetch(base + offset) }
+
+    /// Something will be written there soon.
+    @inline(__always)
+    func prefetchWrite(_ offset: Int) { unsafe clinux_prefetch_write(base + offset) }
 }
 
 extension RingPart {

@@ -86,6 +86,61 @@ struct SplitQueue: ~Copyable {
         return true
     }
 
+    /// Takes up to `limit` requests, each to a chain of its own. One that is wrong ends the batch before
+    /// it, unless it is the first. Nothing of it has been used then, and all of it is read anew.
+    ///
+    /// Heads, descriptors and used entries are memory that the driver's processor has: they are
+    /// fetched all at once.
+    mutating func pop(
+        into chains: UnsafePointer<Unmanaged<DescriptorChain>>, limit: Int
+    ) throws(QueueError) -> Int {
+        if limit < 2 || inflight.map({ $0.pendingCount > 0 }) == true {
+            guard limit > 0 else { return 0 }
+            let storage = unsafe chains[0]._withUnsafeGuaranteedRef { unsafe $0.storage }
+            return try unsafe pop(into: &storage.pointee) ? 1 : 0
+        }
+        if availableIndex == nextAvailable, try !lookForMore() { return 0 }
+        let room = size &- (nextAvailable &- nextUsed)
+        guard room > 0 else { throw .tooManyOutstanding(size: size) }
+        let most = min(limit, Int(min(availableIndex &- nextAvailable, room)))
+        let count = try unsafe takeHeads(chains, most)
+        for index in 0..<count {
+            let storage = unsafe chains[index]._withUnsafeGuaranteedRef { unsafe $0.storage }
+            do throws(QueueError) {
+                let head = unsafe storage.pointee.id
+                try unsafe take(head, &storage.pointee)
+                inflight?.taken(head)
+            } catch {
+                if index == 0 { throw error }
+                return index
+            }
+            nextAvailable &+= 1
+            unsafe storage.pointee.prefetch()
+        }
+        return count
+    }
+
+    /// Reads the next heads to the chains' `id`.
+    /// - Returns: how many of them are heads.
+    @inline(__always)
+    private func takeHeads(
+        _ chains: UnsafePointer<Unmanaged<DescriptorChain>>, _ most: Int
+    ) throws(QueueError) -> Int {
+        for index in 0..<most {
+            let place = Int((nextAvailable &+ UInt16(truncatingIfNeeded: index)) & mask)
+            let head = available.loadRelaxed16(4 + 2 * place)
+            guard head < size else {
+                if index == 0 { throw .headOutOfRange(head, size: size) }
+                return index
+            }
+            descriptors.prefetch(Int(head) * Descriptor.size)
+            // Each line once: eight entries.
+            if index & 7 == 0 { used.prefetchWrite(4 + 8 * place) }
+            unsafe chains[index]._withUnsafeGuaranteedRef { unsafe $0.storage.pointee.id = head }
+        }
+        return most
+    }
+
     @inline(__always)
     private mutating func take(_ head: UInt16, _ chain: inout ChainStorage) throws(QueueError) {
         chain.reset()

@@ -100,19 +100,42 @@ public final class Virtqueue: @unchecked Sendable {
         try unsafe pop(into: chain._withUnsafeGuaranteedRef { unsafe $0.storage })
     }
 
+    /// Takes up to `limit` requests, in the ring's order, each to a chain of its own. What the driver
+    /// shares with us is fetched for all of them at once, which is sooner than for each, and so are the
+    /// beginnings of the buffers.
+    /// - Returns: how many there were, or are before one that is wrong: that is thrown next time.
+    // SAFETY: for the caller: there are `limit` chains, which exist during the call.
+    @unsafe public func pop(
+        into chains: UnsafePointer<Unmanaged<DescriptorChain>>, limit: Int
+    ) throws(QueueError) -> Int {
+        guard failure == nil else { return 0 }
+        do throws(QueueError) {
+            switch ring {
+            case .split(let queue): return try unsafe queue.pointee.pop(into: chains, limit: limit)
+            case .packed(let queue): return try unsafe queue.pointee.pop(into: chains, limit: limit)
+            }
+        } catch {
+            throw fail(error)
+        }
+    }
+
     @inline(__always)
     private func pop(into chain: UnsafeMutablePointer<ChainStorage>) throws(QueueError) -> Bool {
         guard failure == nil else { return false }
-        do {
+        do throws(QueueError) {
             switch ring {
             case .split(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
             case .packed(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
             }
         } catch {
-            failure = error
-            setup.error?.signal()
-            throw error
+            throw fail(error)
         }
+    }
+
+    private func fail(_ error: QueueError) -> QueueError {
+        failure = error
+        setup.error?.signal()
+        return error
     }
 
     /// Gives a chain back. The driver sees it after the next `publish`.

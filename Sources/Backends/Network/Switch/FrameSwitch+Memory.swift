@@ -42,7 +42,9 @@ extension FrameSwitch {
     var hasWork: Bool {
         for (_, memory) in memoryPorts {
             guard let queue = memory.sender?.queue else { continue }
-            if mayGoOn(memory), memory.hold != nil || queue.hasAvailable { return true }
+            if mayGoOn(memory), memory.hold != nil || memory.hasAhead || queue.hasAvailable {
+                return true
+            }
         }
         return false
     }
@@ -64,7 +66,7 @@ extension FrameSwitch {
         sender.queue.disableNotifications()
         var route = Route()
         var count = 0
-        while count < most, let frame = sender.take() {
+        while count < most, let frame = sender.take(most - count) {
             count += 1
             if frame.destination != route.destination || frame.origin != route.origin
                 || route.target < 0
@@ -79,10 +81,8 @@ extension FrameSwitch {
             switch delivery {
             case .done?, .dropped?: break
             case .noRoom?:
-                if waits(memory, for: route.target) {
-                    sender.putBack()
-                    return true
-                }
+                // It is looked at once more.
+                if waits(memory, for: route.target) { return true }
             case nil:
                 if route.target != Target.nowhere {
                     forward(frame, sender, to: route.target, from: index)
@@ -147,7 +147,7 @@ extension FrameSwitch {
                 if ports[hold.port]?.memory?.receiver?.queue.enableNotifications() == true {
                     hasMore = true
                 }
-            } else if memory.sender?.queue.enableNotifications() == true {
+            } else if memory.hasAhead || memory.sender?.queue.enableNotifications() == true {
                 hasMore = true
             }
         }

@@ -16,6 +16,9 @@ final class MemoryPort {
     /// Until then nobody waits for this port's driver any more.
     var patienceEnds: UInt64 = 0
 
+    /// Whether frames have left the driver's ring that are still to be looked at.
+    var hasAhead: Bool { sender?.hasAhead ?? false }
+
     func start(_ direction: Direction, _ queue: Virtqueue) {
         switch direction {
         case .receive: receiver = PortReceiver(queue, filter: filter, limit: limits.receive)

@@ -25,6 +25,8 @@ internal import Glibc
 
     private static let linkHeader: UInt64 = 14
     private static let headLimit = 12 + 14
+    /// Frames that are taken from the ring at once.
+    private static let aheadLimit = 32
 
     let queue: Virtqueue
     private let headerSize: UInt64
@@ -46,11 +48,17 @@ internal import Glibc
         if queue.publish() { queue.setup.call?.signal() }
     }
 
-    /// Takes the driver's next frame.
+    /// Whether frames have left the ring that are still to be looked at.
+    var hasAhead: Bool { batch.hasAhead }
+
+    /// Looks at the driver's next frame.
+    /// - Parameter limit: how many frames will be asked for, about.
     @inline(__always)
-    func take() -> Frame? {
+    func take(_ limit: Int) -> Frame? {
         do throws(QueueError) {
-            guard try batch.pop(from: queue) else { return nil }
+            guard try batch.takeAhead(from: queue, limit: min(limit, Self.aheadLimit)) else {
+                return nil
+            }
         } catch {
             networkLog.guest("a queue has stopped: \(error)")
             return nil
@@ -60,14 +68,8 @@ internal import Glibc
 
     /// The frame has gone, or is given up.
     func giveBack() {
-        batch.push(to: queue)
+        batch.passAhead(to: queue)
         hasSent = true
-    }
-
-    /// The frame is to be taken once more.
-    func putBack() {
-        publish()
-        queue.rewind()
     }
 
     // MARK: The driver's buffers
