@@ -102,10 +102,11 @@ void clinux_tap_up(const char *name)
 int clinux_tap_kind(int fd)
 {
     struct ifreq request = {0};
-    int needed = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    int needed = IFF_TAP | IFF_NO_PI;
     if (ioctl(fd, TUNGETIFF, &request) < 0 || (request.ifr_flags & needed) != needed)
         return 0;
-    return request.ifr_flags & IFF_MULTI_QUEUE ? 2 : 1;
+    return CLINUX_TAP | (request.ifr_flags & IFF_MULTI_QUEUE ? CLINUX_TAP_QUEUES : 0) |
+           (request.ifr_flags & IFF_VNET_HDR ? CLINUX_TAP_HEADER : 0);
 }
 
 int clinux_tap_offloads(int fd, unsigned flags)

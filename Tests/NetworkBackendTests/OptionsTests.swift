@@ -18,7 +18,9 @@ import Testing
         #expect(try parse("connected,fd=7").link == .inherited(7))
         #expect(try parse("tap,ifname=tap0").link == .tap(name: "tap0", queues: 1))
         #expect(try parse("tap,ifname=tap0,queues=4").link == .tap(name: "tap0", queues: 4))
-        #expect(try parse("tap,fds=[7,8]").link == .inheritedTap([7, 8]))
+        #expect(try parse("tap,fds=[7,8]").link == .inheritedTap([7, 8], hasHeader: true))
+        let bare = try parse("tap,fds=[7],vnet-header=off").link
+        #expect(bare == .inheritedTap([7], hasHeader: false))
     }
 
     @Test("what the driver sees")
@@ -49,7 +51,7 @@ import Testing
             "none,mac=52:54:00:12:34:5g", "none,mac=+2:54:00:12:34:56", "none,mtu=67",
             "none,mtu=65522", "tap", "tap,ifname=a,fds=[3]", "tap,fds=[3,4],queues=2", "tap,fds=[]",
             "none,queues=2", "stream,path=a,queues=2", "tap,ifname=a,queues=17",
-            "none,queue-size=1",
+            "none,queue-size=1", "tap,ifname=a,vnet-header=on", "none,vnet-header=off",
         ])
     func refused(_ text: String) {
         #expect(throws: OptionError.self) { try parse(text) }

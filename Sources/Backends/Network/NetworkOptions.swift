@@ -16,14 +16,15 @@ package struct NetworkOptions: Equatable, Sendable {
         case user(UserNetwork)
         /// A tap interface of the host, one queue for each pair of the device's.
         case tap(name: String, queues: Int)
-        /// Queues of such an interface that the parent process left open.
-        case inheritedTap([Int32])
+        /// Queues of such an interface that the parent process left open; whether the kernel takes and
+        /// gives frames with virtio's header there.
+        case inheritedTap([Int32], hasHeader: Bool)
 
         /// Pairs of queues.
         package var pairCount: Int {
             switch self {
             case .tap(_, let queues): queues
-            case .inheritedTap(let queues): queues.count
+            case .inheritedTap(let queues, _): queues.count
             default: 1
             }
         }
@@ -97,6 +98,11 @@ package struct NetworkOptions: Equatable, Sendable {
         static let fds = OptionKey<[UInt64]?>(
             "fds", .list(of: .integer(0...UInt64(Int32.max))),
             help: "open queues of type=tap, one for each pair, instead of ifname")
+        static let vnetHeader = OptionKey(
+            "vnet-header", .bool, default: true,
+            help:
+                "whether fds were opened with IFF_VNET_HDR, which leaves checksums and segments to "
+                + "the host")
         static let mac = OptionKey<MACAddress?>(
             "mac", MACAddress.optionType,
             help: "the interface's address; by default the guest makes one up")
@@ -121,8 +127,9 @@ package struct NetworkOptions: Equatable, Sendable {
         keys: [
             Keys.type.any, Keys.path.any, Keys.server.any, Keys.local.any, Keys.remote.any,
             Keys.fd.any, Keys.tcpPorts.any, Keys.udpPorts.any, Keys.passt.any,
-            Keys.arguments.any, Keys.interface.any, Keys.queues.any, Keys.fds.any, Keys.mac.any,
-            Keys.mtu.any, Keys.rate.any, Keys.packetRate.any, Keys.queueSize.any,
+            Keys.arguments.any, Keys.interface.any, Keys.queues.any, Keys.fds.any,
+            Keys.vnetHeader.any, Keys.mac.any, Keys.mtu.any, Keys.rate.any, Keys.packetRate.any,
+            Keys.queueSize.any,
             Keys.poll.any,
         ])
 
@@ -189,6 +196,7 @@ package struct NetworkOptions: Equatable, Sendable {
             ("ifname", .tap, values.isGiven(Keys.interface)),
             ("queues", .tap, values.isGiven(Keys.queues)),
             ("fds", .tap, values.isGiven(Keys.fds)),
+            ("vnet-header", .tap, values.isGiven(Keys.vnetHeader)),
         ]
         for owner in owners where owner.isGiven && owner.kind != kind {
             throw OptionError("\(owner.key) needs type=\(owner.kind.rawValue)")
@@ -216,9 +224,12 @@ package struct NetworkOptions: Equatable, Sendable {
 
     private static func tap(_ values: OptionValues) throws(OptionError) -> Link {
         switch (values[Keys.interface], values[Keys.fds]) {
+        case (_?, nil) where values.isGiven(Keys.vnetHeader):
+            throw OptionError("vnet-header goes with fds")
         case (let name?, nil): return .tap(name: name, queues: Int(clamping: values[Keys.queues]))
         case (nil, let fds?) where !values.isGiven(Keys.queues) && (1...16).contains(fds.count):
-            return .inheritedTap(fds.map { Int32(clamping: $0) })
+            return .inheritedTap(
+                fds.map { Int32(clamping: $0) }, hasHeader: values[Keys.vnetHeader])
         case (nil, nil): throw OptionError("type=tap needs ifname or fds")
         case (nil, _): throw OptionError("fds are 1 to 16, and go without queues")
         default: throw OptionError("ifname and fds exclude each other")

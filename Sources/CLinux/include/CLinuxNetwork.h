@@ -34,8 +34,11 @@ static const unsigned CLINUX_TUN_F_USO6 = 0x40;
 int clinux_open_tap(const char *name, int has_several_queues);
 // Lets the interface carry frames, if this process may.
 void clinux_tap_up(const char *name);
-// 1 if the descriptor is a queue of a tap interface with the header of virtio and nothing before
-// it, 2 if that may have several; 0 if it is something else.
+// What a descriptor is: a queue of a tap interface without packet information, which may have several
+// queues, and whose frames may have the header of virtio; 0 if it is something else.
+static const int CLINUX_TAP = 1;
+static const int CLINUX_TAP_QUEUES = 2;
+static const int CLINUX_TAP_HEADER = 4;
 int clinux_tap_kind(int fd);
 int clinux_tap_offloads(int fd, unsigned flags);
 int clinux_tap_header_size(int fd, int size);

@@ -18,7 +18,7 @@ struct LinkFactory {
     /// What the link can do for drivers.
     var features: UInt64 {
         switch options.link {
-        case .tap, .inheritedTap: TapLink.features(of: files[0])
+        case .tap, .inheritedTap(_, true): TapLink.features(of: files[0])
         // What is left to the device is done here.
         default:
             NetworkFeature.checksum | NetworkFeature.guestChecksum | NetworkFeature.hostTSO4

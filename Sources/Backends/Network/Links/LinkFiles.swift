@@ -38,7 +38,10 @@ struct LinkFiles {
         case .inherited(let number): all = [try Self.inherited(number)]
         case .user(let network): all = [try network.start()]
         case .tap(let name, let queues): all = try Self.tap(name, queues)
-        case .inheritedTap(let numbers): all = try numbers.map(Self.inheritedTap)
+        case .inheritedTap(let numbers, let hasHeader):
+            all = try numbers.map { number throws(BackendError) in
+                try Self.inheritedTap(number, hasHeader: hasHeader)
+            }
         }
     }
 
@@ -106,11 +109,22 @@ struct LinkFiles {
         }
     }
 
-    private static func inheritedTap(_ number: Int32) throws(BackendError) -> SharedFD {
+    private static func inheritedTap(
+        _ number: Int32, hasHeader: Bool
+    ) throws(BackendError) -> SharedFD {
         let fd = try inherited(number)
-        guard clinux_tap_kind(fd.rawValue) > 0 else {
+        let kind = clinux_tap_kind(fd.rawValue)
+        guard kind != 0 else {
             throw BackendError(
-                "descriptor \(number) is no tap interface with IFF_NO_PI and IFF_VNET_HDR")
+                "descriptor \(number) cannot be used: it is no tap interface with IFF_NO_PI")
+        }
+        guard (kind & CLINUX_TAP_HEADER != 0) == hasHeader else {
+            throw BackendError(
+                hasHeader
+                    ? "descriptor \(number) is a tap interface whose frames have no header; open it "
+                        + "with IFF_VNET_HDR, or say vnet-header=off"
+                    : "descriptor \(number) is a tap interface whose frames have a header, as it was "
+                        + "opened with IFF_VNET_HDR; leave vnet-header=off away")
         }
         _ = clinux_set_nonblocking(fd.rawValue)
         return fd

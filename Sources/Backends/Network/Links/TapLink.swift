@@ -3,7 +3,8 @@ internal import Core
 internal import Glibc
 
 /// A queue of a tap interface. The kernel understands the header of virtio, so checksums and
-/// segments that the driver has not made are made where they are needed, if at all.
+/// segments that the driver has not made are made where they are needed, if at all. An interface that
+/// others have opened may have frames without that header; then the device makes them.
 final class TapLink: UpLink {
     private let tap: SharedFD
     private let mtu: UInt64
@@ -13,7 +14,7 @@ final class TapLink: UpLink {
     private var isGone = false
     private let scratch = ScratchPad()
 
-    let carriesHeader = true
+    let carriesHeader: Bool
     let hasLengths = false
     let deadline: UInt64? = nil
     var isConnected: Bool { !isGone }
@@ -23,7 +24,9 @@ final class TapLink: UpLink {
     init(_ tap: SharedFD, mtu: UInt64) {
         self.tap = tap
         self.mtu = mtu
-        hasSeveralQueues = clinux_tap_kind(tap.rawValue) == 2
+        let kind = clinux_tap_kind(tap.rawValue)
+        hasSeveralQueues = kind & CLINUX_TAP_QUEUES != 0
+        carriesHeader = kind & CLINUX_TAP_HEADER != 0
         maximumLength = mtu + FrameLimit.overhead
     }
 
@@ -58,8 +61,10 @@ final class TapLink: UpLink {
     }
 
     func use(features: UInt64) {
-        _ = clinux_tap_header_size(tap.rawValue, Int32(FrameHeader.size(features: features)))
-        let flags = Self.offloads(features)
+        if carriesHeader {
+            _ = clinux_tap_header_size(tap.rawValue, Int32(FrameHeader.size(features: features)))
+        }
+        let flags = carriesHeader ? Self.offloads(features) : 0
         let code = clinux_tap_offloads(tap.rawValue, flags)
         if code != 0 {
             networkLog(.warning, "the tap interface does not take offloads \(flags)")
@@ -100,7 +105,8 @@ final class TapLink: UpLink {
     func nextFrame() -> NextFrame { isDrained || isGone ? .nothing : .room(maximumLength) }
 
     func receive(_ window: ReceiveWindow, headerSize: UInt64) -> ReceiveResult {
-        let listed = window.list(from: 0, byteCount: headerSize + maximumLength)
+        let header = carriesHeader ? headerSize : 0
+        let listed = window.list(from: headerSize - header, byteCount: header + maximumLength)
         // What does not fit ends up there.
         // SAFETY: there is room for one more part.
         unsafe (window.parts + listed.parts).initialize(to: scratch.part)
@@ -113,7 +119,7 @@ final class TapLink: UpLink {
             }
             return .nothing
         }
-        if UInt64(count) <= headerSize || UInt64(count) > listed.bytes { return .tooLong }
+        if UInt64(count) <= header || UInt64(count) > listed.bytes { return .tooLong }
         return .frame(UInt64(count))
     }
 
