@@ -29,6 +29,7 @@ struct FrontendTarget: FuzzTarget {
         options.configSize = 16
         options.replyTimeoutMilliseconds = 5
         options.handshakeTimeoutMilliseconds = 50
+        options.sharesMemory = true
         let frontend = Frontend(options, on: loop)
         let scratch = try ScratchMemory(size: 1 << 16)
         let isPacked = input.flag()
@@ -96,7 +97,7 @@ private struct Session: Sendable {
     init(_ socket: UnixSocket, _ input: FuzzInput) {
         self.socket = socket
         var input = input
-        protocolFeatures = 0x9f22b & ~(input.flag() ? UInt64(input.number(UInt32.self)) : 0)
+        protocolFeatures = 0x49f62b & ~(input.flag() ? UInt64(input.number(UInt32.self)) : 0)
         self.input = input
     }
 
@@ -165,6 +166,8 @@ private struct Session: Sendable {
                     mmapSize: isOdd ? input.edge() : 0x8000,
                     mmapOffset: isOdd ? input.edge() : 0, queueCount: 2, queueSize: 8)
             ).bytes
+        case .getShmemConfig:
+            return Payload.sharedMemoryConfig(isOdd ? [input.edge(), 0, 4096] : [1 << 20]).bytes
         case .setLogBase: return Payload.u64(0).bytes
         case .setDeviceStateFD: return Payload.u64(isOdd ? input.edge() : 0x100).bytes
         default: return Payload.u64(isOdd ? 1 : 0).bytes
@@ -178,8 +181,31 @@ private struct Session: Sendable {
             request: request.rawValue, flags: UInt32(input.byte() & 15),
             payload: input.take(input.below(48))
         ).bytes
+        var fds: [SharedFD] = []
         if input.flag() { bytes = Message(request: BackendRequest.configChangeMsg.rawValue).bytes }
+        if input.flag() {
+            let message = mapping()
+            bytes = message.bytes
+            let wanted = message.header.request == BackendRequest.shmemMap.rawValue ? 1 : 0
+            for _ in 0..<(input.rarely(8) ? input.below(3) : wanted) {
+                fds.append(SharedFD(try MemFD(name: "fuzz", size: 0x8000).fd.duplicate()))
+            }
+        }
         if input.rarely(8) { bytes = input.take(1 + input.below(40)) }
-        if !bytes.isEmpty { try channel.send(bytes, timeoutMilliseconds: 1) }
+        if !bytes.isEmpty { try channel.send(bytes, fds: fds, timeoutMilliseconds: 1) }
+    }
+
+    /// A request to show a file in the device's memory, or not to.
+    private mutating func mapping() -> Message {
+        func place(_ input: inout FuzzInput) -> UInt64 {
+            input.rarely(8) ? input.edge() : UInt64(input.byte()) << 12
+        }
+        let map = SharedMemoryMap(
+            regionID: input.rarely(8) ? input.byte() : 0, fdOffset: place(&input),
+            offset: place(&input), size: place(&input),
+            flags: input.rarely(8) ? input.edge() : UInt64(input.byte() & 1))
+        return Message(
+            request: input.flag() ? 9 : 10, flags: input.flag() ? 9 : 1,
+            payload: Payload.sharedMemoryMap(map).bytes)
     }
 }

@@ -17,6 +17,7 @@ static struct {
     atomic_size_t size;
     atomic_int event;
     atomic_int is_lost;
+    atomic_int pages; // how many are replaced one by one; negative: always all at once
 // Apart from what is small (Main/hot-symbols.txt).
 } guards[GUARD_COUNT] __attribute__((section(".bss.guards")));
 
@@ -26,9 +27,23 @@ static pthread_mutex_t guard_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 static struct sigaction previous_action;
 
+static int put_zeroes(uintptr_t base, size_t size)
+{
+    return syscall(SYS_mmap, base, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0L) != -1;
+}
+
+static void tell(int event)
+{
+    uint64_t one = 1;
+    // It fails only where the counter is full, and then the owner has been woken already.
+    ssize_t ignored = write(event, &one, sizeof one);
+    (void)ignored;
+}
+
 // Puts zeroes in the place of the guarded memory that holds `address`. The whole mapping goes at
 // once: its owner is about to give it up, and single pages could be made to use up all mappings
-// that a process may have.
+// that a process may have. Only windows lose single pages, so many at most.
 static int replace_lost_memory(uintptr_t address)
 {
     int limit = atomic_load_explicit(&guard_limit, memory_order_acquire);
@@ -38,18 +53,24 @@ static int replace_lost_memory(uintptr_t address)
         if (base == 0 || address - base >= size ||
             atomic_load_explicit(&guards[i].base, memory_order_acquire) != base)
             continue;
+        if (atomic_load(&guards[i].pages) >= 0) {
+            int is_one = atomic_fetch_sub(&guards[i].pages, 1) > 0;
+            if (!is_one)
+                atomic_store(&guards[i].pages, 0);
+            if (!(is_one ? put_zeroes(address & ~(uintptr_t)4095, 4096) : put_zeroes(base, size)))
+                return 0;
+            if (!is_one)
+                atomic_store(&guards[i].is_lost, 1);
+            tell(atomic_load(&guards[i].event));
+            return 1;
+        }
         // Another thread may have been here first.
         if (atomic_load(&guards[i].is_lost))
             return 1;
-        long result = syscall(SYS_mmap, base, size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0L);
-        if (result == -1)
+        if (!put_zeroes(base, size))
             return 0;
         atomic_store(&guards[i].is_lost, 1);
-        uint64_t one = 1;
-        // It fails only where the counter is full, and then the owner has been woken already.
-        ssize_t ignored = write(atomic_load(&guards[i].event), &one, sizeof one);
-        (void)ignored;
+        tell(atomic_load(&guards[i].event));
         return 1;
     }
     return 0;
@@ -78,7 +99,7 @@ static void install_handler(void)
     sigaction(SIGBUS, &action, &previous_action);
 }
 
-int clinux_guard_add(void *base, size_t size, int event)
+static int add(void *base, size_t size, int event, int pages)
 {
     pthread_once(&guard_once, install_handler);
     int result = -ENOSPC;
@@ -89,6 +110,7 @@ int clinux_guard_add(void *base, size_t size, int event)
         atomic_store(&guards[i].size, size);
         atomic_store(&guards[i].event, event);
         atomic_store(&guards[i].is_lost, 0);
+        atomic_store(&guards[i].pages, pages);
         atomic_store_explicit(&guards[i].base, (uintptr_t)base, memory_order_release);
         if (i >= atomic_load(&guard_limit))
             atomic_store_explicit(&guard_limit, i + 1, memory_order_release);
@@ -96,6 +118,28 @@ int clinux_guard_add(void *base, size_t size, int event)
     }
     pthread_mutex_unlock(&guard_lock);
     return result;
+}
+
+int clinux_guard_add(void *base, size_t size, int event)
+{
+    return add(base, size, event, -1);
+}
+
+int clinux_guard_add_pages(void *base, size_t size, int event, int pages)
+{
+    return add(base, size, event, pages < 0 ? 0 : pages);
+}
+
+void clinux_guard_renew(int guard, int pages)
+{
+    atomic_store(&guards[guard].pages, pages < 0 ? 0 : pages);
+    atomic_store(&guards[guard].is_lost, 0);
+}
+
+void clinux_guard_touch(void *address)
+{
+    // An access that changes nothing, and that no compiler makes a read.
+    __asm__ volatile("lock orb $0, (%0)" : : "r"(address) : "memory", "cc");
 }
 
 void clinux_guard_remove(int guard)

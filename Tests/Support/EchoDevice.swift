@@ -30,6 +30,10 @@ package final class EchoDevice: VirtioDevice {
     package var state: [UInt8] = []
     package var refusesState = false
     package let canSaveState = true
+    package var sharedRegions: [UInt64] = []
+    package private(set) var channel: (any SharedMemoryChannel)?
+    /// Called when a queue is stopped.
+    package var onStop: (() -> Void)?
     package private(set) var acceptedFeatures: UInt64?
     package private(set) var starts = 0
     package private(set) var resets = 0
@@ -57,6 +61,8 @@ package final class EchoDevice: VirtioDevice {
             config[offset + index] = byte
         }
     }
+
+    package func useSharedMemory(_ channel: (any SharedMemoryChannel)?) { self.channel = channel }
 
     package func setFeatures(_ features: UInt64) throws(VirtioDeviceError) {
         acceptedFeatures = features
@@ -87,6 +93,7 @@ package final class EchoDevice: VirtioDevice {
 
     private func stop(_ queue: Int, leaves: Bool) -> QueueState {
         guard let stopped = running[queue] else { return .freshSplit }
+        onStop?()
         if !leaves { finish(queue) }
         running[queue] = nil
         return stopped.queue.state

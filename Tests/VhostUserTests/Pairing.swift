@@ -105,7 +105,8 @@ final class Pairing {
     init(
         _ ring: Ring = .split, hidden: ProtocolFeatures = [], avoided: ProtocolFeatures = [],
         windows: [(start: UInt64, size: UInt64)] = [(start: 1 << 20, size: 1 << 20)],
-        notifiesInBand: Bool = false
+        notifiesInBand: Bool = false, sharesMemory: Bool = false,
+        prepare: (EchoDevice) -> Void = { _ in }
     ) throws {
         self.ring = ring
         self.hidden = hidden
@@ -120,10 +121,11 @@ final class Pairing {
         options.configSize = 16
         options.avoided = avoided
         options.notifiesInBand = notifiesInBand
+        options.sharesMemory = sharesMemory
         options.replyTimeoutMilliseconds = 2000
         frontend = Frontend(options, on: loop)
         let (near, far) = try UnixSocket.pair()
-        backend = try BackendThread(.connected(far), hidden: hidden)
+        backend = try BackendThread(.connected(far), hidden: hidden, prepare: prepare)
         frontend.onStateChange = { [unowned self] in states.append($0) }
         try frontend.attach(near)
     }

@@ -100,6 +100,8 @@ package final class BlockDevice: VirtioDevice {
                 "queue \(queue) has \(setup.layout.size) entries, more than "
                     + "\(options.maximumQueueSize)")
         }
+        var setup = setup
+        setup.leavesOutUnreachable = true
         do {
             queues[queue] = try BlockQueue(
                 try Virtqueue(setup), index: queue, shared: shared, engines: engines)

@@ -12,6 +12,10 @@ extension BlockWorker {
             Self.log.guest("a request has no room for its status")
             return give(back: slot, written: 0)
         }
+        guard chain.isWhole else {
+            Self.log.guest("a request has buffers outside the guest's memory")
+            return finish(slot, .ioError)
+        }
         guard let type = chain.read(at: 0, as: UInt32.self),
             let sector = chain.read(at: 8, as: UInt64.self)
         else {

@@ -13,6 +13,16 @@
 // all guards ends the process as before. Returns the guard's number, or -ENOSPC.
 int clinux_guard_add(void *base, size_t size, int event);
 
+// The same for memory that consists of many mappings, which change (SharedWindow.swift): single pages
+// are replaced, `pages` at most, and then everything.
+int clinux_guard_add_pages(void *base, size_t size, int event, int pages);
+
+// Lets a guard of that kind replace so many pages again.
+void clinux_guard_renew(int guard, int pages);
+
+// Writes to an address without changing what is there, so that memory which would fail is replaced.
+void clinux_guard_touch(void *address);
+
 // Ends a guard; to be called before its memory is unmapped and its event is closed.
 void clinux_guard_remove(int guard);
 

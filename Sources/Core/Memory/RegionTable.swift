@@ -14,6 +14,8 @@
     let memory: GuestMemory
     /// What addresses lead through.
     let iotlb: IOTLBClient?
+    /// Buffers outside memory are left out of their chain.
+    let leavesOutUnreachable: Bool
     private let entries: UnsafeMutablePointer<Entry>
     private let count: Int
     private var current = 0
@@ -21,6 +23,7 @@
     init(_ setup: QueueSetup) {
         memory = setup.memory
         iotlb = setup.iotlb
+        leavesOutUnreachable = setup.leavesOutUnreachable && setup.iotlb == nil
         let regions = setup.iotlb == nil ? setup.memory.regions : []
         count = max(regions.count, 1)
         unsafe entries = .allocate(capacity: count)

@@ -26,6 +26,8 @@ public import Glibc
     var inflightEntry: UInt16 = 0
     @usableFromInline private(set) var readableLength: UInt64 = 0
     @usableFromInline private(set) var writableLength: UInt64 = 0
+    /// No buffer was left out.
+    @usableFromInline private(set) var isWhole = true
     private(set) var count = 0
     private(set) var readableCount = 0
     private var capacity: Int
@@ -56,6 +58,7 @@ public import Glibc
         readableCount = 0
         readableLength = 0
         writableLength = 0
+        isWhole = true
     }
 
     /// Sets up the working copy once all pieces are there.
@@ -131,6 +134,7 @@ public import Glibc
                 let (host, guest, available) = unsafe regions.findSlowly(
                     address, isWritable: isWritable)
             else {
+                if regions.leavesOutUnreachable { return leaveOut(left, isWritable: isWritable) }
                 throw .bufferOutsideMemory(
                     GuestAddress(descriptor.address), count: descriptor.length)
             }
@@ -142,10 +146,17 @@ public import Glibc
             // Wraps to zero at most, where a region may well begin; that is no continuation.
             address &+= length
             if left > 0, address == 0 {
+                if regions.leavesOutUnreachable { return leaveOut(left, isWritable: isWritable) }
                 throw .bufferOutsideMemory(
                     GuestAddress(descriptor.address), count: descriptor.length)
             }
         }
+    }
+
+    /// So many bytes are not in the chain.
+    private mutating func leaveOut(_ length: UInt64, isWritable: Bool) {
+        isWhole = false
+        if isWritable { writableLength &-= length } else { readableLength &-= length }
     }
 
     private mutating func grow(limit: Int) {

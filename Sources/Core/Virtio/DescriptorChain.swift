@@ -34,6 +34,10 @@ public import Glibc
     /// How many descriptors of the ring itself the chain takes up.
     @inlinable public var descriptorCount: UInt16 { unsafe storage.pointee.descriptorCount }
 
+    /// Whether all buffers are there (see `QueueSetup.leavesOutUnreachable`). A request that is not
+    /// whole can only be answered with an error.
+    @inlinable public var isWhole: Bool { unsafe storage.pointee.isWhole }
+
     /// Bytes the driver provides.
     @inlinable public var readableLength: UInt64 { unsafe storage.pointee.readableLength }
 

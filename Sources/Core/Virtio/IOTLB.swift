@@ -60,6 +60,9 @@ public final class IOTLB: Sendable {
         state.withLock { $0.entries.removeAll { Self.overlaps($0, start, size) } }
     }
 
+    /// Forgets everything.
+    public func removeAll() { state.withLock { $0.entries = [] } }
+
     private static func overlaps(_ entry: Entry, _ start: UInt64, _ size: UInt64) -> Bool {
         guard size > 0 else { return false }
         return entry.start <= start &+ (size &- 1) && start <= entry.start &+ (entry.size &- 1)
@@ -145,6 +148,9 @@ public final class IOTLBClient: Sendable {
     public init(_ iotlb: IOTLB) { self.iotlb = iotlb }
 
     func wake() { change.signal() }
+
+    /// Whether waiting has been ended.
+    var isOver: Bool { isCut.load(ordering: .acquiring) }
 
     /// Ends all waiting, now and later.
     public func cut() {

@@ -97,6 +97,10 @@ public struct QueueSetup: Sendable {
     public var inflight: InflightRegion?
     /// What the driver's addresses of buffers lead through; `nil` if they are guest addresses.
     public var iotlb: IOTLBClient?
+    /// Buffers that are not in memory are left out of their chain, which says so
+    /// (`DescriptorChain.isWhole`), instead of breaking the queue: they may be a guest's process's
+    /// doing, who uses what it has mapped of a device's shared memory. Not behind an IOMMU.
+    public var leavesOutUnreachable = false
 
     public init(
         layout: QueueLayout, features: UInt64, memory: GuestMemory, state: QueueState,
@@ -162,6 +166,13 @@ public protocol VirtioDevice: AnyObject {
     /// Whether queues have threads of their own, which can wait for an IOMMU's translations.
     var servesOnThreads: Bool { get }
 
+    /// The sizes of the regions of memory that the device shares with its driver, by their number
+    /// (VIRTIO 1.3, section 2.10); 0: there is none of that number. Multiples of 4 KiB.
+    var sharedRegions: [UInt64] { get }
+    /// How the device changes those regions from now on; `nil`: it cannot, or not any more. Comes
+    /// before queues are started.
+    func useSharedMemory(_ channel: (any SharedMemoryChannel)?)
+
     /// Whether another process can take over all that there is: `saveState` has it.
     var canSaveState: Bool { get }
     /// What another device of the kind needs to go on, apart from what the driver's side can tell
@@ -180,12 +191,14 @@ public protocol NetworkVerbs: AnyObject {
     func setMTU(_ size: UInt16) throws(VirtioDeviceError)
 }
 
-/// Devices that are no network devices, have no state of their own and
-/// finish soon what they take.
+/// Devices that are no network devices, share no memory of their own, have no state and finish soon
+/// what they take.
 extension VirtioDevice {
     public var network: (any NetworkVerbs)? { nil }
     public var servesOnThreads: Bool { false }
     public func suspendQueue(_ queue: Int) -> QueueState { stopQueue(queue) }
+    public var sharedRegions: [UInt64] { [] }
+    public func useSharedMemory(_ channel: (any SharedMemoryChannel)?) {}
     public var canSaveState: Bool { false }
     public func saveState() -> [UInt8] { [] }
     public func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {

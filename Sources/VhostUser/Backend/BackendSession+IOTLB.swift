@@ -4,6 +4,7 @@ internal import Core
 // specification, "IOMMU support").
 extension BackendSession {
     func makeIOTLB() -> IOTLB {
+        for queue in queues { queue.missing = nil }
         let (loop, weak) = (loop, WeakSession(self))
         return IOTLB { address, access in
             // The channel belongs to the loop's thread.
@@ -14,7 +15,7 @@ extension BackendSession {
     /// Once no ring runs, whoever uses the device next has other addresses; front ends do not say so.
     func forgetTranslations() {
         if queues.contains(where: { $0.isRunning }) { return }
-        iotlb?.remove(start: 0, size: .max)
+        iotlb?.removeAll()
         for queue in queues { queue.missing = nil }
     }
 
@@ -29,6 +30,9 @@ extension BackendSession {
 
     func changeTranslation(_ message: IOTLBMessage) throws(ProtocolError) {
         guard let iotlb else { return }
+        if message.type == IOTLBMessage.invalidate, message.size == 0 {
+            return forgetNone(from: message.iova, iotlb)
+        }
         let range = message.iova.addingReportingOverflow(message.size &- 1)
         guard message.size > 0, !range.overflow else {
             throw ProtocolError("IOTLB_MSG", "iotlb size", "\(message.size) bytes are no range")
@@ -52,6 +56,20 @@ extension BackendSession {
             throw ProtocolError("IOTLB_MSG", "type", "\(message.type) is not for back ends")
         }
         for queue in queues { update(queue) }
+    }
+}
+
+extension BackendSession {
+    /// A range without a size ends before it begins: for Linux's vhost, before 0 that is everything,
+    /// and otherwise nothing.
+    private func forgetNone(from start: UInt64, _ iotlb: IOTLB) {
+        guard start == 0 else { return }
+        iotlb.removeAll()
+        for queue in queues {
+            queue.missing = nil
+            stopDevice(queue)
+            update(queue)
+        }
     }
 }
 

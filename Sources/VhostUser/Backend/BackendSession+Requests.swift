@@ -83,6 +83,8 @@ extension BackendSession {
         case (.postcopyEnd, _):
             endPostcopy()
             return Reply(payload: .u64(0))
+        case (.getShmemConfig, _):
+            return Reply(payload: .sharedMemoryConfig(Array(device.sharedRegions.prefix(256))))
         case (.gpuSetSocket, _):
             throw ProtocolError(request.rule.name, "request", "the device is not a GPU")
         default:

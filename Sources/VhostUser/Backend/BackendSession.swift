@@ -7,7 +7,7 @@ final class BackendSession {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
-        .rarp, .mtu, .baseWithInflight, .skipDrain, .pageFault,
+        .rarp, .mtu, .baseWithInflight, .skipDrain, .pageFault, .sharedMemory, .backendDescriptors,
     ]
 
     let device: any VirtioDevice
@@ -39,7 +39,7 @@ final class BackendSession {
     var transfer: StateTransfer?
     /// A migration in which the front end brings memory while the device works.
     var postcopy: Postcopy?
-    private var channel: UnixSocket?
+    private var channel: BackendChannel?
     /// Runs while a message has come in part.
     private var messageTimer: EventRegistration?
 
@@ -60,6 +60,9 @@ final class BackendSession {
         if device.readConfig(offset: 0, count: 1).isEmpty { offered.remove(.config) }
         if device.network == nil { offered.subtract([.rarp, .mtu]) }
         if options.faultDevice == nil { offered.remove(.pageFault) }
+        if device.sharedRegions.isEmpty {
+            offered.subtract([.sharedMemory, .backendDescriptors])
+        }
         offeredProtocol = offered
         // The message format has eight bits for the number of a queue.
         queues = (0..<min(device.queueCount, 256)).map { BackendQueue(index: $0) }
@@ -210,8 +213,9 @@ final class BackendSession {
         messageTimer = nil
         lossWatch = nil
         transfer = nil
-        // First of all: queues may be waiting for pages.
+        // First of all: queues may be waiting for pages, or for the front end's answers.
         endPostcopy()
+        closeChannel()
         connection.socket.shutDown()
         for queue in queues {
             stopDevice(queue)
@@ -222,17 +226,28 @@ final class BackendSession {
         inflight = nil
         dirtyLog = nil
         logEvent = nil
-        channel = nil
     }
 
     // MARK: Back-end channel
 
     func setChannel(_ fd: SharedFD) throws(ProtocolError) {
         do {
-            channel = try UnixSocket(adopting: fd)
+            let new = BackendChannel(try UnixSocket(adopting: fd))
+            closeChannel()
+            channel = new
         } catch {
             throw ProtocolError("SET_BACKEND_REQ_FD", "descriptors", "\(error)")
         }
+        if acknowledgedProtocol.isSuperset(of: [.sharedMemory, .replyAck]) {
+            device.useSharedMemory(channel)
+        }
+    }
+
+    private func closeChannel() {
+        guard let channel else { return }
+        channel.close()
+        device.useSharedMemory(nil)
+        self.channel = nil
     }
 
     func configurationChanged() {
@@ -243,12 +258,11 @@ final class BackendSession {
     /// Tells the front end something that it need not answer.
     func tell(_ request: BackendRequest, _ payload: Payload = .none) {
         guard let channel else { return }
-        let message = Message(request: request.rawValue, payload: payload.bytes)
         do {
-            try channel.send(message.bytes, timeoutMilliseconds: 1000)
+            try channel.tell(request, payload)
         } catch {
             BackendServer.log(.warning, "the front end's channel is broken: \(error)")
-            self.channel = nil
+            closeChannel()
         }
     }
 }

@@ -120,6 +120,7 @@ extension Frontend {
             request == .vringCall ? queue.setup.call?.signal() : queue.error.signal()
         }
         try checkCompatible(link)
+        try makeWindow(link)
     }
 
     /// Gives a back end all that the driver has set up.

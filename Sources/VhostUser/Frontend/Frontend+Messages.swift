@@ -18,6 +18,9 @@ extension Frontend {
             if !options.notifiesInBand || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
                 wanted.remove(.inBandNotifications)
             }
+            if !options.sharesMemory || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
+                wanted.subtract([.sharedMemory, .backendDescriptors])
+            }
             if !wanted.contains(.inflight) { wanted.remove(.baseWithInflight) }
             if !wanted.contains(.baseWithInflight) { wanted.remove(.skipDrain) }
             try link.command(.setProtocolFeatures, .u64(wanted.rawValue))

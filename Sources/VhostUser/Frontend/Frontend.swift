@@ -79,6 +79,13 @@ package final class Frontend: VirtioDevice {
     var inflight: KeptInflight?
     var logTarget: LogTarget?
 
+    /// Memory that the device shares with its driver; `nil` if it has none.
+    package internal(set) var window: DeviceWindow?
+    var windowSizes: [UInt64] = []
+    var lossWatch: EventRegistration?
+    /// Called when something else is shown in that memory.
+    package var onWindowChange: (() -> Void)?
+
     package var deviceID: VirtioDeviceID { options.deviceID }
     package internal(set) var state = State.disconnected(reason: "not connected yet") {
         didSet { record.withLock { [state] in $0.note(state, at: Clock.monotonic()) } }
@@ -229,6 +236,7 @@ package final class Frontend: VirtioDevice {
         inflight = nil
         link?.hasInflight = false
         guard hadDriver else { return }
+        defer { clearWindow() }
         do {
             try withLink { link throws(LinkError) in
                 if link.has(.resetDevice) { try link.command(.resetDevice) }

@@ -22,7 +22,7 @@ final class FrontendLink {
     static let implemented: ProtocolFeatures = [
         .multiQueue, .logSharedMemory, .replyAck, .backendRequests, .config, .inflight,
         .resetDevice, .memorySlots, .status, .deviceState, .inBandNotifications,
-        .baseWithInflight, .skipDrain,
+        .baseWithInflight, .skipDrain, .sharedMemory, .backendDescriptors,
     ]
 
     private let connection: Connection
@@ -42,6 +42,9 @@ final class FrontendLink {
     /// Called when a message says that a queue's event has happened, possibly in the midst of a
     /// request.
     var onQueueMessage: ((BackendRequest, Int) -> Void)?
+    /// Called when the back end wants a change of the memory that the device shares, possibly in the
+    /// midst of a request; says whether that was possible.
+    var onWindowChange: ((BackendRequest, SharedMemoryMap, [SharedFD]) -> Bool)?
     /// What to call once if a reply has not come by some time.
     var onSlowReply: (time: UInt64, call: () -> Void)?
 
@@ -283,6 +286,7 @@ final class FrontendLink {
                     "a request has the reply flag"))
         }
         var result: UInt64 = 1
+        var wasRefused = false
         if let request = BackendRequest(rawValue: header.request) {
             let payload: Payload
             do {
@@ -298,10 +302,15 @@ final class FrontendLink {
                 (.vringErr, .vringState(let state)) where has(.inBandNotifications):
                 onQueueMessage?(request, Int(state.index))
                 result = 0
+            case (.shmemMap, .sharedMemoryMap(let map)), (.shmemUnmap, .sharedMemoryMap(let map)):
+                if let onWindowChange, has(.sharedMemory) {
+                    wasRefused = !onWindowChange(request, map, message.fds)
+                    result = wasRefused ? 1 : 0
+                }
             default: break
             }
         }
-        if result != 0 {
+        if result != 0, !wasRefused {
             Frontend.log.guest(
                 "\(Connection.backendNames(header.request)) is not supported")
         }

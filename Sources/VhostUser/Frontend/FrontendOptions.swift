@@ -32,6 +32,8 @@ package struct FrontendOptions {
     /// Kicks, calls and errors go through the connection where the back end can do that, instead of
     /// around it: for whoever has to see them in order, at the cost of speed.
     package var notifiesInBand = false
+    /// The guest can be given memory that the device shares with it.
+    package var sharesMemory = false
     /// Protocol features not to be used even if the back end offers them.
     package var avoided: ProtocolFeatures = []
 

@@ -276,6 +276,9 @@ package struct VringArea: WirePayload {
 
 /// A mapping of a file into a shared memory region of the device.
 package struct SharedMemoryMap: WirePayload {
+    /// Of `flags`: pages may be written, too.
+    package static let writable: UInt64 = 1 << 0
+
     package var regionID: UInt8 = 0
     package var fdOffset: UInt64 = 0
     package var offset: UInt64 = 0

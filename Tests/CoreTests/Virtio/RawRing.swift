@@ -16,13 +16,16 @@ struct RawRing {
     init(
         _ kind: RingKind, size: UInt16 = 8,
         features: UInt64 = VirtioFeature.indirectDescriptors,
-        windows: [(start: UInt64, size: UInt64)] = [(start: 0x10_0000, size: 0x10_0000)]
+        windows: [(start: UInt64, size: UInt64)] = [(start: 0x10_0000, size: 0x10_0000)],
+        leavesOutUnreachable: Bool = false
     ) throws {
         scratch = try ScratchMemory(windows)
         isPacked = kind.isPacked
         let driver = DriverQueue(scratch, size: size, features: kind.features | features)
         layout = driver.layout
-        queue = try Virtqueue(driver.setup(scratch.memory))
+        var setup = driver.setup(scratch.memory)
+        setup.leavesOutUnreachable = leavesOutUnreachable
+        queue = try Virtqueue(setup)
     }
 
     /// Writes a descriptor into the ring (`table` nil) or a table. Of `next` (split) and `id`

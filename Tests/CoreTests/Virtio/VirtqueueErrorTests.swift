@@ -148,6 +148,21 @@ struct VirtqueueErrorTests {
         }
     }
 
+    @Test("but a device may want to answer itself", arguments: RingKind.plain)
+    func leftOut(kind: RingKind) throws {
+        let ring = try RawRing(kind, leavesOutUnreachable: true)
+        try ring.put(0, 0x18_0000, 16, RawRing.next, next: 1)
+        try ring.put(1, 0x20_0000, 0x1000, RawRing.next, next: 2)
+        try ring.put(2, 0x18_1000, 4, RawRing.write)
+        try ring.offer([0])
+        let chain = DescriptorChain()
+        #expect(try ring.queue.pop(into: chain))
+        #expect(!chain.isWhole)
+        #expect(chain.readableLength == 16)
+        #expect(chain.writableLength == 4)
+        #expect(!ring.queue.isBroken)
+    }
+
     @Test("when a buffer goes on beyond the end of addresses", arguments: RingKind.plain)
     func wrapsToZero(kind: RingKind) throws {
         let top = 0 &- 0x1000 as UInt64
