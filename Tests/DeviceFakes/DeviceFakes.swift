@@ -9,6 +9,7 @@ package final class FakeMachine: VirtualMachine {
         package var messages: [MSIMessage] = []
         package var boundInterrupts: [ObjectIdentifier: MSIMessage] = [:]
         package var boundNotifies: [UInt64: ObjectIdentifier] = [:]
+        package var windows: [ObjectIdentifier: UInt64] = [:]
     }
 
     package let canBind: Bool
@@ -65,6 +66,11 @@ package final class FakeMachine: VirtualMachine {
 
     package func unbindNotify(_ event: EventFD, address: GuestAddress) {
         state.withLock { $0.boundNotifies[address.rawValue] = nil }
+    }
+
+    package func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+        state.withLock { $0.windows[ObjectIdentifier(window)] = address?.rawValue }
+        return true
     }
 
     package func memoryChangedOutside() {}

@@ -18,19 +18,25 @@ struct VirtioBench {
     let config: RegisterWindow
     let bar: RegisterWindow
 
+    /// Where there is room for what is large.
+    static let highMemory: UInt64 = 0x10_0000_0000
     static let features = VirtioFeature.version1 | VirtioFeature.ringReset | 0b1010
 
     init(
         queueCount: Int = 2, canBind: Bool = false, notifyLimit: Int = .max,
-        pace: VirtioPCI.Pace = .free
+        pace: VirtioPCI.Pace = .free, shared: DeviceWindow? = nil
     ) throws {
         machine = FakeMachine(canBind: canBind, notifyLimit: notifyLimit)
         device = RecordingDevice(queueCount: queueCount)
         ram = try ScratchMemory([(start: 0, size: 1 << 16)]).memory
         function = try VirtioPCI(
-            device, memory: ram, machine: machine, control: control, pace: pace)
+            device, memory: ram, machine: machine, control: control, pace: pace, shared: shared)
         bus = PCIBus(
-            memory: memory, windows: [PCIWindow(start: 0xC000_0000, size: 0x100_0000)])
+            memory: memory,
+            windows: [
+                PCIWindow(start: 0xC000_0000, size: 0x100_0000),
+                PCIWindow(start: Self.highMemory, size: 1 << 32),
+            ])
         try bus.add(function, device: 0)
         config = RegisterWindow(PCIECAM(bus))
         bar = RegisterWindow(memory, base: 0xC000_0000)

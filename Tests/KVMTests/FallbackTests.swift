@@ -139,6 +139,10 @@ struct FallbackTests {
             machine.withLock { $0 }?.signalMSI(address: 0xFEE0_0000, data: 0x400)
             return other.execute(cpu: cpu, &state)
         }
+
+        func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+            other.place(window, at: address)
+        }
     }
 
     @Test("lose no NMI that arrives meanwhile")

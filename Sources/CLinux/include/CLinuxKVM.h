@@ -91,6 +91,17 @@ static inline void clinux_kvm_set_mmio_value(struct kvm_run *run, uint64_t value
     memcpy(run->mmio.data, &value, sizeof value);
 }
 
+// Where memory was missing when KVM_RUN has failed with -EFAULT; all ones: the kernel does not say.
+// KVM_EXIT_MEMORY_FAULT (39) is newer than Debian 12's headers: its address follows flags of 64 bits.
+static inline uint64_t clinux_kvm_fault_address(const struct kvm_run *run)
+{
+    uint64_t address;
+    if (run->exit_reason != 39)
+        return UINT64_MAX;
+    memcpy(&address, (const char *)&run->hw + 8, sizeof address);
+    return address;
+}
+
 // The instruction on which KVM gave up: its bytes, and how many there are (0: not known).
 static inline uint32_t clinux_kvm_failed_instruction(const struct kvm_run *run,
                                                      uint8_t bytes[_Nonnull 15])

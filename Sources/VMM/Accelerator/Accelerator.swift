@@ -40,6 +40,11 @@ public protocol VirtualMachine: AnyObject, Sendable {
     func bindNotify(_ event: EventFD, address: GuestAddress) -> Bool
     func unbindNotify(_ event: EventFD, address: GuestAddress)
 
+    /// Makes a window's memory the guest's at `address`, and no longer where it was before; `nil`: it
+    /// cannot be reached. The window is kept as long as the machine. Returns `false` if that is not
+    /// possible.
+    func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool
+
     /// Something outside wrote to guest memory which the guest may now execute: decoded code must
     /// be checked again. Nothing to do for hardware.
     func memoryChangedOutside()

@@ -1,3 +1,5 @@
+public import Core
+
 /// Executes single instructions for a provider that cannot: KVM gives up on what its emulator
 /// lacks.
 public protocol InstructionFallback: AnyObject, Sendable {
@@ -5,6 +7,9 @@ public protocol InstructionFallback: AnyObject, Sendable {
     /// exception it raises.
     /// - Parameter cpu: the CPU's index. Each CPU has a thread of its own that calls.
     func execute(cpu: Int, _ state: inout CPUState) -> FallbackResult
+
+    /// As in `VirtualMachine`.
+    func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool
 }
 
 /// What came of `InstructionFallback.execute`.

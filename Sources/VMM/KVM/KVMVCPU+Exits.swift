@@ -98,7 +98,14 @@ extension KVMVCPU {
             while size > count - done || place & UInt64(size - 1) != 0 { size >>= 1 }
             let shift = UInt64(8 * done)
             let mask = UInt64.max >> UInt64(64 - 8 * size)
-            if isWrite {
+            if let found = machine.window(at: place) {
+                // Memory that KVM's emulator could not reach.
+                if isWrite {
+                    _ = found.window.store(found.offset, size: size, written >> shift)
+                } else {
+                    read |= (found.window.load(found.offset, size: size) ?? 0) << shift
+                }
+            } else if isWrite {
                 let next = surface.writeMMIO(
                     GuestAddress(place), size: size, (written >> shift) & mask)
                 if effect == .none { effect = next }
@@ -109,6 +116,25 @@ extension KVMVCPU {
         }
         if !isWrite { unsafe clinux_kvm_set_mmio_value(shared, read) }
         return effect
+    }
+
+    // MARK: Memory that is not there
+
+    /// KVM has met a page that cannot be reached: a part of a window behind which the file has become
+    /// shorter. The page becomes one of zeroes. Newer kernels say where it is; for others the
+    /// fallback does the access. KVM's own emulator takes such a page for a device's.
+    @inline(never)
+    func handleMemoryFault() -> VCPUExit? {
+        let address = unsafe clinux_kvm_fault_address(shared)
+        guard address != UInt64.max else { return fallBack() }
+        repeatedFaults = address == lastFault ? repeatedFaults + 1 : 0
+        lastFault = address
+        guard repeatedFaults < 16, let found = machine.window(at: address),
+            found.window.touch(found.offset)
+        else {
+            return failure("KVM cannot reach the memory at \(hexadecimal(address))")
+        }
+        return nil
     }
 
     // MARK: Failures

@@ -36,6 +36,9 @@ internal import Synchronization
     public internal(set) var counters = Counters()
     /// KVM waits to be entered again to complete a device access.
     var hasOpenAccess = false
+    /// Where memory was missing last, and how often since there was another place.
+    var lastFault = UInt64.max
+    var repeatedFaults = 0
     /// The state after power-on, which a reset restores.
     private(set) var powerOn = KVMVCPUState()
     /// Room for an XSAVE image.
@@ -110,6 +113,7 @@ internal import Synchronization
             return nil
         // A CPU that waits for INIT and a start-up IPI.
         case EAGAIN: return nil
+        case EFAULT where machine.hasWindows: return handleMemoryFault()
         default: return failure("KVM_RUN failed: \(SystemError("ioctl", errno: -result).reason)")
         }
     }

@@ -22,6 +22,9 @@ public final class KVMVirtualMachine: VirtualMachine {
     /// Instructions on which KVM gave up: those that the fallback executes, and the others.
     let executed = RepetitionCounter()
     let refused = RepetitionCounter()
+    /// Windows in the order of their slots, which follow the memory's, and where they are.
+    private let windows = Mutex<[(window: SharedWindow, address: UInt64?)]>([])
+    private let windowCount = Atomic<Int>(0)
 
     public init(
         _ host: KVMHost, memory: GuestMemory, surface: any ExitSurface, cpuCount: Int,
@@ -86,6 +89,59 @@ public final class KVMVirtualMachine: VirtualMachine {
                 throw AcceleratorError(
                     "KVM does not take \(region.size) bytes of memory at \(region.start): \(error)")
             }
+        }
+    }
+
+    public func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+        if fallback?.place(window, at: address) == false { return false }
+        return windows.withLock { windows in
+            let index = windows.firstIndex { $0.window === window } ?? windows.count
+            if index == windows.count {
+                windows.append((window, nil))
+                windowCount.store(windows.count, ordering: .relaxed)
+            }
+            let slot = memory.regions.count + index
+            do {
+                if windows[index].address != nil {
+                    windows[index].address = nil
+                    try setWindow(slot, window, at: 0, size: 0)
+                }
+                if let address {
+                    try setWindow(slot, window, at: address.rawValue, size: window.size)
+                    windows[index].address = address.rawValue
+                }
+                return true
+            } catch {
+                Self.log(.error, "KVM does not take a device's shared memory: \(error)")
+                return false
+            }
+        }
+    }
+
+    private func setWindow(
+        _ slot: Int, _ window: SharedWindow, at address: UInt64, size: UInt64
+    ) throws(SystemError) {
+        var request = kvm_userspace_memory_region()
+        request.slot = UInt32(slot)
+        request.guest_phys_addr = address
+        request.memory_size = size
+        // SAFETY: `windows` keeps the memory for as long as the slot exists.
+        request.userspace_addr = UInt64(UInt(bitPattern: unsafe window.base))
+        try kvmSet(
+            "KVM_SET_USER_MEMORY_REGION", fd.rawValue, CLINUX_KVM_SET_USER_MEMORY_REGION, request)
+    }
+
+    var hasWindows: Bool { windowCount.load(ordering: .relaxed) > 0 }
+
+    /// The window that holds an address, and the place in it.
+    func window(at address: UInt64) -> (window: SharedWindow, offset: UInt64)? {
+        guard hasWindows else { return nil }
+        return windows.withLock { windows in
+            for (window, start) in windows {
+                guard let start, address >= start, address - start < window.size else { continue }
+                return (window, address - start)
+            }
+            return nil
         }
     }
 

@@ -68,6 +68,7 @@ extension Machine {
         var settings = FrontendOptions(
             .connect(path: given.sockets[path] ?? path), deviceID: device.id)
         settings.backendName = "the back end of \(device.title)"
+        settings.sharesMemory = device.slot == nil
         if let configured, let config = configured.kind.config {
             let values = configured.values
             settings.ownConfig = { config.make(values, $0) }

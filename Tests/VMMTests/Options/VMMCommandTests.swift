@@ -171,6 +171,11 @@ struct VMMCommandTests {
                 "--kernel k --disk a,plugged=off",
                 "--disk: plugged=off needs an id=NAME, by which it can be plugged in"
             ),
+            (
+                "--kernel k --fs path=a,tag=b,cache-size=4M,id=c",
+                "the shared folder 'a' cannot have both an id and a window (cache-size): behind the"
+                    + " port of a device that comes and goes there is no room for it"
+            ),
             ("--kernel k --rng id=", "--rng: id has 1 to 64 characters"),
             (
                 "--kernel k --disk a,id=x --vhost-user type=rng,socket=s,id=x",

@@ -83,12 +83,15 @@ package struct PCIConfigSpace: Sendable {
 
     /// Adds a memory BAR of `size` bytes, a power of two of at least 16. A 64-bit one takes the
     /// register after it as well.
-    mutating func addMemoryBAR(_ index: Int, size: UInt64, is64Bit: Bool) {
+    /// - Parameter isPrefetchable: it is memory, which may be read without a consequence.
+    mutating func addMemoryBAR(
+        _ index: Int, size: UInt64, is64Bit: Bool, isPrefetchable: Bool = false
+    ) {
         precondition(size >= 16 && size & (size - 1) == 0, "a BAR's size is a power of two")
         let bar = BAR(index: index, size: size, is64Bit: is64Bit)
         bars.append(bar)
         let mask = ~(size - 1)
-        bytes[bar.register] = is64Bit ? 0b100 : 0
+        bytes[bar.register] = (is64Bit ? 0b100 : 0) | (isPrefetchable ? 0b1000 : 0)
         setWritable(bar.register, UInt32(truncatingIfNeeded: mask) & ~0xF)
         if is64Bit { setWritable(bar.register + 4, UInt32(truncatingIfNeeded: mask >> 32)) }
     }

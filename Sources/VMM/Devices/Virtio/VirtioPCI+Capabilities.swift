@@ -8,6 +8,7 @@ extension VirtioPCI {
         case isr = 3
         case device = 4
         case window = 5
+        case sharedMemory = 8
     }
 
     private static let vendorCapability: UInt8 = 0x09
@@ -15,7 +16,7 @@ extension VirtioPCI {
     /// The configuration space of a virtio device, and where in it the guest controls MSI-X and
     /// the window to the BAR.
     static func makeConfigSpace(
-        _ id: VirtioDeviceID, msix: MSIXTable, isExpress: Bool
+        _ id: VirtioDeviceID, msix: MSIXTable, isExpress: Bool, shared: DeviceWindow?
     ) -> (space: PCIConfigSpace, msixOffset: Int, windowOffset: Int) {
         let number = UInt16(0x40) &+ id.rawValue
         var space = PCIConfigSpace(
@@ -33,6 +34,12 @@ extension VirtioPCI {
             pendingOffset: 5 * UInt32(Layout.page))
         let msixOffset = space.addCapability(
             id: MSIXTable.capabilityID, body: msixBytes.body, mask: msixBytes.mask)
+        if let shared {
+            space.addMemoryBAR(
+                Layout.windowBAR, size: shared.memory.size, is64Bit: true, isPrefetchable: true)
+            // As many as the space has room for; no device has more than one.
+            for region in shared.regions.prefix(2) { add(region, to: &space) }
+        }
         if isExpress {
             _ = space.addCapability(id: ExpressCapability.id, body: ExpressCapability.endpoint)
         }
@@ -56,6 +63,18 @@ extension VirtioPCI {
             mask = [0, 0, 0xFF, 0, 0, 0] + [UInt8](repeating: 0xFF, count: 12)
         }
         return space.addCapability(id: vendorCapability, body: body, mask: mask)
+    }
+
+    /// Adds a `virtio_pci_cap64` for a region of shared memory (section 4.1.4.7).
+    private static func add(_ region: DeviceWindow.Region, to space: inout PCIConfigSpace) {
+        var body: [UInt8] = [
+            24, CapabilityType.sharedMemory.rawValue, UInt8(Layout.windowBAR), region.id, 0, 0,
+        ]
+        body.appendLittleEndian(UInt32(truncatingIfNeeded: region.offset))
+        body.appendLittleEndian(UInt32(truncatingIfNeeded: region.size))
+        body.appendLittleEndian(UInt32(truncatingIfNeeded: region.offset >> 32))
+        body.appendLittleEndian(UInt32(truncatingIfNeeded: region.size >> 32))
+        _ = space.addCapability(id: vendorCapability, body: body)
     }
 
     /// The PCI class that fits a device type.

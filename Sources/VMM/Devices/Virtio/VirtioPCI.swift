@@ -11,17 +11,21 @@ internal import Synchronization
 /// interrupt comes from the queue's call, through the virtual machine if it can bind one, and
 /// else through the control thread.
 ///
-/// One 64-bit BAR holds everything:
+/// One 64-bit BAR holds all registers:
 ///
 ///     0x0000 common configuration      0x3000 notifications, 4 bytes for each queue
 ///     0x1000 ISR status                0x4000 MSI-X table
 ///     0x2000 device configuration      0x5000 MSI-X pending bits
+///
+/// Memory that the device shares with its driver is a BAR of its own, which is the guest's memory as
+/// RAM is: no access to it comes here.
 // SAFETY: `device` and the control state are used on the control thread only.
 @safe package final class VirtioPCI: PCIFunction {
     static let log = Log("virtio-pci")
 
     enum Layout {
         static let bar = 0
+        static let windowBAR = 2
         static let size: UInt64 = 0x8000
         static let page: UInt64 = 0x1000
         static let notifyMultiplier: UInt64 = 4
@@ -83,16 +87,19 @@ internal import Synchronization
     let windowOffset: Int
     /// Where notifications are bound.
     private let notifyBase = Mutex<UInt64?>(nil)
+    private let sharedMemory: SharedWindow?
 
     /// Wraps `device`. Called on the control thread (as all use of the device).
     /// - Parameters:
     ///   - name: what messages call the device.
     ///   - isExpress: it is a card behind a port, not a part of the host bridge.
+    ///   - shared: memory that the device shares with its driver.
     package init(
         _ device: any VirtioDevice, name: String = "device", memory: GuestMemory,
         machine: any VirtualMachine, control: any ControlPlane, pace: Pace = .free,
-        isExpress: Bool = false
+        isExpress: Bool = false, shared: DeviceWindow? = nil
     ) throws(SystemError) {
+        sharedMemory = shared?.memory
         // SAFETY: on the control thread; nobody else has this object yet.
         unsafe self.device = device
         self.name = name
@@ -121,7 +128,8 @@ internal import Synchronization
         }
         self.kicks = kicks
         self.calls = calls
-        let space = Self.makeConfigSpace(device.deviceID, msix: msix, isExpress: isExpress)
+        let space = Self.makeConfigSpace(
+            device.deviceID, msix: msix, isExpress: isExpress, shared: shared)
         config = LockedConfigSpace(space.space)
         msixOffset = space.msixOffset
         windowOffset = space.windowOffset
@@ -141,6 +149,7 @@ internal import Synchronization
     // MARK: BAR
 
     package func readBAR(_ bar: Int, offset: UInt64, size: Int) -> UInt64 {
+        guard bar == Layout.bar else { return 0 }
         let part = offset % Layout.page
         switch Page(rawValue: offset / Layout.page) {
         case .common: return registers.withLock { $0.read(offset: part, size: size) }
@@ -155,6 +164,7 @@ internal import Synchronization
     package func writeBAR(
         _ bar: Int, offset: UInt64, size: Int, _ value: UInt64
     ) -> MachineEffect {
+        guard bar == Layout.bar else { return .none }
         let part = offset % Layout.page
         switch Page(rawValue: offset / Layout.page) {
         case .common: writeCommon(part, size: size, value)
@@ -209,6 +219,12 @@ internal import Synchronization
     package func setBAR(_ bar: Int, address: UInt64) { config.setBAR(bar, address: address) }
 
     package func barMoved(_ bar: Int, to address: UInt64?) {
+        if bar == Layout.windowBAR, let sharedMemory {
+            if !machine.place(sharedMemory, at: address.map { GuestAddress($0) }) {
+                Self.log.guest("\(name): there is no place for its shared memory")
+            }
+            return
+        }
         guard pace == .free else { return }
         notifyBase.withLock { base in
             if let base { unbindNotifies(base, count: kicks.count) }

@@ -43,6 +43,15 @@ package struct DeviceOptions: Equatable, Sendable {
         }
     }
 
+    /// It has memory that it shares with the guest, which only works on the first bus.
+    var sharesMemory: Bool {
+        if case .child(let child) = source {
+            child.values.text(of: "cache-size").map { $0 != "0" } ?? false
+        } else {
+            false
+        }
+    }
+
     /// It never answers by itself, nor in another order than it was asked.
     package var isInOrder: Bool {
         if case .child(let child) = source { child.isInOrder } else { false }

@@ -74,6 +74,11 @@ extension VMMCommand {
         var ids = Set<String>()
         for device in devices {
             guard let slot = device.slot else { continue }
+            guard !device.sharesMemory else {
+                throw OptionError(
+                    "the \(device.title) cannot have both an id and a window (cache-size): behind"
+                        + " the port of a device that comes and goes there is no room for it")
+            }
             guard ids.insert(slot.id).inserted else {
                 throw OptionError("two devices have the id '\(slot.id)'; give each its own")
             }

@@ -41,11 +41,12 @@ final class AttachedDevice: @unchecked Sendable {
         let frontend = backend.frontend
         function = try VirtioPCI(
             frontend, memory: memory, machine: machine, control: control, pace: pace,
-            isExpress: isExpress)
+            isExpress: isExpress, shared: frontend.window)
         frontend.onFirstStart = { [weak self] in
             self?.release = StartupMemory.release(on: control.loop)
         }
         frontend.onConfigChange = { [weak function] in function?.configChanged() }
+        frontend.onWindowChange = { [weak machine] in machine?.memoryChangedOutside() }
         frontend.onQueueError = { [weak function] queue in
             function?.deviceFailed("the back end cannot go on with queue \(queue)")
         }

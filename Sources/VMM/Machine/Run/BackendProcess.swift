@@ -55,6 +55,7 @@ final class BackendProcess {
         var settings = FrontendOptions(.supervised, deviceID: device.id)
         settings.handshakeTimeoutMilliseconds = 3000
         settings.backendName = "the back end of \(device.title)"
+        settings.sharesMemory = device.slot == nil
         // A driver is offered the power of two below.
         if case .child(let child) = device.source, let queueSize = child.queueSize, queueSize > 0,
             queueSize < settings.maximumQueueSize

@@ -7,6 +7,7 @@ final class MachineCore: Sendable {
     let options: TCGOptions
     let memory: GuestMemory
     let ram: RAMTable
+    let windows: WindowTable
     let surface: any ExitSurface
     /// Host time at the machine's start.
     let start = Clock.monotonic()
@@ -22,7 +23,11 @@ final class MachineCore: Sendable {
     /// The interrupt controllers of all CPUs, by CPU index.
     private let apics = Mutex<[LocalAPIC]>([])
 
-    init(options: TCGOptions, memory: GuestMemory, surface: any ExitSurface) {
+    init(
+        options: TCGOptions, memory: GuestMemory, surface: any ExitSurface,
+        windows: WindowTable = WindowTable()
+    ) {
+        self.windows = windows
         self.options = options
         self.memory = memory
         ram = RAMTable(memory)

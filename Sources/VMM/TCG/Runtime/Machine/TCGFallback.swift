@@ -14,6 +14,7 @@ public final class TCGFallback: InstructionFallback {
     private let memory: GuestMemory
     private let surface: any ExitSurface
     private let options: TCGOptions
+    private let windows = WindowTable()
     private let state: Mutex<State>
 
     public init(memory: GuestMemory, surface: any ExitSurface, cpuCount: Int) {
@@ -45,6 +46,10 @@ public final class TCGFallback: InstructionFallback {
         return .done
     }
 
+    public func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+        windows.place(window, at: address)
+    }
+
     /// Whether this CPU would translate addresses and check rights as the state demands. It knows
     /// neither five levels of page tables nor shadow stacks nor masked addresses.
     private static func knows(_ state: borrowing CPUState) -> Bool {
@@ -59,7 +64,9 @@ public final class TCGFallback: InstructionFallback {
             guard state.cpus.indices.contains(index) else { return nil }
             if let cpu = state.cpus[index] { return cpu }
             let core =
-                state.core ?? MachineCore(options: options, memory: memory, surface: surface)
+                state.core
+                ?? MachineCore(
+                    options: options, memory: memory, surface: surface, windows: windows)
             state.core = core
             guard let cpu = try? TCGVCPU(core: core, index: index) else { return nil }
             state.cpus[index] = cpu

@@ -23,7 +23,8 @@ internal import Synchronization
     init(core: MachineCore, index: Int) throws(SystemError) {
         self.core = core
         self.index = index
-        block = try VCPUBlock(ram: core.ram, codePages: try core.codePages(), index: index)
+        block = try VCPUBlock(
+            ram: core.ram, windows: core.windows, codePages: try core.codePages(), index: index)
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
         cpuid = CPUIDTable(id: UInt32(index), cpuCount: core.options.cpuCount)
         block.cpu.fields.isOnlyCPU = core.options.cpuCount <= 1 && index == 0

@@ -38,6 +38,15 @@ public final class TCGVirtualMachine: VirtualMachine {
     public func bindNotify(_ event: EventFD, address: GuestAddress) -> Bool { false }
     public func unbindNotify(_ event: EventFD, address: GuestAddress) {}
 
+    public func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+        guard core.windows.place(window, at: address) else { return false }
+        for apic in core.allAPICs {
+            apic.memoryHasMoved.store(true, ordering: .releasing)
+            apic.block.ring()
+        }
+        return true
+    }
+
     public func memoryChangedOutside() {
         for apic in core.allAPICs {
             apic.codeMayHaveChanged.store(true, ordering: .releasing)

@@ -21,7 +21,9 @@ internal import Synchronization
 
     var cpu: CPU { unsafe CPU(state) }
 
-    init(ram: RAMTable, codePages: CodePageMap, index: Int) throws(SystemError) {
+    init(
+        ram: RAMTable, windows: WindowTable, codePages: CodePageMap, index: Int
+    ) throws(SystemError) {
         let stateOffset = VCPUState.fxImageSize
         let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
         let tlbOffset = (bellOffset + 64 + 4095) & ~4095
@@ -33,6 +35,7 @@ internal import Synchronization
         unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(base)))
         unsafe state.pointee.ram = ram.regions
         unsafe state.pointee.ramCount = ram.count
+        unsafe state.pointee.windows = windows.entries
         unsafe state.pointee.codePages = codePages.words
         unsafe state.pointee.codePageCount = codePages.count
         unsafe state.pointee.codeBit = 1 << UInt64(index & 63)

@@ -32,7 +32,7 @@ extension CPU {
     private func codeWord(_ physical: UInt64) -> UnsafeMutablePointer<Atomic<UInt64>>? {
         let page = physical >> 12
         guard page < fields.codePageCount, let map = unsafe state.pointee.codePages
-        else { return nil }
+        else { return unsafe windowCodeWord(physical) }
         return unsafe map + Int(page)
     }
 

@@ -49,7 +49,7 @@ extension CPU {
             }
             unsafe region += 1
         }
-        return nil
+        return unsafe windowHost(physical, count: count)
     }
 
     /// Reads an aligned paging-structure entry; all ones where there is no memory.

@@ -142,6 +142,9 @@ struct TableRegister: BitwiseCopyable {
     // SAFETY: the machine's table outlives the CPU.
     var ram: UnsafePointer<RAMRegion>?
     var ramCount = 0
+    /// What else is memory.
+    // SAFETY: as above.
+    var windows: UnsafeMutablePointer<WindowEntry>?
     /// The machine's CodePageMap, and this CPU's bit in it.
     // SAFETY: the machine's map outlives the CPU.
     var codePages: UnsafeMutablePointer<Atomic<UInt64>>?

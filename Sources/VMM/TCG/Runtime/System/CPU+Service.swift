@@ -17,6 +17,7 @@ extension CPU {
         if owner.apic.codeMayHaveChanged.exchange(false, ordering: .acquiring) {
             flushCodeLookups()
         }
+        if owner.apic.memoryHasMoved.exchange(false, ordering: .acquiring) { flushTLB() }
         owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()
         if events.nmiCount > 0 {
