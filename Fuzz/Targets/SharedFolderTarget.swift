@@ -28,13 +28,14 @@ struct SharedFolderTarget: FuzzTarget {
     /// Served requests, of which the first is LOOKUP.
     private static let all: [UInt32] =
         Array(1...6) + Array(8...18) + Array(20...30) + Array(34...36) + [38] + Array(42...47)
-        + [50, 51, 52]
+        + [48, 49, 50, 51, 52]
     private static let names = ["file", "a", "b", "link", "..", "a/b", ".", ""]
 
     private let parent: TestFolder
     private let share: String
     private let fileSystem: FileSystem
     private let device: FSDevice
+    private let window: FuzzWindow
     private let scratch: ScratchMemory
     private let driver: DriverQueue
     private let kick: EventFD
@@ -50,9 +51,11 @@ struct SharedFolderTarget: FuzzTarget {
         share = parent["share"]
         guard unsafe mkdir(share, 0o755) == 0 else { throw SystemError("mkdir", errno: errno) }
         let options = try FSOptions(
-            FSOptions.schema.parse("path=\(share),num-queues=1,xattr=on"))
+            FSOptions.schema.parse("path=\(share),num-queues=1,xattr=on,cache-size=2M"))
         fileSystem = try FileSystem(SharedFolder(options), options)
         device = FSDevice(options) { [fileSystem] in fileSystem }
+        window = try FuzzWindow(size: options.cacheSize)
+        device.useSharedMemory(window)
         scratch = try ScratchMemory(size: 1 << 20)
         let features = device.features & ~(VirtioFeature.packedRing | VirtioFeature.eventIndex)
         driver = DriverQueue(scratch, size: 64, features: features, tableSize: 16)
@@ -73,9 +76,14 @@ struct SharedFolderTarget: FuzzTarget {
         try require(
             try readFile(parent["outside"]) == Array("outside".utf8), "a file outside is changed")
         try require(readFolder(parent.path).count == 2, "there is something outside")
+        try require(
+            window.memory.pieceCount == fileSystem.mappings?.all.count,
+            "the window shows something else than the folder's process believes")
         _ = try exchange(header(38, 1, []), room: 16, cuts: [])
         try require(
-            fileSystem.nodes.count == 0 && fileSystem.handles.count == 0, "something is held")
+            fileSystem.nodes.count == 0 && fileSystem.handles.count == 0
+                && fileSystem.mappings?.all.isEmpty == true && window.memory.pieceCount == 0,
+            "something is held")
         return wasDone
     }
 
@@ -148,6 +156,14 @@ struct SharedFolderTarget: FuzzTarget {
                 + [0] + [UInt8](repeating: 1, count: Int(size & 0xff))
         case 22: return littleEndian(UInt32(size), 0) + Array("user.x".utf8) + [0]
         // Sizes that do not fill the host's memory.
+        case 48:
+            return littleEndian(input.rarely(4) ? number(&input) : .max)
+                + littleEndian(place(&input), place(&input), UInt64(input.byte() & 3))
+                + littleEndian(place(&input))
+        case 49:
+            let count = input.below(4)
+            return littleEndian(input.rarely(8) ? word : UInt32(count))
+                + (0..<count).flatMap { _ in littleEndian(place(&input), place(&input)) }
         case 43: return littleEndian(number(&input), size, size) + littleEndian(word, 0)
         case 47:
             return littleEndian(number(&input), size, number(&input), number(&input), size, size)
@@ -157,6 +173,11 @@ struct SharedFolderTarget: FuzzTarget {
                 + littleEndian(0, word, 0, word, 0, 0, 0, 0)
         default: return littleEndian(number(&input), input.edge(), input.edge())
         }
+    }
+
+    /// A place in the window, or the size of a part of it.
+    private func place(_ input: inout FuzzInput) -> UInt64 {
+        input.rarely(8) ? input.edge() : UInt64(input.byte() & 63) << 12
     }
 
     private mutating func number(_ input: inout FuzzInput) -> UInt64 {
@@ -193,5 +214,26 @@ struct SharedFolderTarget: FuzzTarget {
         return zip(places, places.dropFirst()).filter { $0 < $1 }.map {
             DriverBuffer(GuestAddress(start.rawValue + UInt64($0)), UInt32($1 - $0))
         }
+    }
+}
+
+/// What a front end does with its window.
+private final class FuzzWindow: SharedMemoryChannel {
+    let memory: SharedWindow
+
+    init(size: UInt64) throws { memory = try SharedWindow(size: size) }
+
+    func map(_ piece: SharedMemoryPiece, of fd: SharedFD) throws(SharedMemoryError) {
+        do {
+            try memory.map(
+                fd.rawValue, from: piece.fileOffset, at: piece.offset, size: piece.size,
+                isWritable: piece.isWritable)
+        } catch {
+            throw .refused
+        }
+    }
+
+    func unmap(_ piece: SharedMemoryPiece) throws(SharedMemoryError) {
+        do { try memory.unmap(at: piece.offset, size: piece.size) } catch { throw .refused }
     }
 }

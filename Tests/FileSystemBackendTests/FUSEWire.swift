@@ -45,6 +45,8 @@ enum FUSE {
     static let fallocate: UInt32 = 43
     static let readdirplus: UInt32 = 44
     static let rename2: UInt32 = 45
+    static let setupMapping: UInt32 = 48
+    static let removeMapping: UInt32 = 49
     static let lseek: UInt32 = 46
     static let copyFileRange: UInt32 = 47
     static let syncfs: UInt32 = 50

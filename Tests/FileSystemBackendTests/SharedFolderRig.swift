@@ -108,12 +108,15 @@ final class SharedFolderRig {
     private let loop: EventLoop
     let scratch: ScratchMemory
     private let notifies: Bool
+    private let window: WindowChannel?
     private(set) var lanes: [Lane] = []
 
     init(
         _ text: String = "", ring: UInt64 = 0, queues: Int = 1, isStarted: Bool = true,
-        in parent: String = "/tmp", isKept: Bool = false, notifies: Bool = false
+        in parent: String = "/tmp", isKept: Bool = false, notifies: Bool = false,
+        window: WindowChannel? = nil
     ) throws {
+        self.window = window
         self.notifies = notifies
         folder = try TestFolder(in: parent)
         let options = try FSOptions(
@@ -127,6 +130,7 @@ final class SharedFolderRig {
             files, options, ledger: keeper?.ledger,
             fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
+        device.useSharedMemory(window)
         scratch = try ScratchMemory(size: 8 << 20)
         if notifies {
             try device.setFeatures(VirtioFeature.version1 | FSDevice.notification)
@@ -164,6 +168,7 @@ final class SharedFolderRig {
             files, options, ledger: keeper?.ledger,
             fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
+        device.useSharedMemory(window)
         for index in lanes.indices { try start(index) }
     }
 

@@ -9,6 +9,7 @@ package final class FSDevice: VirtioDevice {
     /// There from the first queue's start on: until then, another process may work with the files.
     private var fileSystem: FileSystem?
     private var helpers: HelperPool?
+    private var channel: (any SharedMemoryChannel)?
     private let config: ConfigSpace
     private var queues: [FSQueue?]
 
@@ -68,6 +69,14 @@ package final class FSDevice: VirtioDevice {
 
     package func writeConfig(offset: Int, _ bytes: [UInt8]) {}
 
+    /// The window is region 0 (VIRTIO 1.3, section 5.11.6.4).
+    package var sharedRegions: [UInt64] { options.cacheSize > 0 ? [options.cacheSize] : [] }
+
+    package func useSharedMemory(_ channel: (any SharedMemoryChannel)?) {
+        self.channel = channel
+        fileSystem?.mappings?.use(channel)
+    }
+
     package func setFeatures(_ features: UInt64) throws(VirtioDeviceError) {
         guard features & ~self.features == 0 else {
             throw VirtioDeviceError(
@@ -82,6 +91,7 @@ package final class FSDevice: VirtioDevice {
         }
         do {
             let fileSystem = try self.fileSystem ?? open()
+            if self.fileSystem == nil { fileSystem.mappings?.use(channel) }
             self.fileSystem = fileSystem
             if helpers == nil, options.helperCount > 0 {
                 helpers = try HelperPool(options.helperCount, fileSystem)
@@ -95,6 +105,8 @@ package final class FSDevice: VirtioDevice {
     private func makeQueue(
         _ index: Int, _ setup: QueueSetup, _ fileSystem: FileSystem
     ) throws -> FSQueue {
+        var setup = setup
+        setup.leavesOutUnreachable = true
         let queue = try Virtqueue(setup)
         if hasNotifications, index == 1, let watch = fileSystem.watch {
             watch.isActive = true

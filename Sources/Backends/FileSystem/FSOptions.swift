@@ -49,6 +49,8 @@ package struct FSOptions: Equatable, Sendable {
     package var hasPosixLocks = false
     /// The same for locks of whole files.
     package var hasFileLocks = false
+    /// The size of the window into which guests map files, in bytes; 0: there is none.
+    package var cacheSize: UInt64 = 0
     var hasLocks: Bool { hasPosixLocks || hasFileLocks }
 
     /// The tag has this many bytes on the wire (VIRTIO 1.3, section 5.11.4).
@@ -113,6 +115,10 @@ package struct FSOptions: Equatable, Sendable {
         static let fileLocks = OptionKey(
             "flock", .bool, default: false,
             help: "keep locks of whole files (flock) on the host as well")
+        static let cacheSize = OptionKey(
+            "cache-size", .size, default: 0,
+            help: "give guests a window of that size (DAX), through which their processors use the "
+                + "host's own memory of files; each GiB takes 16 MiB of a guest's memory")
         static let attributeMap = OptionKey<String?>(
             "xattrmap", .text("RULES"),
             help: "what guests' extended attributes are called on the host, with virtiofsd's "
@@ -132,7 +138,7 @@ package struct FSOptions: Equatable, Sendable {
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
             Keys.queueSize.any, Keys.poll.any, Keys.helpers.any, Keys.notifications.any,
             Keys.descriptors.any,
-            Keys.fileHandles.any,
+            Keys.fileHandles.any, Keys.cacheSize.any,
             Keys.xattr.any,
             Keys.accessLists.any,
             Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
@@ -158,6 +164,7 @@ package struct FSOptions: Equatable, Sendable {
         announcesSubmounts = values[Keys.submounts]
         hasPosixLocks = values[Keys.posixLocks]
         hasFileLocks = values[Keys.fileLocks]
+        cacheSize = values[Keys.cacheSize]
         do throws(OptionError) {
             users = try IDMap(values[Keys.users])
         } catch {
@@ -188,6 +195,12 @@ package struct FSOptions: Equatable, Sendable {
         guard !writesBack || cache == .auto || cache == .always else {
             throw OptionError(
                 "writeback: with cache=\(cache.rawValue) guests keep no data; use auto or always")
+        }
+        // What Linux's driver maps at a time.
+        guard cacheSize % (2 << 20) == 0, cacheSize <= DeviceWindow.maximumSize else {
+            throw OptionError(
+                "cache-size: a window has a multiple of 2M, and at most "
+                    + "\(DeviceWindow.maximumSize >> 30)G")
         }
         try Self.check(tag: tag)
     }

@@ -27,6 +27,8 @@ extension FSWorker {
         case .findLock: try findLock()
         case .setLock: return try setLock(waits: false)
         case .awaitLock: return try setLock(waits: true)
+        case .setUpMapping: try setUpMapping()
+        case .removeMapping: try removeMappings()
         case .syncFileSystem: try syncFileSystem()
         case .openFolder: try openFolder()
         case .readFolder: try readFolder(withEntries: false)

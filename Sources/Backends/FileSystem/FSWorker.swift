@@ -59,7 +59,9 @@ final class FSWorker {
     /// - Parameter beforeWaiting: is called before something that may take long.
     func serve(beforeWaiting: () -> Void) -> Result {
         reply.clear()
-        guard request.take(chain) else { return .written(refuse(EINVAL)) }
+        guard request.take(chain), chain.isWhole else {
+            return .written(refuse(chain.isWhole ? EINVAL : EFAULT))
+        }
         guard let opcode = FUSEOpcode(rawValue: request.rawOpcode) else {
             return .written(refuse(ENOSYS))
         }
@@ -79,6 +81,8 @@ final class FSWorker {
                 fileSystem.watch?.change(request.nodeID)
             }
             settleUser(opcode)
+            reply.mappedDevice =
+                fileSystem.has(.perFileMapping) ? fileSystem.localDevice : UInt64.max
             switch try perform(opcode) {
             case .reply: return .written(reply.write(to: chain, request, error: 0))
             case .data(let count):

@@ -12,6 +12,8 @@ final class FileSystem: Sendable {
     let nodes: NodeTable
     let handles: HandleTable
     let locks: LockTable
+    /// What is mapped into the window, if there is one.
+    let mappings: MappingTable?
     let waits = LockWaits()
     let windows: FileWindow.Pool
     /// /proc, where threads find the process's own descriptors.
@@ -45,6 +47,7 @@ final class FileSystem: Sendable {
         let limit = Int(clamping: min(clinux_descriptor_limit(), options.descriptorLimit))
         handles = HandleTable(ledger, limit: max(limit / 4 - 128, 16))
         locks = LockTable(handles)
+        mappings = options.cacheSize > 0 ? MappingTable(size: options.cacheSize, ledger) : nil
         self.queueFilter = queueFilter
         proc = files.proc
         do {
@@ -75,6 +78,7 @@ final class FileSystem: Sendable {
 
     /// Ends a session.
     func end() {
+        mappings?.removeAll()
         locks.removeAll()
         handles.removeAll()
         waits.retry()

@@ -62,17 +62,25 @@ struct clinux_task {
     uint64_t forgotten; // the node that it is about to forget; `before` is what will be left of it
 };
 
-// The beginning of a ledger; tasks, handles, nodes and the nodes' places follow.
+// A part of a file that is mapped into the driver's window.
+struct clinux_kept_mapping {
+    uint64_t size; // 0: there is none
+    uint64_t start, file_offset, node;
+    uint32_t writable, spare;
+};
+
+// The beginning of a ledger; tasks, handles, nodes, the nodes' places and mappings follow.
 struct clinux_ledger {
     uint64_t version;   // 0: nothing was noted
     uint64_t abilities; // what was agreed on with the driver
     int32_t keepers[2]; // the processes' numbers
     uint32_t column;    // which of the two counts
-    uint32_t node_slots, handle_slots; // how many have ever been used
-    uint32_t spare;
+    uint32_t node_slots, handle_slots, mapping_slots; // how many have ever been used
 };
 
 enum { CLINUX_LEDGER_NODES = 1 << 20, CLINUX_LEDGER_HANDLES = 1 << 17, CLINUX_LEDGER_TASKS = 66 };
+
+enum { CLINUX_LEDGER_MAPPINGS = 1 << 14 };
 
 static inline struct clinux_task *clinux_ledger_tasks(struct clinux_ledger *ledger)
 {
@@ -94,10 +102,16 @@ static inline struct clinux_kept_place *clinux_ledger_places(struct clinux_ledge
     return (struct clinux_kept_place *)(clinux_ledger_nodes(ledger) + CLINUX_LEDGER_NODES);
 }
 
+static inline struct clinux_kept_mapping *clinux_ledger_mappings(struct clinux_ledger *ledger)
+{
+    return (struct clinux_kept_mapping *)(clinux_ledger_places(ledger) + CLINUX_LEDGER_NODES);
+}
+
 static const unsigned long CLINUX_LEDGER_SIZE =
     sizeof(struct clinux_ledger) + CLINUX_LEDGER_TASKS * sizeof(struct clinux_task) +
     CLINUX_LEDGER_HANDLES * sizeof(struct clinux_kept_handle) +
-    CLINUX_LEDGER_NODES * (sizeof(struct clinux_kept_node) + sizeof(struct clinux_kept_place));
+    CLINUX_LEDGER_NODES * (sizeof(struct clinux_kept_node) + sizeof(struct clinux_kept_place)) +
+    CLINUX_LEDGER_MAPPINGS * sizeof(struct clinux_kept_mapping);
 
 // How many descriptors a keeper is asked for at once, and the size of a request: how many, and
 // their numbers. It answers with a byte and the descriptors. A request for none ends it.

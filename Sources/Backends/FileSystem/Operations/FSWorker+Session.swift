@@ -27,6 +27,7 @@ extension FSWorker {
         if !agreed.isSuperset(of: Self.accessListAbilities) {
             agreed.subtract(Self.accessListAbilities)
         }
+        if !agreed.contains(.mapAlignment) { agreed.remove(.perFileMapping) }
         fileSystem.begin(agreed)
         reply.put(FUSELimit.majorVersion)
         reply.put(min(minor, FUSELimit.minorVersion))
@@ -37,7 +38,9 @@ extension FSWorker {
         reply.put(FUSELimit.transfer)
         reply.put(1 as UInt32)  // time_gran
         reply.put(FUSELimit.transferPages)
-        reply.put(0 as UInt16)  // map_alignment
+        // map_alignment: the logarithm
+        reply.put(
+            agreed.contains(.mapAlignment) ? UInt16(MappingTable.pageSize.trailingZeroBitCount) : 0)
         reply.put(UInt32(truncatingIfNeeded: agreed.rawValue >> 32))
         reply.putZeroes(7 * 4)
     }
@@ -55,6 +58,9 @@ extension FSWorker {
         if options.hasFileLocks { wanted.insert(.fileLocks) }
         if options.writesBack { wanted.insert(.writebackCache) }
         if options.announcesSubmounts { wanted.insert(.submounts) }
+        if fileSystem.mappings?.isUsable == true {
+            wanted.formUnion([.mapAlignment, .perFileMapping])
+        }
         switch options.cache {
         case .never: wanted.insert(.mapsDirectIO)
         case .metadata: wanted.formUnion([.mapsDirectIO, .readFolderPlus, .readFolderPlusAuto])

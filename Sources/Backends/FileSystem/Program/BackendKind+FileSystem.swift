@@ -10,7 +10,7 @@ extension BackendKind {
         schema: FSOptions.schema,
         aliases: [
             OptionAlias("shared-dir", for: "path"), OptionAlias("tag", for: "tag"),
-            OptionAlias("cache", for: "cache"),
+            OptionAlias("cache", for: "cache"), OptionAlias("cache-size", for: "cache-size"),
             OptionAlias("readonly", for: "readonly", value: "on"),
             OptionAlias("xattr", for: "xattr", value: "on"),
             OptionAlias("posix-acl", for: "posix-acl", value: "on"),
@@ -43,7 +43,9 @@ extension BackendKind {
             let files = try SharedFolder(adopting: surroundings.files)
             let handles = try FileHandles.make(options.fileHandles, files.folder)
             let filter = try SeccompFilter(
-                FSSystemCalls.queue(opensHandles: handles != nil), surroundings.seccomp)
+                FSSystemCalls.queue(
+                    opensHandles: handles != nil, sharesFiles: options.cacheSize > 0),
+                surroundings.seccomp)
             let keeper =
                 surroundings.isReplaceable
                 ? try Keeper(files.keeperFiles, on: surroundings.loop) : nil

@@ -5,11 +5,15 @@ internal import VhostUser
 package enum FSSystemCalls {
     /// Those that serve queues. Names lead only to what lies in the shared folder: that is a
     /// mount of its own, or Landlock knows of nothing else.
-    package static func queue(opensHandles: Bool = false) -> SystemCallRules {
+    /// - Parameter sharesFiles: they send files to the front end, for it to map.
+    package static func queue(
+        opensHandles: Bool = false, sharesFiles: Bool = false
+    ) -> SystemCallRules {
         var rules = SystemCallRules.base
         rules.add(.dataMemory)
         rules.add(files)
         if opensHandles { rules.add(handles) }
+        if sharesFiles { rules.allow("sendmsg", "recvmsg") }
         return rules
     }
 

@@ -18,12 +18,16 @@ struct FUSEAbilities: OptionSet {
     static let accessLists = FUSEAbilities(rawValue: 1 << 20)  // POSIX_ACL
     static let maximumPages = FUSEAbilities(rawValue: 1 << 22)  // MAX_PAGES
     static let cacheSymlinks = FUSEAbilities(rawValue: 1 << 23)
+    /// The device says how mappings must be aligned; there is a window, then.
+    static let mapAlignment = FUSEAbilities(rawValue: 1 << 26)
     static let submounts = FUSEAbilities(rawValue: 1 << 27)
     /// The device takes set-ID bits away, when it is told to.
     static let dropsSetID = FUSEAbilities(rawValue: 1 << 28)  // HANDLE_KILLPRIV_V2
     static let largeSetAttribute = FUSEAbilities(rawValue: 1 << 29)  // SETXATTR_EXT
     /// There are more than 32 bits.
     static let extended = FUSEAbilities(rawValue: 1 << 30)  // INIT_EXT
+    /// The device says of each file whether it is to be mapped.
+    static let perFileMapping = FUSEAbilities(rawValue: 1 << 33)  // HAS_INODE_DAX
     static let mapsDirectIO = FUSEAbilities(rawValue: 1 << 36)  // DIRECT_IO_ALLOW_MMAP
 }
 

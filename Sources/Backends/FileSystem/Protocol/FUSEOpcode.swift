@@ -42,6 +42,8 @@ enum FUSEOpcode: UInt32 {
     case rename2 = 45
     case seek = 46  // LSEEK
     case copyRange = 47  // COPY_FILE_RANGE
+    case setUpMapping = 48  // SETUPMAPPING
+    case removeMapping = 49  // REMOVEMAPPING
     case syncFileSystem = 50  // SYNCFS
     case temporaryFile = 51  // TMPFILE
     case extendedStatus = 52  // STATX

@@ -27,7 +27,9 @@ extension FUSEReply {
         put(groups.guest(status.group))
         put(Self.deviceNumber(status.node_major, status.node_minor))
         put(status.block_size)
-        put(isSubmount ? 1 : 0 as UInt32)  // FUSE_ATTR_SUBMOUNT
+        let device = UInt64(status.major) << 32 | UInt64(status.minor)
+        let isMapped = status.type == S_IFREG && device == mappedDevice
+        put((isSubmount ? 1 : 0 as UInt32) | (isMapped ? 2 : 0))  // FUSE_ATTR_SUBMOUNT, _DAX
     }
 
     /// Linux's own form of a device's number: twelve bits of the one, twenty of the other.

@@ -14,6 +14,8 @@ internal import Glibc
     /// Whom the guest is to see.
     let users: IDMap
     let groups: IDMap
+    /// The device whose files the guest is to map into its window; no device if there is none.
+    var mappedDevice = UInt64.max
 
     init(users: IDMap, groups: IDMap) {
         self.users = users

@@ -11,7 +11,7 @@ internal import Synchronization
 // the limits. A slot is written under the lock of the table that it belongs to, a task by the
 // thread of its queue.
 @safe final class Ledger: Sendable {
-    private static let version: UInt64 = 4
+    private static let version: UInt64 = 5
     static let nodeLimit = Int(CLINUX_LEDGER_NODES)
     static let handleLimit = Int(CLINUX_LEDGER_HANDLES)
 
@@ -250,6 +250,7 @@ internal import Synchronization
     /// The driver is to know nothing any more.
     func forgetAll() {
         unsafe kept { unsafe end($0) }
+        forgetMappings()
     }
 }
 
