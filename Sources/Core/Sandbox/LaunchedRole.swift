@@ -10,17 +10,21 @@ package struct LaunchedRole: Sendable {
     let descriptors: [(fd: SharedFD, number: Int32)]
     /// A folder below which it goes on to work with files.
     let folder: SharedFD?
+    /// Whether files there are opened by their handles.
+    let opensHandles: Bool
     private let main: @Sendable ([String]) -> Int32
 
     /// - Parameter main: what the process does with its arguments; returns its exit status.
     package init(
         _ name: String, arguments: [String], descriptors: [(fd: SharedFD, number: Int32)],
-        folder: SharedFD? = nil, main: @escaping @Sendable ([String]) -> Int32
+        folder: SharedFD? = nil, opensHandles: Bool = false,
+        main: @escaping @Sendable ([String]) -> Int32
     ) {
         self.name = name
         self.arguments = arguments
         self.descriptors = descriptors
         self.folder = folder
+        self.opensHandles = opensHandles
         self.main = main
     }
 

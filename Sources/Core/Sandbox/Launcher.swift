@@ -138,8 +138,10 @@ package final class Launcher: Sendable {
             errors = output
             closeAll(
                 but: roles.flatMap { $0.descriptors.map(\.fd) } + output.descriptors + [socket.fd])
-            try sandbox.enter(launching(rules), folders: roles.compactMap(\.folder)) {
-                namespaces in
+            try sandbox.enter(
+                launching(rules), folders: roles.compactMap(\.folder),
+                opensHandles: roles.contains { $0.opensHandles }
+            ) { namespaces in
                 // Whoever cannot be told has gone, which the next read shows.
                 try? socket.send([0], fds: namespaces?.fds ?? [])
             }

@@ -36,10 +36,11 @@ package struct Sandbox {
     ///     They cost a good part of a millisecond to make, and show no folders.
     ///   - folders: open folders below which the process goes on to do as it likes. For that, root
     ///     keeps `fileCapabilities`.
+    ///   - opensHandles: files there are opened by their handles as well.
     ///   - share: is given the process's own namespaces, if it is in all of them.
     package func enter(
         _ rules: SystemCallRules, visible: [String] = [], shared: Namespaces? = nil,
-        folders: [SharedFD] = [], signals: Signals = .ownKind,
+        folders: [SharedFD] = [], opensHandles: Bool = false, signals: Signals = .ownKind,
         share: ((Namespaces?) -> Void)? = nil
     ) throws(SandboxError) {
         // Made first: that takes files which are out of sight later.
@@ -55,7 +56,8 @@ package struct Sandbox {
         }
         share?(own)
         let kept =
-            !folders.isEmpty && geteuid() == 0 ? Self.keepFileCapabilities(options.isolation) : 0
+            !folders.isEmpty && geteuid() == 0
+            ? Self.keepFileCapabilities(opensHandles: opensHandles && options.isolation == .off) : 0
         try dropPrivileges(kept: kept)
         if options.isolation != .off { restrictFiles(folders, signals) }
         guard let filter else { return }
@@ -68,12 +70,14 @@ package struct Sandbox {
     /// SETUID, MKNOD and SETFCAP.
     private static let fileCapabilities: [UInt32] = [0, 1, 3, 4, 6, 7, 27, 31]
 
-    /// - Returns: those of them that the process has, a bit for each.
-    private static func keepFileCapabilities(_ isolation: SandboxOptions.Isolation) -> UInt64 {
+    /// Has `capng_apply` keep those of them that the process has.
+    /// - Parameter opensHandles: DAC_READ_SEARCH as well, which opens files by their handles. It counts
+    ///   in the host's user namespace only, so it is of no use in one of our own.
+    /// - Returns: a bit for each that is kept, for the bounding set.
+    private static func keepFileCapabilities(opensHandles: Bool) -> UInt64 {
         let permitted = clinux_permitted_capabilities()
         let sets = capng_type_t(CAPNG_EFFECTIVE.rawValue | CAPNG_PERMITTED.rawValue)
-        // Also to open files by their handles, which only counts in the host's user namespace.
-        let wanted = isolation == .off ? fileCapabilities + [2] : fileCapabilities
+        let wanted = opensHandles ? fileCapabilities + [2] : fileCapabilities
         var kept: UInt64 = 0
         for capability in wanted where permitted & 1 << UInt64(capability) != 0 {
             _ = capng_update(CAPNG_ADD, sets, capability)

@@ -120,6 +120,7 @@ struct Given {
                 "--log-level", options.logLevel.name,
             ] + options.sandbox.childArguments,
             descriptors: files, folder: kind.servesFolder ? files.first?.0 : nil,
+            opensHandles: kind.opensHandles(child.values),
             main: BackendProgram(kind).run)
     }
 

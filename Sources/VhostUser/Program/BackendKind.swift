@@ -27,6 +27,10 @@ package struct BackendKind: Sendable {
     /// What some options take besides.
     package let optionSystemCalls: @Sendable (OptionValues) -> SystemCallRules?
 
+    /// Whether a device with these options opens files by their handles, which takes a right
+    /// (CAP_DAC_READ_SEARCH) that no other device keeps.
+    package let opensHandles: @Sendable (OptionValues) -> Bool
+
     /// What to add to options so that requests are done one after the other by the queue's own
     /// thread, for runs that repeat: text of the option set, empty if the options already say so or
     /// the user wants it otherwise. There is no function for devices that act by themselves.
@@ -48,6 +52,7 @@ package struct BackendKind: Sendable {
         capabilities: [String] = [], servesFolder: Bool = false, config: FrontendConfig? = nil,
         systemCalls: @escaping @Sendable () -> SystemCallRules,
         optionSystemCalls: @escaping @Sendable (OptionValues) -> SystemCallRules? = { _ in nil },
+        opensHandles: @escaping @Sendable (OptionValues) -> Bool = { _ in false },
         inOrder: (@Sendable (OptionValues) -> String)? = nil,
         terminal: TerminalUse? = nil,
         check: @escaping @Sendable (OptionValues) throws(OptionError) -> Void,
@@ -66,6 +71,7 @@ package struct BackendKind: Sendable {
         self.config = config
         self.systemCalls = systemCalls
         self.optionSystemCalls = optionSystemCalls
+        self.opensHandles = opensHandles
         self.inOrder = inOrder
         self.terminal = terminal
         self.check = check

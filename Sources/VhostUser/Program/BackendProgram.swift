@@ -86,7 +86,9 @@ package struct BackendProgram {
         if let more = kind.optionSystemCalls(values) { rules.add(more) }
         let sandbox = Sandbox(
             options, program: kind.program, descriptorLimit: kind.descriptorLimit)
-        try sandbox.enter(rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [])
+        try sandbox.enter(
+            rules, folders: kind.servesFolder ? Array(files.prefix(1)) : [],
+            opensHandles: kind.opensHandles(values))
     }
 
     private static func openFaultDevice() throws(BackendError) -> SharedFD {

@@ -33,8 +33,10 @@ extension BackendKind {
             }),
         systemCalls: { FSSystemCalls.control },
         optionSystemCalls: { values in
-            let wanted = (try? FSOptions(values))?.fileHandles ?? .never
-            return wanted == .never ? nil : FSSystemCalls.handles
+            (try? FSOptions(values)).flatMap(FSSystemCalls.control(for:))
+        },
+        opensHandles: { values in
+            (try? FSOptions(values)).map { $0.fileHandles != .never } ?? false
         },
         check: { values throws(OptionError) in _ = try FSOptions(values) },
         open: { try SharedFolder(FSOptions($0)).all },
@@ -44,7 +46,8 @@ extension BackendKind {
             let handles = try FileHandles.make(options.fileHandles, files.folder)
             let filter = try SeccompFilter(
                 FSSystemCalls.queue(
-                    opensHandles: handles != nil, sharesFiles: options.cacheSize > 0),
+                    opensHandles: handles != nil, notifies: options.notifies,
+                    sharesFiles: options.cacheSize > 0),
                 surroundings.seccomp)
             let keeper =
                 surroundings.isReplaceable
