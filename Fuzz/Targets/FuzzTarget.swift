@@ -43,6 +43,7 @@ enum FuzzTargets {
         NetworkTarget.self,
         RandomTarget.self,
         SharedFolderTarget.self,
+        FolderStateTarget.self,
         PCIConfigTarget.self,
         HotPlugTarget.self,
         VirtioPCITarget.self,

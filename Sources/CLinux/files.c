@@ -126,6 +126,16 @@ int clinux_open_beneath(int folder, const char *name, int flags, unsigned mode)
     RETURN_RETRYING(syscall(SYS_openat2, folder, name, &how, sizeof how));
 }
 
+int clinux_open_name(int folder, const char *name, int flags, unsigned mode)
+{
+    // There is nowhere to go with one name that is not this one.
+    if (name[0] == '.' && name[1] == '.' && name[2] == 0)
+        return -EXDEV;
+    if (strchr(name, '/') != NULL)
+        return -EXDEV;
+    RETURN_RETRYING(openat(folder, name, flags | O_CLOEXEC | O_NOFOLLOW, mode & 07777));
+}
+
 int clinux_make_node(int folder, const char *name, unsigned mode, unsigned major, unsigned minor)
 {
     RETURN_RETRYING(mknodat(folder, name, mode, makedev(major, minor)));
@@ -196,6 +206,13 @@ int clinux_file_status(int folder, const char *name, struct clinux_file_status *
     return 0;
 }
 
+int clinux_is_file(int fd, uint64_t inode, uint32_t major, uint32_t minor)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0 && status.st_ino == inode &&
+           status.st_dev == makedev(major, minor);
+}
+
 // MARK: By descriptor, in threads that have entered their descriptors
 
 int clinux_reopen(int fd, int flags)
@@ -232,13 +249,23 @@ int clinux_open_handle(int mount, const struct clinux_file_handle *handle, int f
     RETURN_RETRYING(open_by_handle_at(mount, &wanted.head, flags | O_CLOEXEC));
 }
 
+int clinux_path(int fd, char *path, size_t size)
+{
+    ssize_t length = readlinkat(AT_FDCWD, name_of(fd).text, path, size);
+    if (length < 0)
+        return -errno;
+    if ((size_t)length == size)
+        return -ENAMETOOLONG;
+    path[length] = 0;
+    return (int)length;
+}
+
 int clinux_last_name(int fd, char *name, size_t size)
 {
     char path[4097];
-    ssize_t length = readlinkat(AT_FDCWD, name_of(fd).text, path, sizeof path - 1);
+    int length = clinux_path(fd, path, sizeof path);
     if (length < 0)
-        return -errno;
-    path[length] = 0;
+        return length;
     const char *last = strrchr(path, '/');
     last = last == NULL ? path : last + 1;
     if (strlen(last) >= size)

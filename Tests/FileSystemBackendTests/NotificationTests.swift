@@ -145,6 +145,64 @@ import Testing
         _ = rig.device.stopQueue(1)
     }
 
+    @Test("of two names for one file nothing changes, so the next change is told")
+    func hardLinks() throws {
+        try rig.folder.file("one", [1])
+        #expect(unsafe link(rig.folder["one"], rig.folder["two"]) == 0)
+        _ = try rig.node("one")
+        while try next(milliseconds: 50) != nil { try postBuffer() }
+        let body = littleEndian(FUSE.root) + FUSE.text("one") + FUSE.text("two")
+        #expect(try rig.call(FUSE.rename, FUSE.root, body).error == 0)
+        #expect(unsafe unlink(rig.folder["two"]) == 0)
+        var messages: [Message] = []
+        while let message = try next(milliseconds: 100) { messages.append(message) }
+        #expect(messages.contains(.entry(FUSE.root, "two")))
+    }
+
+    @Test("a folder with two numbers is watched until both are forgotten")
+    func twoNumbers() throws {
+        let watch = try #require(rig.fileSystem.watch)
+        _ = unsafe mkdir(rig.folder["folder"], 0o755)
+        let node = try rig.fileSystem.nodes.node(rig.node("folder"))
+        let proc = rig.fileSystem.proc
+        let thread = try Thread(name: "watch") {
+            #expect(clinux_enter_descriptors(proc.rawValue) == 0)
+            for id: UInt64 in [71, 72] { watch.watch(id, node, isKnown: { _ in true }) }
+        }
+        thread.join()
+        let folders = (1...4).map { watch.folders(of: $0) }
+        let number = Int32(try #require(folders.firstIndex { $0.contains(71) }) + 1)
+        #expect(watch.folders(of: number).suffix(2) == [71, 72])
+        watch.end(71 as UInt64)
+        #expect(watch.folders(of: number).contains(72))
+    }
+
+    @Test("a process that goes on with another's folders watches them, and tells of all")
+    func caughtUp() throws {
+        _ = unsafe mkdir(rig.folder["folder"], 0o755)
+        let folder = try rig.node("folder")
+        try rig.folder.file("folder/file", [])
+        let file = try rig.node("file", in: folder)
+        // The next process begins behind all buffers that are there.
+        for number in 0..<8 { try rig.folder.file("used\(number)", []) }
+        for number in 0..<8 { #expect(try next() == .entry(FUSE.root, "used\(number)")) }
+        try rig.handOver()
+        for _ in 0..<8 { try postBuffer() }
+        var messages: [Message] = []
+        while let message = try next(milliseconds: 200) {
+            messages.append(message)
+            try postBuffer()
+        }
+        for id in [FUSE.root, folder, file] {
+            #expect(messages.contains(.inode(id, from: 0)))
+        }
+        #expect(messages.contains(.entry(FUSE.root, "folder")))
+        #expect(messages.contains(.entry(folder, "file")))
+        // Nobody has asked for anything there since.
+        try rig.folder.file("folder/new", [])
+        #expect(try next() == .entry(folder, "new"))
+    }
+
     @Test("drivers are told how large their buffers must be")
     func config() {
         #expect(rig.device.readConfig(offset: 40, count: 8) == littleEndian(288 as UInt32))

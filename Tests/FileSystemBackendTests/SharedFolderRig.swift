@@ -172,6 +172,32 @@ final class SharedFolderRig {
         for index in lanes.indices { try start(index) }
     }
 
+    /// Processes that others have followed, with all that they had open.
+    private(set) var predecessors: [FSDevice] = []
+
+    /// Goes on with the device of a process that was started by itself, as this one was.
+    /// - Parameter meanwhile: what happens before that one has its state.
+    /// - Returns: the state.
+    @discardableResult
+    func handOver(_ text: String = "", meanwhile: () throws -> Void = {}) throws -> [UInt8] {
+        device.reset()
+        let state = device.saveState()
+        predecessors.append(device)
+        try meanwhile()
+        var options = self.options
+        if !text.isEmpty {
+            options = try FSOptions(FSOptions.schema.parse("path=\(folder.path),\(text)"))
+        }
+        let files = try SharedFolder(options)
+        fileSystem = try FileSystem(
+            files, options, fileHandles: FileHandles.make(options.fileHandles, files.folder))
+        device = FSDevice(options) { [fileSystem] in fileSystem }
+        if notifies { try device.setFeatures(VirtioFeature.version1 | FSDevice.notification) }
+        try device.loadState(state)
+        for index in lanes.indices { try start(index) }
+        return state
+    }
+
     func start(_ index: Int) throws {
         let lane = lanes[index]
         try device.startQueue(

@@ -68,7 +68,7 @@ extension SharedFolderTests {
     }
 
     /// Ends `fswork`, which must have met no error.
-    private func finishWork(of guest: Guest) throws {
+    func finishWork(of guest: Guest) throws {
         usleep(300_000)
         _ = try onHost("touch stop")
         let result = try guest.run(

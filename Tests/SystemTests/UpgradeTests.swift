@@ -88,7 +88,7 @@ struct UpgradeTests {
 
 extension RunningProgram {
     /// Whether it holds guest memory that a front end has shared.
-    fileprivate var isConnected: Bool {
+    var isConnected: Bool {
         get throws {
             try String(contentsOfFile: "/proc/\(id)/maps", encoding: .utf8)
                 .contains("memfd:guest-memory")

@@ -20,8 +20,10 @@ package final class FSDevice: VirtioDevice {
     /// Whether the driver has a queue for notifications, between the first and those for requests.
     private var hasNotifications = false
     package let servesOnThreads = true
-    /// There is nothing in the state: what is known is in the ledger.
-    package let canSaveState: Bool
+    /// What is known is in a ledger for the next process, and there is nothing in the state.
+    private let hasLedger: Bool
+    /// Whether the files' locks were given back for another process.
+    private var hasGivenLocks = false
 
     /// - Parameters:
     ///   - isReplaceable: the next process gets at the ledger and the files that this one leaves.
@@ -31,7 +33,7 @@ package final class FSDevice: VirtioDevice {
         _ open: @escaping () throws -> FileSystem
     ) {
         self.options = options
-        canSaveState = isReplaceable
+        hasLedger = isReplaceable
         self.open = open
         features = VirtioFeature.everyDevice | (options.notifies ? Self.notification : 0)
         config = Self.config(
@@ -93,6 +95,9 @@ package final class FSDevice: VirtioDevice {
             let fileSystem = try self.fileSystem ?? open()
             if self.fileSystem == nil { fileSystem.mappings?.use(channel) }
             self.fileSystem = fileSystem
+            // Nobody has taken over after all.
+            if hasGivenLocks { fileSystem.takeLocksAgain() }
+            hasGivenLocks = false
             if helpers == nil, options.helperCount > 0 {
                 helpers = try HelperPool(options.helperCount, fileSystem)
             }
@@ -110,8 +115,10 @@ package final class FSDevice: VirtioDevice {
         let queue = try Virtqueue(setup)
         if hasNotifications, index == 1, let watch = fileSystem.watch {
             watch.isActive = true
+            let isBehind = watch.catchUp() && fileSystem.nodes.count > 0
             return try FSQueue(queue, index: index, fileSystem) { kick, stop in
-                FSNotifier(queue, fileSystem, watch, kick: kick, stop: stop).run()
+                FSNotifier(queue, fileSystem, watch, kick: kick, stop: stop).run(
+                    isBehind: isBehind)
             }
         }
         let number = hasNotifications && index > 1 ? index - 1 : index
@@ -131,5 +138,29 @@ package final class FSDevice: VirtioDevice {
     /// What the driver knows stays valid: a driver that begins anew says so itself.
     package func reset() {
         for index in queues.indices where queues[index] != nil { _ = stopQueue(index) }
+    }
+
+    // MARK: In another process
+
+    package let canSaveState = true
+
+    package func saveState() -> [UInt8] {
+        guard !hasLedger, let fileSystem else { return [] }
+        hasGivenLocks = true
+        return fileSystem.save()
+    }
+
+    package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
+        if bytes.isEmpty { return }
+        guard !hasLedger else {
+            throw VirtioDeviceError("it is that of a program that was started by itself")
+        }
+        do {
+            let fileSystem = try self.fileSystem ?? open()
+            try fileSystem.load(bytes)
+            self.fileSystem = fileSystem
+        } catch {
+            throw VirtioDeviceError("\(error)")
+        }
     }
 }

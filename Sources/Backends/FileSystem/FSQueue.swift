@@ -1,24 +1,42 @@
 internal import CLinux
 internal import Core
+internal import Synchronization
 internal import VhostUser
+
+/// Tells a queue's thread to end.
+final class StopSignal: Sendable {
+    /// For threads that wait.
+    let event: EventFD
+    private let flag = Atomic<Bool>(false)
+
+    init() throws(SystemError) { event = try EventFD() }
+
+    /// For threads that do not, and need not ask the kernel.
+    var isOn: Bool { flag.load(ordering: .relaxed) }
+
+    func signal() {
+        flag.store(true, ordering: .relaxed)
+        event.signal()
+    }
+}
 
 /// A queue that has been started: its thread, and how to end it.
 final class FSQueue {
     private let queue: Virtqueue
-    private let stopSignal: EventFD
+    private let stopSignal: StopSignal
     private var thread: Thread?
 
-    /// - Parameter serve: serves the queue until the second descriptor is signalled; the first is
-    ///   the driver's.
+    /// - Parameter serve: serves the queue until it is told to stop; the descriptor is the
+    ///   driver's.
     init(
         _ queue: Virtqueue, index: Int, _ fileSystem: FileSystem,
-        _ serve: @escaping @Sendable (EventFD, EventFD) -> Void
+        _ serve: @escaping @Sendable (EventFD, StopSignal) -> Void
     ) throws {
         guard let kick = queue.setup.kick else {
             throw BackendError("there is no kick descriptor, and the queue is not polled")
         }
         self.queue = queue
-        let stop = try EventFD()
+        let stop = try StopSignal()
         stopSignal = stop
         thread = try Thread(name: "queue \(index)") {
             guard Self.enterDescriptors(of: fileSystem) else { return }

@@ -34,7 +34,7 @@ final class FSService {
         parked = ParkedRequests(fileSystem.waits)
     }
 
-    func run(until stop: EventFD) {
+    func run(until stop: StopSignal) {
         // Another process may have died before it could tell the driver.
         if !queue.setup.isFresh { queue.setup.call?.signal() }
         if !queue.setup.isFresh { worker.restoreMappings() }
@@ -42,11 +42,14 @@ final class FSService {
         var mustLook = true
         var polling = IdlePolling(microseconds: fileSystem.options.pollMicroseconds)
         while true {
-            let ready = clinux_poll_two(
-                kick.rawValue, Int16(POLLIN), stop.rawValue, Int16(POLLIN),
-                mustLook ? 0 : parked.timeoutMilliseconds)
-            if ready & 2 != 0 { return end() }
-            if ready & 1 != 0 { kick.drain() }
+            // As long as there are requests, the kernel need not be asked for them.
+            if !mustLook || handedOver > 0 {
+                let ready = clinux_poll_two(
+                    kick.rawValue, Int16(POLLIN), stop.event.rawValue, Int16(POLLIN),
+                    mustLook ? 0 : parked.timeoutMilliseconds)
+                if ready & 1 != 0 { kick.drain() }
+            }
+            if stop.isOn { return end() }
             if handedOver > 0 { giveFinished() }
             if parked.isDue { tryParkedAgain() }
             if !mustLook { polling.endSleep() }

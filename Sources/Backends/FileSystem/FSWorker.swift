@@ -111,6 +111,14 @@ final class FSWorker {
         return count
     }
 
+    /// Answers what somebody else has left, and cannot be done.
+    func refuse(_ job: HelperPool.Job) -> UInt32 {
+        chain = job.chain
+        reply.clear()
+        _ = request.take(chain)
+        return refuse(EIO)
+    }
+
     /// Answers with an error.
     /// - Returns: how many bytes were written.
     func refuse(_ code: Int32) -> UInt32 { reply.write(to: chain, request, error: code) }

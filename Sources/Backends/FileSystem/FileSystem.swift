@@ -86,6 +86,12 @@ final class FileSystem: Sendable {
         watch?.endAll()
     }
 
+    /// What was agreed on in INIT, as it goes to another process and comes from one.
+    var agreed: UInt64 {
+        get { abilities.load(ordering: .relaxed) }
+        set { abilities.store(newValue, ordering: .relaxed) }
+    }
+
     func has(_ ability: FUSEAbilities) -> Bool {
         abilities.load(ordering: .relaxed) & ability.rawValue != 0
     }

@@ -2,6 +2,12 @@ internal import CLinux
 internal import Core
 
 /// Threads that do what may take long, so that a queue's thread goes on with other requests.
+///
+/// Writes and look-ups are not among it. A write goes to the host's memory, which takes as long as to
+/// hand it over, and its order and notes (TaskNote.swift: O_APPEND) are the queue's. What a look-up
+/// or the making of a name counts for the driver is noted by queue as well, and both are done as a
+/// user that the queue's thread stays (FileUser.swift). A disk that makes such requests wait is made
+/// up for by several queues.
 final class HelperPool: Sendable {
     /// A request that was taken from a queue.
     // SAFETY: for `@unchecked Sendable`: the chain is used by whoever has the job, one thread after
@@ -18,17 +24,30 @@ final class HelperPool: Sendable {
 
     init(_ count: Int, _ fileSystem: FileSystem) throws(SystemError) {
         var threads: [Thread] = []
-        for index in 0..<count {
-            threads.append(
-                try Thread(name: "helper \(index)") { [jobs] in
-                    guard FSQueue.enterDescriptors(of: fileSystem) else { return }
-                    let worker = FSWorker(fileSystem, TaskNote(nil, queue: 0))
-                    while let job = jobs.next() {
-                        job.finished.add(job.chain, worker.finish(job))
-                    }
-                })
+        do throws(SystemError) {
+            for index in 0..<count {
+                threads.append(
+                    try Thread(name: "helper \(index)") { [jobs] in Self.run(jobs, fileSystem) })
+            }
+        } catch {
+            Self.end(threads, jobs)
+            throw error
         }
         self.threads = Lock(threads)
+    }
+
+    private static func run(_ jobs: Jobs, _ fileSystem: FileSystem) {
+        let canWork = FSQueue.enterDescriptors(of: fileSystem)
+        let worker = FSWorker(fileSystem, TaskNote(nil, queue: 0))
+        while let job = jobs.next() {
+            // The queue waits for an answer to each.
+            job.finished.add(job.chain, canWork ? worker.finish(job) : worker.refuse(job))
+        }
+    }
+
+    private static func end(_ threads: [Thread], _ jobs: Jobs) {
+        for _ in threads { jobs.add(nil) }
+        for thread in threads { thread.join() }
     }
 
     func add(_ job: Job) { jobs.add(job) }
@@ -36,8 +55,7 @@ final class HelperPool: Sendable {
     /// Ends the threads, once all is done.
     func stop() {
         threads.withLock { threads in
-            for _ in threads { jobs.add(nil) }
-            for thread in threads { thread.join() }
+            Self.end(threads, jobs)
             threads = []
         }
     }

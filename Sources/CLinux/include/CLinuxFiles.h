@@ -29,6 +29,8 @@ int clinux_enter_descriptors(int proc);
 // MARK: By folder and name, which is no path. Links are not followed.
 
 int clinux_open_beneath(int folder, const char *name, int flags, unsigned mode);
+// The same for a name without a slash, which takes the kernel less.
+int clinux_open_name(int folder, const char *name, int flags, unsigned mode);
 int clinux_make_node(int folder, const char *name, unsigned mode, unsigned major, unsigned minor);
 int clinux_make_folder(int folder, const char *name, unsigned mode);
 int clinux_make_symlink(const char *target, int folder, const char *name);
@@ -52,6 +54,9 @@ static const uint32_t CLINUX_STATUS_HAS_BTIME = 0x800;
 // An empty name means the folder itself, which may be any file then.
 int clinux_file_status(int folder, const char *name, struct clinux_file_status *status);
 
+// Whether a descriptor is of the file with this number.
+int clinux_is_file(int fd, uint64_t inode, uint32_t major, uint32_t minor);
+
 // MARK: By descriptor, in threads that have entered their descriptors
 
 // What the file system itself calls a file, wherever its names are.
@@ -69,6 +74,9 @@ int clinux_open_handle(int mount, const struct clinux_file_handle *handle, int f
 
 // Opens a file again.
 int clinux_reopen(int fd, int flags);
+// The path of a file as the kernel knows it: from the root of its mount on if that is nowhere
+// attached, and with more behind it if the file was removed. Returns its length.
+int clinux_path(int fd, char *path, size_t size);
 // The last part of the path by which a file was opened or has been moved since, as far as the kernel
 // knows; a file that was removed has one that stands for nothing. Returns its length.
 int clinux_last_name(int fd, char *name, size_t size);

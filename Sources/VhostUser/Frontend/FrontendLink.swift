@@ -150,7 +150,8 @@ final class FrontendLink {
 
     private func waitForReply(_ request: FrontendRequest) throws(LinkError) -> Message {
         // Before a queue stops, what was taken from it is finished, which may take its time.
-        let patience: UInt64 = request == .getVringBase ? 3 : 1
+        let isLong = [.getVringBase, .setDeviceStateFD, .checkDeviceState].contains(request)
+        let patience: UInt64 = isLong ? 3 : 1
         var deadline = Clock.monotonic() &+ timeout &* patience
         if let handshakeDeadline { deadline = min(deadline, handshakeDeadline) }
         while true {

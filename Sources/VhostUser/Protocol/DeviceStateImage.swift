@@ -6,7 +6,7 @@ package import Core
 ///     "apus" u32, version u16 = 1, device ID u16, length u32, bytes
 package struct DeviceStateImage: Equatable {
     /// More than any device of ours has.
-    package static let maximumSize = 64 << 20
+    package static let maximumSize = 128 << 20
     private static let mark: UInt32 = 0x7375_7061
     private static let version: UInt16 = 1
 

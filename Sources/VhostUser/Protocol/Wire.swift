@@ -71,7 +71,7 @@ package struct WireReader {
     }
 
     /// Checks that nothing is left but `padding` bytes at most.
-    mutating func finish(padding: Int = 0) throws(ProtocolError) {
+    package mutating func finish(padding: Int = 0) throws(ProtocolError) {
         guard left <= padding else {
             throw ProtocolError(message, "size", "\(left) bytes follow the last field")
         }

@@ -14,13 +14,13 @@ final class FSNotifier {
     private let watch: FolderWatch
     private let queue: Virtqueue
     private let kick: EventFD
-    private let stop: EventFD
+    private let stop: StopSignal
     private let chain = DescriptorChain(capacity: 4)
     private let message: FUSEReply
 
     init(
         _ queue: Virtqueue, _ fileSystem: FileSystem, _ watch: FolderWatch, kick: EventFD,
-        stop: EventFD
+        stop: StopSignal
     ) {
         self.queue = queue
         self.fileSystem = fileSystem
@@ -30,8 +30,10 @@ final class FSNotifier {
         self.stop = stop
     }
 
-    func run() {
+    /// - Parameter isBehind: what the driver knows may have changed while nobody watched.
+    func run(isBehind: Bool) {
         defer { watch.isActive = false }
+        guard !isBehind || watchAll() && tellAll() else { return watch.fallBehind() }
         let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 8)
         defer { unsafe room.deallocate() }
         while wait(for: watch.inotify.rawValue) {
@@ -45,7 +47,7 @@ final class FSNotifier {
 
     /// - Returns: whether there is something to read; `false`: the queue stops.
     private func wait(for fd: Int32) -> Bool {
-        clinux_poll_two(fd, Int16(POLLIN), stop.rawValue, Int16(POLLIN), -1) & 2 == 0
+        clinux_poll_two(fd, Int16(POLLIN), stop.event.rawValue, Int16(POLLIN), -1) & 2 == 0
     }
 
     /// - Parameter events: whole ones (`inotify_event`).
@@ -86,11 +88,18 @@ final class FSNotifier {
 
     private func tell(_ event: Event) -> Bool {
         if event.isLoss {
-            return fileSystem.nodes.ids.allSatisfy { send(inode: $0, withData: true) }
+            return tellAll()
         }
-        guard let folder = watch.folder(of: event.watch) else { return true }
-        guard !event.isEnd, let node = try? fileSystem.nodes.node(folder) else {
+        if event.isEnd {
             watch.end(event.watch)
+            return true
+        }
+        return watch.folders(of: event.watch).allSatisfy { tell(event, in: $0) }
+    }
+
+    private func tell(_ event: Event, in folder: UInt64) -> Bool {
+        guard let node = try? fileSystem.nodes.node(folder) else {
+            watch.end(folder)
             return true
         }
         if event.changesName {
@@ -98,6 +107,43 @@ final class FSNotifier {
         }
         guard let id = event.name.isEmpty ? folder : find(event.name, in: node) else { return true }
         return watch.isOwn(id) || send(inode: id, withData: event.changesData)
+    }
+
+    /// Watches the folders that the driver knew before this process did.
+    /// - Returns: `true`.
+    private func watchAll() -> Bool {
+        fileSystem.nodes.forEachOpen { id, node, _ in
+            guard node.isFolder else { return }
+            watch.watch(id, node, isKnown: fileSystem.nodes.isKnown)
+        }
+        return true
+    }
+
+    /// Changes were lost: all that the driver knows may be different, and names may stand for
+    /// something else. By which name it knows what was moved since nobody can say; it asks again when
+    /// the time is over for which it believes that.
+    /// - Returns: `false`: the queue stops.
+    private func tellAll() -> Bool {
+        var names: [(folder: UInt64, name: [UInt8])] = []
+        fileSystem.nodes.forEachOpen { _, node, parent in
+            if parent != 0 { names += Self.names(of: node).map { (parent, $0) } }
+        }
+        return fileSystem.nodes.ids.allSatisfy { send(inode: $0, withData: true) }
+            && names.allSatisfy { send(entry: $0.name, in: $0.folder) }
+    }
+
+    /// What a file is or was called, as the kernel says it of one that may be removed.
+    private static func names(of node: Node) -> [[UInt8]] {
+        let suffix = Array(" (deleted)".utf8)
+        // SAFETY: the kernel writes to the array at most as many bytes as it is told, and a NUL.
+        var text = [CChar](repeating: 0, count: FUSELimit.name + suffix.count + 1)
+        let length = unsafe clinux_last_name(node.fd, &text, text.count)
+        guard length > 0 else { return [] }
+        let name = text.prefix(Int(length)).map(UInt8.init(bitPattern:))
+        let isMarked = name.count > suffix.count && name.suffix(suffix.count) == suffix[...]
+        return [name, isMarked ? Array(name.dropLast(suffix.count)) : []].filter {
+            !$0.isEmpty && $0.count <= FUSELimit.name
+        }
     }
 
     /// The number of what a name stands for, if the driver knows it.

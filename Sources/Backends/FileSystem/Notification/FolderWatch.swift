@@ -34,7 +34,8 @@ final class FolderWatch: Sendable {
 
     private struct State {
         /// The folders' numbers, by the numbers of their watches, and the reverse.
-        var folders: [Int32: UInt64] = [:]
+        /// A folder has several where it is mounted more than once, or known by an old number still.
+        var folders: [Int32: [UInt64]] = [:]
         var watches: [UInt64: Int32] = [:]
         /// How often each of these names is about to be seen to change.
         var expected: [Name: Int] = [:]
@@ -47,12 +48,19 @@ final class FolderWatch: Sendable {
     let inotify: OwnedFD
     private let state = Lock(State())
     private let wanted = Atomic<Bool>(false)
+    private let isBehind = Atomic<Bool>(true)
 
     /// Whether somebody wants to know.
     var isActive: Bool {
         get { wanted.load(ordering: .relaxed) }
         set { wanted.store(newValue, ordering: .relaxed) }
     }
+
+    /// What the driver knows may have changed while nobody watched.
+    func fallBehind() { isBehind.store(true, ordering: .relaxed) }
+
+    /// - Returns: whether that was so.
+    func catchUp() -> Bool { isBehind.exchange(false, ordering: .relaxed) }
 
     init() throws(BackendError) {
         let result = clinux_inotify()
@@ -74,26 +82,37 @@ final class FolderWatch: Sendable {
             let watch = clinux_inotify_add(inotify.rawValue, node.fd)
             guard watch >= 0 else { return }
             state.watches[id] = watch
-            state.folders[watch] = id
+            state.folders[watch, default: []].append(id)
         }
     }
 
-    /// The folder of a watch.
-    func folder(of watch: Int32) -> UInt64? { state.withLock { $0.folders[watch] } }
+    /// The numbers of a watch's folder.
+    func folders(of watch: Int32) -> [UInt64] { state.withLock { $0.folders[watch] ?? [] } }
 
     /// A folder need not be watched any more.
-    func end(_ watch: Int32) { state.withLock { end(watch, &$0) } }
-
-    func endAll() {
+    func end(_ watch: Int32) {
         state.withLock { state in
-            for watch in Array(state.folders.keys) { end(watch, &state) }
+            for id in state.folders[watch] ?? [] { end(id, &state) }
         }
     }
 
-    private func end(_ watch: Int32, _ state: inout State) {
-        guard let id = state.folders.removeValue(forKey: watch) else { return }
-        state.watches[id] = nil
-        _ = clinux_inotify_remove(inotify.rawValue, watch)
+    /// A folder need not be watched by this number any more.
+    func end(_ id: UInt64) { state.withLock { end(id, &$0) } }
+
+    /// The driver begins anew.
+    func endAll() {
+        state.withLock { state in
+            for id in Array(state.watches.keys) { end(id, &state) }
+            state.expected = [:]
+            state.changed = [:]
+        }
+    }
+
+    private func end(_ id: UInt64, _ state: inout State) {
+        guard let watch = state.watches.removeValue(forKey: id) else { return }
+        let others = (state.folders[watch] ?? []).filter { $0 != id }
+        state.folders[watch] = others.isEmpty ? nil : others
+        if others.isEmpty { _ = clinux_inotify_remove(inotify.rawValue, watch) }
     }
 
     /// Makes room, now and then.
@@ -101,7 +120,7 @@ final class FolderWatch: Sendable {
         let now = Clock.monotonic()
         guard now &- state.lastSearch > Self.searchInterval else { return }
         state.lastSearch = now
-        for (id, watch) in Array(state.watches) where !isKnown(id) { end(watch, &state) }
+        for id in Array(state.watches.keys) where !isKnown(id) { end(id, &state) }
     }
 
     /// The driver is about to change what a name stands for.

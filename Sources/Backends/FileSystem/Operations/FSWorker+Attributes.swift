@@ -35,7 +35,7 @@ extension FSWorker {
         }
         let fd = OwnedFD(
             owning: try fuseChecking(
-                unsafe clinux_open_beneath(folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
+                unsafe clinux_open_name(folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
         // The name may stand for another file by now.
         let opened = try FileStatus.of(fd.rawValue)
         if isLikelyNew, let id = fileSystem.nodes.lookUp(Node.Key(opened), in: parent) {

@@ -10,10 +10,13 @@ extension FSWorker {
         let file: OpenFile
         let owner: LockOwner
         let start: Int64
-        /// 0: to the end, wherever that will be.
-        let length: Int64
+        /// The last byte; `.max`: to the end, wherever that will be.
+        let end: Int64
         let type: Int32
         let isFlock: Bool
+
+        /// 0: to the end.
+        var length: Int64 { end == .max ? 0 : end - start + 1 }
 
         /// F_RDLCK, F_WRLCK and F_UNLCK
         static let read: Int32 = 0
@@ -34,7 +37,7 @@ extension FSWorker {
         guard (LockRequest.read...LockRequest.unlock).contains(type) else { throw .invalid }
         return LockRequest(
             file: file, owner: LockOwner(id: owner, process: process, handle: handle), start: start,
-            length: end == .max ? 0 : end - start + 1, type: type,
+            end: end, type: type,
             isFlock: flags & FUSELock.flock != 0)
     }
 
@@ -104,7 +107,9 @@ extension FSWorker {
             case LockRequest.write: LOCK_EX
             default: LOCK_UN
             }
-        return clinux_lock_open_file(wanted.file.fd, operation | LOCK_NB)
+        let result = clinux_lock_open_file(wanted.file.fd, operation | LOCK_NB)
+        if result == 0 { wanted.file.held.withLock { $0.wholeFile = operation } }
+        return result
     }
 
     private func lockRange(_ wanted: LockRequest) throws(FUSEError) -> Int32 {
@@ -121,12 +126,18 @@ extension FSWorker {
             }
         }
         var lock = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
-        return unsafe clinux_set_lock(holder.fd, &lock)
+        let result = unsafe clinux_set_lock(holder.fd, &lock)
+        if result == 0 {
+            holder.held.withLock {
+                $0.set(wanted.start, through: wanted.end, HeldLocks.Kind(wanted.type))
+            }
+        }
+        return result
     }
 
     /// Read locks want a file that is open for reading, write locks one for writing. Whether the
     /// driver's user has it open like that, the driver knows.
-    private static func openForLocks(_ node: Node) throws(FUSEError) -> OwnedFD {
+    static func openForLocks(_ node: Node) throws(FUSEError) -> OwnedFD {
         guard node.isRegular else { throw .invalid }
         var result = -EACCES
         for flags in [O_RDWR, O_RDONLY, O_WRONLY]

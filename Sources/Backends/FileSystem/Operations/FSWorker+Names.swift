@@ -121,12 +121,26 @@ extension FSWorker {
                 guard let new = status(newFolder, newName) else { return nil }
                 return (needsInode ? new.inode == inode : status(folder, name) == nil) ? 0 : nil
             } _: {
-                expecting(name, and: (newID, newName), twice: flags & 2 != 0) {
+                // Of two names for one file nothing changes (rename(2)).
+                let changes = flags & 2 != 0 || !isSame(folder, name, newFolder, newName)
+                return expecting(
+                    name, and: (newID, newName), twice: flags & 2 != 0, unless: !changes
+                ) {
                     Int64(
                         unsafe clinux_rename(
                             folder.fd, name.pointer, newFolder.fd, newName.pointer, flags))
                 }
             })
+    }
+
+    /// Whether two names stand for one file, if somebody wants to know what changes.
+    private func isSame(
+        _ folder: Node, _ name: FUSEText, _ other: Node, _ otherName: FUSEText
+    ) -> Bool {
+        guard fileSystem.watch?.isActive == true, let file = status(folder, name),
+            let otherFile = status(other, otherName)
+        else { return false }
+        return Node.Key(file) == Node.Key(otherFile)
     }
 
     /// LINK: the request is about the folder of the new name.
@@ -153,9 +167,9 @@ extension FSWorker {
     /// - Parameter body: returns -errno if it fails.
     func expecting(
         _ name: FUSEText, and other: (folder: UInt64, name: FUSEText)? = nil, twice: Bool = false,
-        _ body: () -> Int64
+        unless isNothing: Bool = false, _ body: () -> Int64
     ) -> Int64 {
-        guard let watch = fileSystem.watch else { return body() }
+        guard let watch = fileSystem.watch, !isNothing else { return body() }
         let names = [(request.nodeID, name)] + (other.map { [($0.folder, $0.name)] } ?? [])
         let all = twice ? names + names : names
         for (folder, name) in all { watch.expect(folder, name) }

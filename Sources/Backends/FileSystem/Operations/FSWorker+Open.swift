@@ -87,12 +87,14 @@ extension FSWorker {
                 wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
             } _: {
                 expecting(name) {
-                    fd = unsafe clinux_open_beneath(folder.fd, name.pointer, wanted, mode)
+                    fd = unsafe clinux_open_name(folder.fd, name.pointer, wanted, mode)
                     return Int64(min(fd, 0))
                 }
             }
         }
-        if fd >= 0 { return try putCreated(OwnedFD(owning: fd), flags) }
+        if fd >= 0 {
+            return try putCreated(OwnedFD(owning: fd), flags, at: (folder, name))
+        }
         let isThere = result == -Int64(EEXIST) && Int32(bitPattern: flags) & O_EXCL == 0
         guard isThere || result == 0 else { throw FUSEError(Int32(-result)) }
         try putExisting(folder, name, flags, isOurs: result == 0)
@@ -138,13 +140,36 @@ extension FSWorker {
         let result = try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             unsafe clinux_open_beneath(folder.fd, ".", wanted, mode)
         }
-        try putCreated(OwnedFD(owning: try fuseChecking(result)), flags)
+        try putCreated(OwnedFD(owning: try fuseChecking(result)), flags, at: nil)
     }
 
-    private func putCreated(_ fd: consuming OwnedFD, _ flags: UInt32) throws(FUSEError) {
-        let path = OwnedFD(owning: try fuseChecking(clinux_reopen(fd.rawValue, CLINUX_O_PATH)))
+    /// Opens a new file only to name it. Its name leads there sooner than the way through /proc, unless
+    /// somebody else has been there meanwhile.
+    private func openPath(
+        _ fd: Int32, _ place: (folder: Node, name: FUSEText)?
+    ) throws(FUSEError) -> (fd: Int32, status: clinux_file_status) {
+        if let place {
+            let named = unsafe clinux_open_name(
+                place.folder.fd, place.name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)
+            if named >= 0 {
+                if let status = try? FileStatus.of(named),
+                    clinux_is_file(fd, status.inode, status.major, status.minor) != 0
+                {
+                    return (named, status)
+                }
+                close(named)
+            }
+        }
+        let path = OwnedFD(owning: try fuseChecking(clinux_reopen(fd, CLINUX_O_PATH)))
         let status = try FileStatus.of(path.rawValue)
-        let node = Node(path, status)
+        return (path.release(), status)
+    }
+
+    private func putCreated(
+        _ fd: consuming OwnedFD, _ flags: UInt32, at place: (folder: Node, name: FUSEText)?
+    ) throws(FUSEError) {
+        let (path, status) = try openPath(fd.rawValue, place)
+        let node = Node(OwnedFD(owning: path), status)
         let id = try fileSystem.nodes.add(node, status, in: request.nodeID)
         reply.putEntry(id, status, fileSystem.validity)
         do throws(FUSEError) {

@@ -115,6 +115,10 @@ internal import Synchronization
                     unsafe room.copyBytes(from: text.prefix(room.count))
                 }
             }
+        // Only of what comes from a process without a ledger.
+        case .path, .nowhere:
+            unsafe place.pointee.has_handle = 0
+            unsafe place.pointee.name.0 = 0
         }
         unsafe storeNumber(-1, &node(index).pointee.kept)
     }

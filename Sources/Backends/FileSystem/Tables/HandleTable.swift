@@ -6,13 +6,15 @@ internal import Glibc
 final class HandleTable: Sendable {
     private let state: Lock<SlotIDs<OpenFile>>
     private let ledger: Ledger?
+    private let limit: Int
 
     /// - Parameters:
     ///   - ledger: holds what is known already.
     ///   - limit: the most that may be open.
     init(_ ledger: Ledger?, limit: Int) {
         self.ledger = ledger
-        var open = SlotIDs<OpenFile>(limit: min(limit, Ledger.handleLimit))
+        self.limit = min(limit, Ledger.handleLimit)
+        var open = SlotIDs<OpenFile>(limit: self.limit)
         if let ledger {
             for index in 0..<ledger.handleSlots {
                 let kept = ledger.keptHandle(index)
@@ -56,6 +58,7 @@ final class HandleTable: Sendable {
     ) throws(FUSEError) -> OpenFile {
         guard let file = state.withLock({ $0[id] }), file.nodeID == nodeID, file.kind == kind
         else { throw .badHandle }
+        if file.isLost { throw .stale }
         return file
     }
 
@@ -64,6 +67,21 @@ final class HandleTable: Sendable {
         state.withLock { state in
             state.forEach { id, file in if file.kind == kind { body(id, file) } }
         }
+    }
+
+    /// A copy of the table.
+    var snapshot: SlotIDs<OpenFile> { state.withLock { $0 } }
+
+    /// An empty table, for `replace`.
+    var empty: SlotIDs<OpenFile> { SlotIDs(limit: limit) }
+
+    /// Puts what is open of another process in the place of all that is open.
+    func replace(with new: SlotIDs<OpenFile>) {
+        let old = state.withLock { state -> SlotIDs<OpenFile> in
+            defer { state = new }
+            return state
+        }
+        _ = old
     }
 
     /// Closes what the driver had open.

@@ -26,11 +26,21 @@ final class LockTable: Sendable {
     /// - Parameter handles: holds the locks that are known already.
     init(_ handles: HandleTable) {
         self.handles = handles
+        holders = Lock(Self.known(handles))
+    }
+
+    private static func known(_ handles: HandleTable) -> [UInt64: [Holder]] {
         var known: [UInt64: [Holder]] = [:]
         handles.forEach(CLINUX_HANDLE_LOCKS) { id, file in
             known[file.nodeID, default: []].append(Holder(file.lockOwner, id))
         }
-        holders = Lock(known)
+        return known
+    }
+
+    /// Another process's open files have taken the place of all that were open.
+    func reload() {
+        let known = Self.known(handles)
+        holders.withLock { $0 = known }
     }
 
     /// What holds a user's locks of a file, if there can be any.

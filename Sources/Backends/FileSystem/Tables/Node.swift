@@ -18,6 +18,12 @@ final class Node: Sendable {
             mount = status.mount
         }
 
+        init(inode: UInt64, device: UInt64, mount: UInt64) {
+            self.inode = inode
+            self.device = device
+            self.mount = mount
+        }
+
         init(_ kept: clinux_kept_node) {
             inode = kept.inode
             device = kept.device

@@ -16,8 +16,13 @@ internal import Synchronization
 /// How a file that was closed is found again, and known to be the same.
 final class ClosedNode: Sendable {
     enum Place {
+        /// A name in the folder in which it was found.
         case name([CChar])
         case handle(clinux_file_handle)
+        /// A path that begins in the shared folder.
+        case path([CChar])
+        /// It is lost.
+        case nowhere
     }
 
     let key: Node.Key
@@ -25,12 +30,26 @@ final class ClosedNode: Sendable {
     /// When it was made, as far as the file system says.
     let seconds: Int64
     let nanoseconds: UInt32
+    /// Whether the key's mount is this process's.
+    let knowsMount: Bool
 
     init(_ place: Place, _ status: clinux_file_status) {
         key = Node.Key(status)
         self.place = place
         seconds = status.btime
         nanoseconds = status.btime_ns
+        knowsMount = true
+    }
+
+    /// One that a process knew which shared the folder before (FolderState.swift).
+    init(_ saved: SavedNode, _ place: Place, _ root: Node.Key) {
+        key = Node.Key(
+            inode: saved.inode, device: saved.device ?? root.device,
+            mount: saved.isOnOtherMount ? 0 : root.mount)
+        knowsMount = !saved.isOnOtherMount
+        self.place = place
+        seconds = saved.seconds
+        nanoseconds = saved.nanoseconds
     }
 
     /// One that an earlier process has closed.
@@ -39,11 +58,15 @@ final class ClosedNode: Sendable {
         self.place = place.has_handle != 0 ? .handle(place.handle) : .name(place.text)
         seconds = place.seconds
         nanoseconds = place.nanoseconds
+        knowsMount = true
     }
 
     /// An inode's number says nothing once nobody has it open.
     func isSame(_ status: clinux_file_status) -> Bool {
-        Node.Key(status) == key && status.btime == seconds && status.btime_ns == nanoseconds
+        let found = Node.Key(status)
+        return found.inode == key.inode && found.device == key.device
+            && (!knowsMount || found.mount == key.mount)
+            && status.btime == seconds && status.btime_ns == nanoseconds
     }
 }
 
@@ -55,26 +78,56 @@ extension NodeTable {
     /// How many folders one in the other may be closed. It ends where the host has moved them.
     private static let depthLimit = 512
 
-    func node(
-        _ id: UInt64, depth: Int, closesOthers: Bool = true
-    ) throws(FUSEError) -> Node {
-        if id == Self.rootID { return root }
+    private enum Found {
+        case open(Node)
+        case closed(ClosedNode, parent: UInt64)
+    }
+
+    private func find(_ id: UInt64) throws(FUSEError) -> Found {
+        if id == Self.rootID { return .open(root) }
         guard let entry = state.withLock({ $0.entries[id] }) else { throw .stale }
         switch entry.content {
-        case .open(let node): return node
-        case .closed(let node):
-            switch node.place {
-            case .handle(let handle):
-                guard let fileHandles else { throw .stale }
-                let fd = try fileHandles.open(handle)
-                return try setOpen(id, node, fd, closesOthers: closesOthers)
-            case .name(let name):
-                guard depth < Self.depthLimit else { throw .stale }
-                let folder = try self.node(
-                    entry.parent, depth: depth + 1, closesOthers: closesOthers)
-                let fd = try Self.open(name, in: folder)
-                return try setOpen(id, node, fd, closesOthers: closesOthers)
+        case .open(let node): return .open(node)
+        case .closed(let node): return .closed(node, parent: entry.parent)
+        }
+    }
+
+    func node(_ id: UInt64, closesOthers: Bool = true) throws(FUSEError) -> Node {
+        if case .open(let node) = try find(id) { return node }
+        // The closed folders on the way to it, from below.
+        var way: [(id: UInt64, node: ClosedNode)] = []
+        var next = id
+        var found: Node?
+        walk: while true {
+            switch try find(next) {
+            case .open(let node):
+                found = node
+                break walk
+            case .closed(let node, let parent):
+                guard way.count < Self.depthLimit else { throw .stale }
+                way.append((next, node))
+                guard case .name = node.place else { break walk }
+                next = parent
             }
+        }
+        for step in way.reversed() {
+            let fd = try open(step.node, in: found)
+            found = try setOpen(step.id, step.node, fd, closesOthers: closesOthers)
+        }
+        guard let found else { throw .stale }
+        return found
+    }
+
+    private func open(_ closed: ClosedNode, in folder: Node?) throws(FUSEError) -> OwnedFD {
+        switch closed.place {
+        case .name(let name):
+            guard let folder else { throw .stale }
+            return try Self.open(name, in: folder)
+        case .handle(let handle):
+            guard let fileHandles else { throw .stale }
+            return try fileHandles.open(handle)
+        case .path(let path): return try Self.open(path, in: root)
+        case .nowhere: throw .stale
         }
     }
 
@@ -201,7 +254,7 @@ extension NodeTable {
 
     /// How a file is found in its folder, if it is there.
     private func findByName(_ candidate: Candidate) -> ClosedNode? {
-        let parent = try? node(candidate.parent, depth: 0, closesOthers: false)
+        let parent = try? node(candidate.parent, closesOthers: false)
         guard let parent, parent !== candidate.node else { return nil }
         // SAFETY: the kernel writes to the array at most as many bytes as it is told, and a NUL.
         var name = [CChar](repeating: 0, count: FUSELimit.name + 1)

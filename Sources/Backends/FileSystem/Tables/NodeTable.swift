@@ -86,8 +86,6 @@ final class NodeTable: Sendable {
     /// How many files are known, besides the root.
     var count: Int { state.withLock { $0.entries.count } }
 
-    func node(_ id: UInt64) throws(FUSEError) -> Node { try node(id, depth: 0) }
-
     /// Counts a look-up of a file that is known already, and open.
     /// - Parameter parent: where it was found.
     /// - Returns: its number; `nil` if it is not.
@@ -143,8 +141,13 @@ final class NodeTable: Sendable {
 
     /// A file that was closed is open again.
     func setOpen(_ id: UInt64, _ node: Node, _ entry: inout Entry, _ state: inout State) {
+        let old = entry.content.key
         entry.content = .open(node)
         state.entries[id] = entry
+        if old != node.key {
+            if state.ids[old] == id { state.ids[old] = nil }
+            if state.ids[node.key] == nil { state.ids[node.key] = id }
+        }
         state.openCount += 1
         closedCount.subtract(1, ordering: .relaxed)
         ledger?.note(id, descriptor: node.fd)
@@ -178,6 +181,14 @@ final class NodeTable: Sendable {
             var ids = [Self.rootID]
             state.entries.forEach { id, _ in ids.append(id) }
             return ids
+        }
+    }
+
+    /// Calls `body` with the number of each file that is known and open, and that of its folder.
+    func forEachOpen(_ body: (UInt64, Node, _ parent: UInt64) -> Void) {
+        body(Self.rootID, root, 0)
+        state.withLock { $0.entries }.forEach { id, entry in
+            if let node = entry.content.node { body(id, node, entry.parent) }
         }
     }
 

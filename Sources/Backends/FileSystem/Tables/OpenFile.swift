@@ -20,6 +20,8 @@ final class OpenFile: Sendable {
     }
 
     private let view: Lock<View>
+    /// What is locked by it.
+    let held = Lock(HeldLocks())
 
     /// Whether all writes go to the end.
     let appends: Bool
@@ -51,6 +53,15 @@ final class OpenFile: Sendable {
         // It is not known where the folder's descriptor stands.
         position.withLock { $0 = .max }
     }
+
+    /// One that could not be opened again.
+    static func lost(
+        _ nodeID: UInt64, _ kind: clinux_handle_kind, _ owner: LockOwner
+    ) -> OpenFile {
+        OpenFile(OwnedFD(owning: -1), nodeID: nodeID, kind, lockOwner: owner)
+    }
+
+    var isLost: Bool { fd < 0 }
 
     /// A window of the file that covers a place; `nil` if there can be none.
     func window(_ offset: UInt64, in pool: FileWindow.Pool) -> FileWindow? {

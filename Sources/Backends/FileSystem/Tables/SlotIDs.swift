@@ -25,6 +25,9 @@ struct SlotIDs<Item: Sendable>: Sendable {
         return (UInt64(slots[index].generation) << 32 | UInt64(index), item)
     }
 
+    /// The number of items that have been in a slot.
+    func generation(slot index: Int) -> UInt32 { slots[index].generation }
+
     private func index(of id: UInt64) -> Int? {
         let index = Int(id & 0xffff_ffff)
         guard index < slots.count, UInt64(slots[index].generation) == id >> 32 else { return nil }
