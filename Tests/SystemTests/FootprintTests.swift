@@ -10,6 +10,9 @@ struct FootprintTests {
     /// The budget is 512 KiB; what a copy of the launcher has of its own is far less.
     private static let backendPrivate = 400 << 10
     private static let startNanoseconds: UInt64 = 5_000_000
+    /// How many starts of a program that does nothing a start may cost where that is more: on a slow
+    /// machine, or a virtual one whose host has taken back its memory.
+    private static let startReferences: UInt64 = 10
 
     let folder: TestFolder
 
@@ -78,16 +81,44 @@ struct FootprintTests {
         return all
     }
 
-    @Test("the first instruction of a kernel that is not packed comes within 5 ms of CPU time")
+    @Test(
+        "the first instruction of a kernel that is not packed comes within the budget of CPU time")
     func start() throws {
         let kernel = try folder.file("kernel", TinyKernel.printsAndHalts)
         let disks = try (0..<2).map { try folder.sparse("disk-\($0)", size: 64 << 20) }
         // Other programs empty the processor's caches, so the best of some counts.
+        let reference = try (0..<60).map { _ in try Self.referenceTime() }.min() ?? 0
+        let limit = max(Self.startNanoseconds, Self.startReferences * reference)
         var times: [UInt64] = []
-        while times.count < 60, times.min().map({ $0 > Self.startNanoseconds }) ?? true {
+        while times.count < 60, times.min().map({ $0 > limit }) ?? true {
             times.append(try startTime(kernel, disks, run: times.count))
         }
-        #expect(try #require(times.min()) <= Self.startNanoseconds, "nanoseconds: \(times)")
+        #expect(
+            try #require(times.min()) <= limit,
+            "nanoseconds: \(times); a program that does nothing: \(reference)")
+    }
+
+    /// CPU time of a program that does nothing, in nanoseconds, from before exec until it has ended.
+    private static func referenceTime() throws -> UInt64 {
+        let before = try timeOfChildren()
+        let program = Process()
+        program.executableURL = URL(fileURLWithPath: "/bin/true")
+        program.environment = ["PATH": "/bin"]
+        try program.run()
+        program.waitUntilExit()
+        return try timeOfChildren() - before
+    }
+
+    /// CPU time of this process's children that have ended, in nanoseconds.
+    private static func timeOfChildren() throws -> UInt64 {
+        var usage = rusage()
+        // SAFETY: `usage` lives for the call.
+        guard unsafe getrusage(__rusage_who_t(RUSAGE_CHILDREN.rawValue), &usage) == 0 else {
+            throw SystemError("getrusage", errno: errno)
+        }
+        return [usage.ru_utime, usage.ru_stime].reduce(0) { sum, time in
+            sum + UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_usec) * 1000
+        }
     }
 
     /// CPU time of the VMM's process, in nanoseconds, from before exec until after the kernel,
