@@ -1,9 +1,11 @@
 #define _GNU_SOURCE
 #include "CLinux.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,6 +33,22 @@ static int put_zeroes(uintptr_t base, size_t size)
 {
     return syscall(SYS_mmap, base, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0L) != -1;
+}
+
+int clinux_map_over(void *base, size_t size, int flags, int fd, int64_t offset)
+{
+    // Linux takes away what was there before it asks the file, which may refuse: so the file is
+    // mapped elsewhere first, and moved.
+    void *new = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, offset);
+    if (new == MAP_FAILED)
+        return -errno;
+    if (mremap(new, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base) != MAP_FAILED)
+        return 0;
+    int code = errno;
+    if (!put_zeroes((uintptr_t)base, size))
+        abort();
+    munmap(new, size);
+    return -code;
 }
 
 static void tell(int event)

@@ -145,10 +145,9 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
         _ fd: Int32, _ fileOffset: Int, _ offset: UInt64, _ size: UInt64, flags: Int32
     ) throws(WindowError) {
         // SAFETY: the range lies in the reservation; see the type.
-        let result = unsafe mmap(
-            base + Int(offset), Int(size), PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd,
-            fileOffset)
-        if unsafe result == MAP_FAILED { throw .system(SystemError("mmap", errno: errno)) }
+        let code = unsafe clinux_map_over(
+            base + Int(offset), Int(size), flags, fd, Int64(fileOffset))
+        if code != 0 { throw .system(SystemError("mmap", errno: -code)) }
     }
 
     /// Reads up to 8 bytes, all in the window, for a processor that cannot.

@@ -30,9 +30,6 @@ extension BackendSession {
 
     func changeTranslation(_ message: IOTLBMessage) throws(ProtocolError) {
         guard let iotlb else { return }
-        if message.type == IOTLBMessage.invalidate, message.size == 0 {
-            return forgetNone(from: message.iova, iotlb)
-        }
         let range = message.iova.addingReportingOverflow(message.size &- 1)
         guard message.size > 0, !range.overflow else {
             throw ProtocolError("IOTLB_MSG", "iotlb size", "\(message.size) bytes are no range")
@@ -56,20 +53,6 @@ extension BackendSession {
             throw ProtocolError("IOTLB_MSG", "type", "\(message.type) is not for back ends")
         }
         for queue in queues { update(queue) }
-    }
-}
-
-extension BackendSession {
-    /// A range without a size ends before it begins: for Linux's vhost, before 0 that is everything,
-    /// and otherwise nothing.
-    private func forgetNone(from start: UInt64, _ iotlb: IOTLB) {
-        guard start == 0 else { return }
-        iotlb.removeAll()
-        for queue in queues {
-            queue.missing = nil
-            stopDevice(queue)
-            update(queue)
-        }
     }
 }
 
