@@ -4,7 +4,6 @@ internal import Core
 // specification, "IOMMU support").
 extension BackendSession {
     func makeIOTLB() -> IOTLB {
-        for queue in queues { queue.missing = nil }
         let (loop, weak) = (loop, WeakSession(self))
         return IOTLB { address, access in
             // The channel belongs to the loop's thread.

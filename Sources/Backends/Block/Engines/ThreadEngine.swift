@@ -4,7 +4,7 @@ internal import Core
 /// for a device go to helper threads, if there are to be any; the others are done at once, in the
 /// queue's own thread, which is the best there is for images in memory.
 final class ThreadEngine: IOEngine {
-    static let batch = 4
+    static let batch = 16
 
     private let image: RawImage
     /// Operations are done when they are submitted, without anybody doing them.
