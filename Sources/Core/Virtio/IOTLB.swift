@@ -149,9 +149,6 @@ public final class IOTLBClient: Sendable {
 
     func wake() { change.signal() }
 
-    /// Whether waiting has been ended.
-    var isOver: Bool { isCut.load(ordering: .acquiring) }
-
     /// Ends all waiting, now and later.
     public func cut() {
         isCut.store(true, ordering: .releasing)
@@ -163,8 +160,6 @@ public final class IOTLBClient: Sendable {
         _ address: UInt64, _ access: IOTLB.Access
     ) -> (guest: UInt64, available: UInt64)? {
         if let found = iotlb.find(address, access, for: self) { return found }
-        // Who has been told to stop may look again and again; nobody must be asked for the answer.
-        guard !isOver else { return nil }
         iotlb.onMiss(address, access)
         let deadline = Clock.monotonic() &+ Self.patienceMilliseconds &* 1_000_000
         while !isCut.load(ordering: .acquiring) {

@@ -128,8 +128,6 @@ public final class Virtqueue: @unchecked Sendable {
             case .packed(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
             }
         } catch {
-            // A stop has ended the wait for a translation. Nothing was taken, and nothing is wrong.
-            if setup.iotlb?.isOver == true { return false }
             throw fail(error)
         }
     }
