@@ -61,7 +61,11 @@ internal import Glibc
     }
 
     private func bucket(_ address: UInt64) -> Int {
-        Int((address &* key) >> (64 - Self.bucketBits)) * Self.ways
+        let product = address &* key
+        // Where the key is close to a simple fraction of 2^64, products of numbers that follow one
+        // another differ in their lower bits only.
+        let mixed = (product ^ product >> 32) &* 0x9e37_79b9_7f4a_7c15
+        return Int(mixed >> (64 - Self.bucketBits)) * Self.ways
     }
 
     /// The port behind which `address` is, as far as is known.
