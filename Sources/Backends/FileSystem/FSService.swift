@@ -36,8 +36,10 @@ final class FSService {
 
     func run(until stop: StopSignal) {
         // Another process may have died before it could tell the driver.
-        if !queue.setup.isFresh { queue.setup.call?.signal() }
-        if !queue.setup.isFresh { worker.restoreMappings() }
+        if !queue.setup.isFresh {
+            queue.setup.call?.signal()
+            worker.restoreMappings()
+        }
         // Requests may have come before anybody listened.
         var mustLook = true
         var polling = IdlePolling(microseconds: fileSystem.options.pollMicroseconds)

@@ -197,18 +197,8 @@ private struct PieceList {
 
     /// The pieces that have something in a range.
     private func overlapping(_ start: UInt64, _ end: UInt64) -> Range<Int> {
-        let first = position { $0.end <= start }
-        return first..<max(first, position { $0.start < end })
-    }
-
-    /// The number of pieces at the beginning for which `isBefore` holds.
-    private func position(_ isBefore: (Piece) -> Bool) -> Int {
-        var (low, high) = (0, pieces.count)
-        while low < high {
-            let middle = (low + high) / 2
-            if isBefore(pieces[middle]) { low = middle + 1 } else { high = middle }
-        }
-        return low
+        let first = pieces.prefixCount { $0.end <= start }
+        return first..<max(first, pieces.prefixCount { $0.start < end })
     }
 
     /// Whether there may be the pieces that come of a change: one more, and one that is split.

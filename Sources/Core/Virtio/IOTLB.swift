@@ -70,13 +70,7 @@ public final class IOTLB: Sendable {
 
     /// The first entry that begins behind the address.
     private static func position(_ entries: [Entry], _ address: UInt64) -> Int {
-        var lower = 0
-        var upper = entries.count
-        while lower < upper {
-            let middle = lower + (upper - lower) / 2
-            if entries[middle].start <= address { lower = middle + 1 } else { upper = middle }
-        }
-        return lower
+        entries.prefixCount { $0.start <= address }
     }
 
     /// The guest address, and how many bytes follow there, itself included.

@@ -15,10 +15,9 @@ extension Frontend {
             let offered = ProtocolFeatures(rawValue: try link.queryNumber(.getProtocolFeatures))
             var wanted = FrontendLink.implemented.intersection(offered)
                 .subtracting(options.avoided)
-            if !options.notifiesInBand || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
-                wanted.remove(.inBandNotifications)
-            }
-            if !options.sharesMemory || !wanted.isSuperset(of: [.backendRequests, .replyAck]) {
+            let answersBackend = wanted.isSuperset(of: [.backendRequests, .replyAck])
+            if !options.notifiesInBand || !answersBackend { wanted.remove(.inBandNotifications) }
+            if !options.sharesMemory || !answersBackend {
                 wanted.subtract([.sharedMemory, .backendDescriptors])
             }
             if !wanted.contains(.inflight) { wanted.remove(.baseWithInflight) }

@@ -33,7 +33,10 @@ final class FSNotifier {
     /// - Parameter isBehind: what the driver knows may have changed while nobody watched.
     func run(isBehind: Bool) {
         defer { watch.isActive = false }
-        guard !isBehind || watchAll() && tellAll() else { return watch.fallBehind() }
+        if isBehind {
+            watchAll()
+            guard tellAll() else { return watch.fallBehind() }
+        }
         let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 8)
         defer { unsafe room.deallocate() }
         while wait(for: watch.inotify.rawValue) {
@@ -110,13 +113,11 @@ final class FSNotifier {
     }
 
     /// Watches the folders that the driver knew before this process did.
-    /// - Returns: `true`.
-    private func watchAll() -> Bool {
+    private func watchAll() {
         fileSystem.nodes.forEachOpen { id, node, _ in
             guard node.isFolder else { return }
             watch.watch(id, node, isKnown: fileSystem.nodes.isKnown)
         }
-        return true
     }
 
     /// Changes were lost: all that the driver knows may be different, and names may stand for

@@ -227,8 +227,10 @@ enum FolderState {
         private static func text(
             _ bytes: [UInt8], isPath: Bool
         ) throws(ProtocolError) -> [CChar] {
+            // Before anything is made of it, which takes memory for each part.
+            guard bytes.count <= FUSELimit.path else { throw wrong("name", "it is too long") }
             let names = bytes.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
-            guard bytes.count <= FUSELimit.path, isPath || names.count == 1,
+            guard isPath || names.count == 1,
                 names.allSatisfy({
                     !$0.isEmpty && $0.count <= FUSELimit.name && !$0.contains(0)
                         && Array($0) != [UInt8(ascii: ".")]

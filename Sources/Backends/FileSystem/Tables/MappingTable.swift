@@ -215,16 +215,8 @@ final class MappingTable: Sendable {
         _ start: UInt64, _ end: UInt64, _ state: State
     ) -> Range<Int> {
         let mappings = state.mappings
-        func position(_ isBefore: (Mapping) -> Bool) -> Int {
-            var (low, high) = (0, mappings.count)
-            while low < high {
-                let middle = (low + high) / 2
-                if isBefore(mappings[middle]) { low = middle + 1 } else { high = middle }
-            }
-            return low
-        }
-        let first = position { $0.end <= start }
-        return first..<max(first, position { $0.start < end })
+        let first = mappings.prefixCount { $0.end <= start }
+        return first..<max(first, mappings.prefixCount { $0.start < end })
     }
 
     /// What is left of a mapping outside a range.
