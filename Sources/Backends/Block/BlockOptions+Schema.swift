@@ -29,7 +29,8 @@ extension BlockOptions {
             "queue-size", .integer(2...1024), default: 1024, help: "most entries in a queue")
         static let poll = OptionKey(
             "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
-            help: "how long to look for requests before sleeping, at most, in microseconds")
+            help: "how long to look for requests before sleeping, in microseconds: at most, or "
+                + "ten times that where it halves the wait")
         static let serial = OptionKey(
             "serial", .text("TEXT"), default: "",
             help: "the disk's serial number, at most \(serialSize) bytes")

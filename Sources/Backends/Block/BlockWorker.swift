@@ -55,6 +55,8 @@ final class BlockWorker<Engine: IOEngine> {
     private var isLeaving = false
     private var hasPushed = false
     private var polling: IdlePolling
+    /// How many requests are taken before the driver is shown what was done: more with every turn.
+    private var batch = Engine.firstBatch
     /// Where the image was seen to end in this turn; asked when something is to be changed.
     private var imageEnd: UInt64 = 0
 
@@ -83,6 +85,7 @@ final class BlockWorker<Engine: IOEngine> {
         while !isStopping || slots.inFlight > 0 {
             imageEnd = 0
             let isIdle = !mustLook && !isStopping && slots.inFlight == 0
+            if isIdle { batch = Engine.firstBatch }
             if isIdle { mustLook = polling.find(in: queue) }
             engine.wait(mayBlock: !mustLook || isStopping || slots.inFlight == slots.count)
             if isIdle, !mustLook { polling.endSleep() }
@@ -131,7 +134,7 @@ final class BlockWorker<Engine: IOEngine> {
     /// Takes requests until the ring is empty, a batch is full or there is no room for more.
     /// - Returns: whether the ring is empty.
     private func takeRequests() -> Bool {
-        for _ in 0..<Engine.batch {
+        for _ in 0..<batch {
             guard let slot = slots.nextFree else { return false }
             do throws(QueueError) {
                 guard try queue.pop(into: slots[slot].chain) else { return true }
@@ -147,6 +150,7 @@ final class BlockWorker<Engine: IOEngine> {
                 complete(slot, result)
             }
         }
+        batch = min(2 &* batch, Engine.batch)
         return false
     }
 

@@ -77,7 +77,8 @@ package struct FSOptions: Equatable, Sendable {
             "queue-size", .integer(2...1024), default: 1024, help: "most entries in a queue")
         static let poll = OptionKey(
             "poll-us", .integer(0...1000), default: IdlePolling.usualMicroseconds,
-            help: "how long to look for requests before sleeping, at most, in microseconds")
+            help: "how long to look for requests before sleeping, in microseconds: at most, or "
+                + "ten times that where it halves the wait")
         static let notifications = OptionKey(
             "notifications", .bool, default: false,
             help:

@@ -118,8 +118,8 @@ package struct NetworkOptions: Equatable, Sendable {
             "queue-size", .integer(2...1024), default: 256, help: "most entries in a queue")
         static let poll = OptionKey(
             "poll-us", .pollMicroseconds, default: IdlePolling.usualMicroseconds,
-            help: "how long to look for frames before sleeping, at most, in microseconds, or always"
-        )
+            help: "how long to look for frames before sleeping, in microseconds: at most, or ten "
+                + "times that where it halves the wait; or always")
     }
 
     package static let schema = OptionSchema(

@@ -84,11 +84,17 @@ final class NetworkWorker {
             }
             repeat {
                 for _ in 0..<Self.idleTurns {
-                    if hasWork { return [] }
+                    if hasWork {
+                        polling.found()
+                        return []
+                    }
                     clinux_pause()
                 }
                 let events = wait(mayBlock: false)
-                if !events.isEmpty { return events }
+                if !events.isEmpty {
+                    polling.found()
+                    return events
+                }
             } while !polling.isOver
         }
         if mayTransmit, let queue = transmitter?.queue {

@@ -76,4 +76,62 @@ import Testing
         let found = polling.find(in: idle.queue)
         #expect(!found)
     }
+
+    // MARK: Longer spans
+
+    /// Has sleeps of some length, in nanoseconds, until a longer span is tried.
+    /// - Returns: how many it took.
+    private func sleepsUntilTrial(_ polling: inout IdlePolling, idle: UInt64, most: Int) -> Int? {
+        for count in 0..<most {
+            if polling.begin(now: 0) { return count }
+            polling.endSleep(now: idle)
+        }
+        return nil
+    }
+
+    /// Finds work after a while as often as a trial takes.
+    private func endTrial(_ polling: inout IdlePolling, wait: UInt64) {
+        for _ in 0..<16 {
+            #expect(polling.begin(now: 0))
+            polling.found(now: wait)
+        }
+    }
+
+    @Test("a longer span is kept where it halves the wait")
+    func slowWaking() {
+        var polling = IdlePolling(microseconds: 32)
+        #expect(sleepsUntilTrial(&polling, idle: 200_000, most: 100) == 16)
+        endTrial(&polling, wait: 20_000)
+        #expect(polling.begin(now: 0))
+        // One that comes too late is an exception, not the end of it.
+        polling.endSleep(now: 250_000)
+        #expect(polling.begin(now: 0))
+    }
+
+    @Test("a longer span that gains little is given up, and tried ever more rarely")
+    func fastWaking() {
+        var polling = IdlePolling(microseconds: 32)
+        var counts: [Int] = []
+        for _ in 0..<10 {
+            guard let count = sleepsUntilTrial(&polling, idle: 200_000, most: 5000) else { break }
+            counts.append(count)
+            endTrial(&polling, wait: 180_000)
+            #expect(!polling.begin(now: 0))
+        }
+        #expect(counts == [16, 32, 64, 128, 256, 512, 1024, 2048, 2048, 2048])
+    }
+
+    @Test("a trial ends where work does not come")
+    func trialWithoutWork() {
+        var polling = IdlePolling(microseconds: 32)
+        #expect(sleepsUntilTrial(&polling, idle: 200_000, most: 100) == 16)
+        polling.endSleep(now: 1_000_000)
+        #expect(!polling.begin(now: 0))
+    }
+
+    @Test("no longer span is tried where work comes rarely", arguments: [400_000, 1_000_000_000])
+    func rareWork(idle: UInt64) {
+        var polling = IdlePolling(microseconds: 32)
+        #expect(sleepsUntilTrial(&polling, idle: idle, most: 10_000) == nil)
+    }
 }

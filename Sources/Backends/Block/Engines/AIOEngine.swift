@@ -9,6 +9,7 @@ internal import Glibc
 // created in `init`, destroyed in `deinit` and used by one thread between.
 @safe final class AIOEngine: IOEngine {
     static let batch = 1 << 16
+    static let firstBatch = batch
 
     private let image: RawImage
     private let slots: Int

@@ -53,6 +53,9 @@ enum IOEvent: BitwiseCopyable {
 protocol IOEngine: AnyObject, SendableMetatype {
     /// How many requests are taken from the ring before completed ones are handed back.
     static var batch: Int { get }
+    /// The same for the first requests after a sleep. The driver wakes up to what was done, and goes
+    /// on while the others are served.
+    static var firstBatch: Int { get }
 
     /// To be called once, on the queue's thread, before anything else.
     func begin()

@@ -5,6 +5,7 @@ internal import Core
 /// queue's own thread, which is the best there is for images in memory.
 final class ThreadEngine: IOEngine {
     static let batch = 16
+    static let firstBatch = 2
 
     private let image: RawImage
     /// Operations are done when they are submitted, without anybody doing them.

@@ -11,6 +11,7 @@ internal import Glibc
 // SAFETY: the ring is created in `init`, destroyed in `deinit` and used by one thread between.
 @safe final class URingEngine: IOEngine {
     static let batch = 1 << 16
+    static let firstBatch = batch
 
     private let setup: IOEngineSetup
     private let ring: UnsafeMutablePointer<io_uring>

@@ -95,6 +95,7 @@ internal import Glibc
     /// - Returns: false after the stop signal.
     func turn(until stop: EventFD, mayBlock: Bool = true) -> Bool {
         if serveMemoryPorts() {
+            if isSearching { polling.found() }
             isSearching = false
             turns += 1
             return turns < (hasOthers ? Self.busyTurns : Self.aloneTurns) || look(stop, waiting: 0)
@@ -109,7 +110,10 @@ internal import Glibc
         let found = unsafe poll(polled, nfds_t(count), milliseconds)
         guard found >= 0 || errno == EINTR else { return true }
         if milliseconds != 0 { polling.endSleep() }
-        if found > 0 { isSearching = false }
+        if found > 0 {
+            if isSearching { polling.found() }
+            isSearching = false
+        }
         now = Clock.monotonic()
         seconds = UInt32(truncatingIfNeeded: now / 1_000_000_000)
         if unsafe polled[0].revents != 0 { return false }

@@ -20,8 +20,8 @@ package enum SwitchProgram {
             help: "A port that serves a machine's queues itself, without copies in between")
         static let poll = Flag.one(
             "poll-us", .pollMicroseconds, default: IdlePolling.usualMicroseconds,
-            help: "How long to look at those queues before sleeping, at most, in microseconds, or "
-                + "always")
+            help: "How long to look at those queues before sleeping, in microseconds: at most, or "
+                + "ten times that where it halves the wait; or always")
         static let upLink = Flag.one(
             "uplink", NetworkOptions.upLinkSchema,
             help: "A network of the host, or another switch")
