@@ -121,7 +121,7 @@ struct RepeatedKillTests {
     /// Ends the work, of which everything must have got on since the last kill.
     private func expectWork(_ reader: ConsoleLines) throws {
         let seen = reader.last
-        try reader.read(until: seen + 1000, seconds: 60)
+        try reader.read(until: seen + 1000, seconds: 300)
         let counts = try guest.run(
             "sleep 3; touch /run/stop; for f in disk rng tty vsock;"
                 + " do until [ -s /run/$f ]; do usleep 50000; done; cat /run/$f; done", seconds: 120
@@ -142,7 +142,7 @@ struct RepeatedKillTests {
             #expect(Self.programs.map(process) == processes, "after \(round) reboots")
             let listener = try UnixListener(path: folder["vsock_1234"])
             startWork()
-            try reader.read(until: 500, seconds: 60, fromStart: true)
+            try reader.read(until: 500, seconds: 300, fromStart: true)
             let deadline = Date() + 60
             while try listener.accept() == nil {
                 try #require(Date() < deadline, "no connection after \(round) reboots")
