@@ -24,8 +24,8 @@ enum FileSystemBenchmark {
 
     private static let cases: [Case] =
         [FSOperation.read, .write].flatMap { operation in
-            [(4096, 1), (4096, 32), (1 << 20, 1), (1 << 20, 4)].map {
-                Case(operation: operation, size: $0, depth: $1)
+            [4096, 1 << 20].flatMap { size in
+                [1, 4, 32].map { Case(operation: operation, size: size, depth: $0) }
             }
         }
         + [FSOperation.stat, .fstat, .create, .unlink, .readdir].flatMap { operation in

@@ -13,6 +13,7 @@ struct FolderStateTarget: FuzzTarget {
     static let about = "states of a shared folder"
     static let testCount = 600
 
+    private static let window: UInt64 = 2 << 20
     private static let names = ["file", "folder", "a", "link", "..", "folder/a", "../outside", ""]
 
     static let seeds: [[UInt8]] = [
@@ -38,7 +39,7 @@ struct FolderStateTarget: FuzzTarget {
         try parent.file("share/file", [1, 2, 3])
         try parent.file("share/folder/a", [1])
         let options = try FSOptions(
-            FSOptions.schema.parse("path=\(share),posix-lock=on,flock=on"))
+            FSOptions.schema.parse("path=\(share),posix-lock=on,flock=on,cache-size=2M"))
         fileSystem = try FileSystem(SharedFolder(options), options)
         device = FSDevice(options) { [fileSystem] in fileSystem }
         known = ["file", "folder", "link", "folder/a"].map { name in
@@ -62,11 +63,18 @@ struct FolderStateTarget: FuzzTarget {
             try require(fileSystem.nodes.count == 0, "a refused state leaves nodes")
             try require(fileSystem.handles.count == 0, "a refused state leaves open files")
         }
+        var end: UInt64 = 0
+        for mapping in fileSystem.mappings?.all ?? [] {
+            try require(
+                mapping.start >= end && MappingTable.allows(mapping, in: Self.window),
+                "a mapping is no part of the window")
+            end = mapping.end
+        }
         for id in fileSystem.nodes.ids {
             _ = try? fileSystem.nodes.node(id)
         }
         // It has not become another one by that, and can be had again.
-        let again = device.saveState()
+        let again = try device.saveState()
         try device.loadState(again)
         try require(
             try readFile(parent["outside"]) == Array("outside".utf8), "a file outside is changed")
@@ -87,7 +95,18 @@ struct FolderStateTarget: FuzzTarget {
         let files = input.below(5)
         writer.putCount(input.rarely(16) ? Int(input.number(UInt32.self)) : files)
         for _ in 0..<files { writer.put(input.rarely(8) ? nil : file(&input), generation: 1) }
+        let mappings = input.below(4)
+        writer.putCount(input.rarely(16) ? Int(input.number(UInt32.self)) : mappings)
+        for place in 0..<mappings { writer.put(mapping(&input, UInt64(place) << 16)) }
         return writer.bytes
+    }
+
+    private func mapping(_ input: inout FuzzInput, _ place: UInt64) -> MappingTable.Mapping {
+        MappingTable.Mapping(
+            start: input.rarely(8) ? input.edge() : place,
+            size: input.rarely(8) ? input.edge() : input.pick([0x1000, 0x4000, 0x10000, 0x11000]),
+            fileOffset: input.rarely(8) ? input.edge() : 0x1000, node: number(&input),
+            isWritable: input.rarely(2))
     }
 
     private func number(_ input: inout FuzzInput) -> UInt64 {

@@ -181,7 +181,7 @@ final class SharedFolderRig {
     @discardableResult
     func handOver(_ text: String = "", meanwhile: () throws -> Void = {}) throws -> [UInt8] {
         device.reset()
-        let state = device.saveState()
+        let state = try device.saveState()
         predecessors.append(device)
         try meanwhile()
         var options = self.options
@@ -193,6 +193,7 @@ final class SharedFolderRig {
             files, options, fileHandles: FileHandles.make(options.fileHandles, files.folder))
         device = FSDevice(options) { [fileSystem] in fileSystem }
         if notifies { try device.setFeatures(VirtioFeature.version1 | FSDevice.notification) }
+        device.useSharedMemory(window)
         try device.loadState(state)
         for index in lanes.indices { try start(index) }
         return state

@@ -8,6 +8,12 @@ final class WindowChannel: SharedMemoryChannel {
     struct State {
         var isStrict = false
         var isGone = false
+        /// How much more is done before it is gone.
+        var goneAfter = Int.max
+        /// How long each thing takes, in milliseconds.
+        var delay: UInt64 = 0
+        /// What was asked for, refused or not.
+        var requests = 0
         /// What a strict front end has mapped.
         var pieces: [SharedMemoryPiece] = []
         var maps = 0
@@ -57,7 +63,10 @@ final class WindowChannel: SharedMemoryChannel {
         _ body: (inout State) throws(SharedMemoryError) -> Void
     ) throws(SharedMemoryError) {
         let outcome: SharedMemoryError? = state.withLock { state in
-            if state.isGone { return .gone }
+            state.requests += 1
+            if state.isGone || state.goneAfter <= 0 { return .gone }
+            state.goneAfter -= 1
+            if state.delay > 0 { Clock.sleep(milliseconds: UInt32(state.delay)) }
             do throws(SharedMemoryError) {
                 try body(&state)
                 return nil

@@ -1,7 +1,8 @@
 // Works with files without end, and looks whether everything is as it must be after each step.
 //
-//   fswork FOLDER COUNT    COUNT processes, each in a folder of its own below FOLDER, until there is
-//                          a file FOLDER/stop
+//   fswork FOLDER COUNT [named]
+//                          COUNT processes, each in a folder of its own below FOLDER, until there is
+//                          a file FOLDER/stop; if named, no file is open that has no name
 //
 // Prints `clean ROUNDS`, or one line for each thing that is wrong.
 #define _GNU_SOURCE
@@ -18,6 +19,7 @@
 enum { PIECE = 7000, PIECES = 9, SIZE = PIECE * PIECES };
 
 static unsigned worker, round_number;
+static int named;
 
 static void wrong(const char *what, int line)
 {
@@ -128,11 +130,15 @@ static void work(int hidden, DIR *here)
     NEED(fd >= 0);
     check(fd, other);
     // A file without a name stays what it is.
-    NEED(unlink("new") == 0);
-    NEED(fstat(fd, &status) == 0 && status.st_nlink == 0);
+    if (!named) {
+        NEED(unlink("new") == 0);
+        NEED(fstat(fd, &status) == 0 && status.st_nlink == 0);
+    }
     folders(here);
     check(fd, other);
     NEED(close(fd) == 0);
+    if (named)
+        NEED(unlink("new") == 0);
     NEED(pwrite(hidden, bytes, SIZE, 0) == SIZE);
     check(hidden, bytes);
     NEED(chmod("log", 0600) == 0 && truncate("log", 10) == 0);
@@ -150,11 +156,14 @@ static void run(const char *folder)
     NEED(here != NULL);
     int hidden = open("hidden", O_RDWR | O_CREAT | O_EXCL, 0600);
     NEED(hidden >= 0);
-    NEED(unlink("hidden") == 0);
+    if (!named)
+        NEED(unlink("hidden") == 0);
     while (access("../stop", F_OK) < 0) {
         round_number++;
         work(hidden, here);
     }
+    if (named)
+        NEED(unlink("hidden") == 0);
     NEED(entries(here) == 2);
     printf("clean %u\n", round_number);
     exit(0);
@@ -162,7 +171,8 @@ static void run(const char *folder)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    named = argc == 4 && strcmp(argv[3], "named") == 0;
+    if (argc != 3 && !named)
         return 2;
     setvbuf(stdout, NULL, _IOLBF, 0);
     unsigned count = (unsigned)atoi(argv[2]);

@@ -29,6 +29,7 @@ package final class EchoDevice: VirtioDevice {
     /// What other devices of the kind take over.
     package var state: [UInt8] = []
     package var refusesState = false
+    package var keepsState = false
     package let canSaveState = true
     package var sharedRegions: [UInt64] = []
     package private(set) var channel: (any SharedMemoryChannel)?
@@ -104,7 +105,10 @@ package final class EchoDevice: VirtioDevice {
         resets += 1
     }
 
-    package func saveState() -> [UInt8] { state }
+    package func saveState() throws(VirtioDeviceError) -> [UInt8] {
+        if keepsState { throw VirtioDeviceError("kept") }
+        return state
+    }
 
     package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
         if refusesState { throw VirtioDeviceError("refused") }

@@ -80,7 +80,41 @@ extension SharedFolderTests {
     }
 
     @Test(
-        "with handles, files without a name are taken over as well",
+        "what a guest has mapped is taken over as well, and it goes on mapping",
+        .timeLimit(.minutes(15)))
+    func programReplacedWithWindow() throws {
+        _ = try onHost(
+            "for f in one two three four; do dd if=/dev/urandom of=$f bs=1M count=9 2>&-; done")
+        let wanted = try onHost(Self.sums)
+        let socket = folder["fs.sock"]
+        let arguments = ["--cache-size=8M"]
+        var server = try serve(at: socket, arguments)
+        let guest = try Guest(["--fs", "socket=\(socket)"], in: folder)
+        try guest.awaitShell()
+        #expect(try guest.run(Self.mountWindow) == "ok")
+        #expect(try guest.run("cd /run/m; \(Self.sums)") == wanted)
+        guest.send(
+            "(cd /run/m; until [ -e /tmp/stop ]; do \(Self.sums); done | uniq >/tmp/sums; "
+                + "touch /tmp/over) &")
+        for _ in 1...3 {
+            usleep(useconds_t.random(in: 200_000...600_000))
+            server = try replace(server, of: guest, at: socket, arguments)
+        }
+        #expect(try guest.run("cd /run/m; \(Self.sums)") == wanted)
+        _ = try guest.run(
+            "printf from-the-guest | dd of=/run/m/four bs=1 seek=5000000 conv=notrunc 2>/dev/null")
+        #expect(try onHost("dd if=four bs=1 skip=5000000 count=14 2>/dev/null") == "from-the-guest")
+        #expect(
+            try guest.run(
+                "touch /tmp/stop; until [ -e /tmp/over ]; do sleep 1; done; cat /tmp/sums")
+                == wanted)
+        #expect(try guest.powerOff() == 0)
+        #expect(guest.apus.errorText == "")
+        #expect(server.errorText == "")
+    }
+
+    @Test(
+        "with handles, files of all kinds are taken over as well",
         .needs(.root), .timeLimit(.minutes(15)))
     func programReplacedWithHandles() throws {
         let disk = folder["root.ext4"]
@@ -92,7 +126,7 @@ extension SharedFolderTests {
         let guest = try Guest(["--fs", "socket=\(socket)"], in: folder)
         try guest.awaitShell()
         #expect(try guest.run(Self.mount) == "ok")
-        guest.send("(fswork /run/m 3 >/tmp/result 2>&1; touch /tmp/over) &")
+        guest.send("(fswork /run/m 3 named >/tmp/result 2>&1; touch /tmp/over) &")
         for _ in 1...3 {
             usleep(useconds_t.random(in: 300_000...900_000))
             server = try replace(server, of: guest, at: socket, arguments)

@@ -5,9 +5,9 @@ import Testing
 
 // Files that the guest's processors reach by a window, without requests (DAX).
 extension SharedFolderTests {
-    private static let mountWindow =
+    static let mountWindow =
         "modprobe virtiofs; mkdir -p /run/m; mount -t virtiofs -o dax=always share /run/m && echo ok"
-    private static let sums = "cat one two three | sha256sum | cut -c 1-64"
+    static let sums = "cat one two three | sha256sum | cut -c 1-64"
 
     /// A guest with a window that has less room than the files of these tests take.
     private func startWindow(

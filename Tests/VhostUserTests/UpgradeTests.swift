@@ -54,6 +54,29 @@ struct UpgradeTests {
     }
 
     @Test(
+        "stays with the old one if that does not pass its state on",
+        arguments: Pairing.Ring.allCases)
+    func keptState(ring: Pairing.Ring) throws {
+        let pairing = try Pairing(ring)
+        try pairing.start()
+        pairing.backend.perform { $0.device.keepsState = true }
+        for round in 0..<2 {
+            pairing.sendHeld(3)
+            #expect(throws: FrontendError.self) { try pairing.upgradeBackend() }
+            pairing.backend.perform { $0.device.isHolding = false }
+            for _ in 0..<2 { pairing.send() }
+            #expect(try pairing.finishes())
+            #expect(pairing.finished.count == 5 * (round + 1))
+        }
+        #expect(pairing.finished == Array(1...10))
+        #expect(pairing.states == [.connected])
+        pairing.backend.perform { $0.device.keepsState = false }
+        try pairing.upgradeBackend()
+        pairing.send()
+        #expect(try pairing.finishes())
+    }
+
+    @Test(
         "is served by the new one if the old one dies meanwhile", arguments: Pairing.Ring.allCases)
     func death(ring: Pairing.Ring) throws {
         let pairing = try Pairing(ring)

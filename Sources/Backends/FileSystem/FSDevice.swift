@@ -92,9 +92,7 @@ package final class FSDevice: VirtioDevice {
             throw VirtioDeviceError("queue \(index) cannot be started")
         }
         do {
-            let fileSystem = try self.fileSystem ?? open()
-            if self.fileSystem == nil { fileSystem.mappings?.use(channel) }
-            self.fileSystem = fileSystem
+            let fileSystem = try useFileSystem()
             // Nobody has taken over after all.
             if hasGivenLocks { fileSystem.takeLocksAgain() }
             hasGivenLocks = false
@@ -105,6 +103,14 @@ package final class FSDevice: VirtioDevice {
         } catch {
             throw VirtioDeviceError("queue \(index): \(error)")
         }
+    }
+
+    private func useFileSystem() throws -> FileSystem {
+        if let fileSystem { return fileSystem }
+        let fileSystem = try open()
+        fileSystem.mappings?.use(channel)
+        self.fileSystem = fileSystem
+        return fileSystem
     }
 
     private func makeQueue(
@@ -143,11 +149,18 @@ package final class FSDevice: VirtioDevice {
     // MARK: In another process
 
     package let canSaveState = true
+    /// The most that a state may take, in bytes.
+    var stateLimit = FolderState.sizeLimit
 
-    package func saveState() -> [UInt8] {
+    package func saveState() throws(VirtioDeviceError) -> [UInt8] {
         guard !hasLedger, let fileSystem else { return [] }
-        hasGivenLocks = true
-        return fileSystem.save()
+        do {
+            let state = try fileSystem.save(limit: stateLimit)
+            hasGivenLocks = true
+            return state
+        } catch {
+            throw VirtioDeviceError("\(error)")
+        }
     }
 
     package func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError) {
@@ -156,9 +169,8 @@ package final class FSDevice: VirtioDevice {
             throw VirtioDeviceError("it is that of a program that was started by itself")
         }
         do {
-            let fileSystem = try self.fileSystem ?? open()
+            let fileSystem = try useFileSystem()
             try fileSystem.load(bytes)
-            self.fileSystem = fileSystem
         } catch {
             throw VirtioDeviceError("\(error)")
         }

@@ -1,24 +1,6 @@
 internal import CLinux
 internal import Core
-internal import Synchronization
 internal import VhostUser
-
-/// Tells a queue's thread to end.
-final class StopSignal: Sendable {
-    /// For threads that wait.
-    let event: EventFD
-    private let flag = Atomic<Bool>(false)
-
-    init() throws(SystemError) { event = try EventFD() }
-
-    /// For threads that do not, and need not ask the kernel.
-    var isOn: Bool { flag.load(ordering: .relaxed) }
-
-    func signal() {
-        flag.store(true, ordering: .relaxed)
-        event.signal()
-    }
-}
 
 /// A queue that has been started: its thread, and how to end it.
 final class FSQueue {
@@ -36,7 +18,7 @@ final class FSQueue {
             throw BackendError("there is no kick descriptor, and the queue is not polled")
         }
         self.queue = queue
-        let stop = try StopSignal()
+        let stop = StopSignal(try EventFD())
         stopSignal = stop
         thread = try Thread(name: "queue \(index)") {
             guard Self.enterDescriptors(of: fileSystem) else { return }
@@ -58,7 +40,7 @@ final class FSQueue {
 
     /// Ends the thread once all that was taken from the ring is done.
     func stop() -> QueueState {
-        stopSignal.signal()
+        stopSignal.send()
         thread?.join()
         thread = nil
         return queue.state

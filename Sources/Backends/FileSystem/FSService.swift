@@ -10,7 +10,7 @@ final class FSService {
     private let worker: FSWorker
     private let kick: EventFD
     private var pacing = CallPacing()
-    /// Requests that wait for locks.
+    /// Requests that wait for locks, or for the next start.
     private var parked: ParkedRequests
     private let helpers: HelperPool?
     /// What helpers have done, and how many requests they have in all.
@@ -35,6 +35,7 @@ final class FSService {
     }
 
     func run(until stop: StopSignal) {
+        worker.stop = stop
         // Another process may have died before it could tell the driver.
         if !queue.setup.isFresh {
             queue.setup.call?.signal()

@@ -28,7 +28,7 @@ extension FSWorker {
         case .setLock: return try setLock(waits: false)
         case .awaitLock: return try setLock(waits: true)
         case .setUpMapping: try setUpMapping()
-        case .removeMapping: try removeMappings()
+        case .removeMapping: return try removeMappings()
         case .syncFileSystem: try syncFileSystem()
         case .openFolder: try openFolder()
         case .readFolder: try readFolder(withEntries: false)

@@ -15,6 +15,8 @@ final class FSWorker {
     var newFiles = 0
     /// Whether what takes long is left to somebody else.
     let leavesSlow: Bool
+    /// Ends what takes many steps before all are done.
+    var stop: StopSignal?
     /// Whether somebody else has begun what is being done.
     private(set) var isBegun = false
 
@@ -26,7 +28,7 @@ final class FSWorker {
         case data(UInt32)
         /// The driver waits for nothing.
         case nothing
-        /// The request waits for a lock.
+        /// The request waits for a lock, or the queue is to stop in the midst of it.
         case later
         /// It would take long.
         case left

@@ -177,7 +177,8 @@ public protocol VirtioDevice: AnyObject {
     var canSaveState: Bool { get }
     /// What another device of the kind needs to go on, apart from what the driver's side can tell
     /// it. No queue runs.
-    func saveState() -> [UInt8]
+    /// - Throws: why there is none; the device goes on as before when queues are started again.
+    func saveState() throws(VirtioDeviceError) -> [UInt8]
     /// Takes over what `saveState` gave, perhaps that of another version of the program. No queue
     /// runs; features may still have to be set. What cannot be used changes nothing.
     func loadState(_ bytes: [UInt8]) throws(VirtioDeviceError)

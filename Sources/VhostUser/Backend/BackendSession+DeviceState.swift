@@ -20,10 +20,11 @@ extension BackendSession {
     }
 
     private func save(to fd: SharedFD) throws -> StateTransfer {
-        let image = DeviceStateImage(deviceID: device.deviceID, contents: device.saveState())
-        guard image.bytes.count <= DeviceStateImage.maximumSize else {
-            throw VirtioDeviceError("it has \(image.contents.count) bytes")
+        let contents = try device.saveState()
+        guard contents.count <= DeviceStateImage.maximumContents else {
+            throw VirtioDeviceError("it has \(contents.count) bytes")
         }
+        let image = DeviceStateImage(deviceID: device.deviceID, contents: contents)
         return try StateTransfer(saving: image.bytes, to: fd, on: loop)
     }
 

@@ -141,6 +141,11 @@ extension Frontend {
         }
         if let state { try link.loadState(state) }
         if let logTarget { try sendLog(link, logTarget) }
+        try sendQueues(link)
+    }
+
+    /// Starts all queues that the driver has started, from what is known of how far they got.
+    func sendQueues(_ link: FrontendLink) throws(LinkError) {
         for index in queues.indices where queues[index] != nil {
             let state = recoveredState(index)
             queues[index]?.setup.state = state

@@ -8,7 +8,7 @@ extension Frontend {
     /// Replaces the back end by the one at the other end of `socket`: the old one finishes what it
     /// has taken and says what it knows, and the new one goes on from there.
     /// - Throws: why the new one cannot be used. If that shows before the old one has been stopped,
-    ///   the device goes on as before; otherwise the back end is lost.
+    ///   or the old one keeps its state, the device goes on as before; otherwise the back end is lost.
     package func upgrade(to socket: UnixSocket) throws(FrontendError) {
         guard let old = link else { return try attach(socket) }
         var options = options
@@ -20,7 +20,7 @@ extension Frontend {
         } catch {
             throw FrontendError("the new back end cannot be used, and the old one stays: \(error)")
         }
-        let saved = handOver(old, to: new)
+        let saved = try handOver(old, to: new)
         disconnect()
         do {
             try hold(socket)
@@ -37,17 +37,40 @@ extension Frontend {
     /// Stops the old back end. If it dies of that, the new one starts with what is known of any that
     /// has died.
     /// - Returns: the device's state, where both know how to pass it on.
-    private func handOver(_ old: FrontendLink, to new: FrontendLink) -> [UInt8]? {
+    /// - Throws: the old one does not pass its state on, and goes on.
+    private func handOver(
+        _ old: FrontendLink, to new: FrontendLink
+    ) throws(FrontendError) -> [UInt8]? {
         do {
             for index in queues.indices where queues[index] != nil {
                 let state = try fetchState(old, index, mayLeave: new.has(.inflight))
                 queues[index]?.setup.state = state
             }
-            guard old.has(.deviceState), new.has(.deviceState) else { return nil }
+        } catch {
+            return withoutState(error)
+        }
+        guard old.has(.deviceState), new.has(.deviceState) else { return nil }
+        do throws(LinkError) {
             return try old.saveState()
         } catch {
-            Self.log(.warning, "the old back end does not say how far it got: \(error)")
-            return nil
+            guard case .refused = error else { return withoutState(error) }
+            resume(old)
+            throw FrontendError(
+                "the old back end does not pass on what it knows (\(error)), and stays")
+        }
+    }
+
+    private func withoutState(_ error: any Error) -> [UInt8]? {
+        Self.log(.warning, "the old back end does not say how far it got: \(error)")
+        return nil
+    }
+
+    /// Starts the queues of a back end again that has been stopped.
+    private func resume(_ link: FrontendLink) {
+        do throws(LinkError) {
+            try sendQueues(link)
+        } catch {
+            lost("\(error)")
         }
     }
 

@@ -7,6 +7,8 @@ package import Core
 package struct DeviceStateImage: Equatable {
     /// More than any device of ours has.
     package static let maximumSize = 128 << 20
+    /// The most of it that can be a device's own bytes.
+    package static let maximumContents = maximumSize - 12
     private static let mark: UInt32 = 0x7375_7061
     private static let version: UInt16 = 1
 

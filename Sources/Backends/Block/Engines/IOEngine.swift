@@ -1,6 +1,5 @@
 internal import CLinux
 internal import Core
-internal import Synchronization
 
 /// One transfer or change of the image, as an engine sees it.
 // SAFETY: whoever uses `parts` says why they are valid.
@@ -86,20 +85,4 @@ struct IOEngineSetup: Sendable {
     var helpers: Int
     var kick: EventFD
     var stop: StopSignal
-}
-
-/// Tells a queue's thread to end.
-final class StopSignal: Sendable {
-    let event: EventFD
-    /// Whether requests are to be left unfinished.
-    private let abrupt = Atomic<Bool>(false)
-
-    init(_ event: EventFD) { self.event = event }
-
-    func send(isAbrupt: Bool = false) {
-        abrupt.store(isAbrupt, ordering: .releasing)
-        event.signal()
-    }
-
-    var isAbrupt: Bool { abrupt.load(ordering: .acquiring) }
 }

@@ -9,19 +9,10 @@ extension FSWorker {
     private struct LockRequest {
         let file: OpenFile
         let owner: LockOwner
-        let start: Int64
-        /// The last byte; `.max`: to the end, wherever that will be.
-        let end: Int64
-        let type: Int32
+        let range: HeldLocks.Range
         let isFlock: Bool
 
-        /// 0: to the end.
-        var length: Int64 { end == .max ? 0 : end - start + 1 }
-
-        /// F_RDLCK, F_WRLCK and F_UNLCK
-        static let read: Int32 = 0
-        static let write: Int32 = 1
-        static let unlock: Int32 = 2
+        var kind: HeldLocks.Kind { range.kind }
     }
 
     private func lockRequest() throws(FUSEError) -> LockRequest {
@@ -30,14 +21,16 @@ extension FSWorker {
         let owner = try request.next(UInt64.self)
         let start = Int64(exactly: try request.next(UInt64.self))
         let end = Int64(exactly: try request.next(UInt64.self))
-        let type = Int32(bitPattern: try request.next(UInt32.self))
+        let type = try request.next(UInt32.self)
         let process = try request.next(UInt32.self)
         let flags = try request.next(UInt32.self)
         guard let start, let end, start <= end else { throw .invalid }
-        guard (LockRequest.read...LockRequest.unlock).contains(type) else { throw .invalid }
+        guard let kind = UInt8(exactly: type).flatMap(HeldLocks.Kind.init(rawValue:)) else {
+            throw .invalid
+        }
         return LockRequest(
-            file: file, owner: LockOwner(id: owner, process: process, handle: handle), start: start,
-            end: end, type: type,
+            file: file, owner: LockOwner(id: owner, process: process, handle: handle),
+            range: HeldLocks.Range(start: start, end: end, kind: kind),
             isFlock: flags & FUSELock.flock != 0)
     }
 
@@ -45,12 +38,12 @@ extension FSWorker {
     func findLock() throws(FUSEError) {
         guard fileSystem.options.hasPosixLocks else { throw .unknownRequest }
         let wanted = try lockRequest()
-        guard !wanted.isFlock, wanted.type != LockRequest.unlock else { throw .invalid }
+        guard !wanted.isFlock, wanted.kind != .unlock else { throw .invalid }
         let own = fileSystem.locks.find(request.nodeID, wanted.owner.id)
-        var found = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
+        var found = wanted.range.asLock
         // Nobody has locks by what the driver has open.
         try fuseChecking(unsafe clinux_find_lock((own ?? wanted.file).fd, &found))
-        let isFree = found.type == LockRequest.unlock
+        let isFree = HeldLocks.Kind(found.type) == .unlock
         reply.put(UInt64(isFree ? 0 : found.start))
         reply.put(
             isFree ? 0 : UInt64(found.length == 0 ? .max : found.start + (found.length - 1)))
@@ -61,9 +54,9 @@ extension FSWorker {
     /// Who holds a lock: the only one to whom it is not in the way. Of several readers it is not known.
     private func holder(of lock: clinux_lock) -> OpenFile? {
         fileSystem.locks.all(of: request.nodeID).first { file in
-            var other = clinux_lock(start: lock.start, length: 1, type: LockRequest.write)
+            var other = HeldLocks.Range(start: lock.start, end: lock.start, kind: .write).asLock
             return unsafe clinux_find_lock(file.fd, &other) == 0
-                && other.type == LockRequest.unlock
+                && HeldLocks.Kind(other.type) == .unlock
         }
     }
 
@@ -85,27 +78,27 @@ extension FSWorker {
         }
         try fuseChecking(result)
         // A write lock may have become a read lock.
-        if wanted.type != LockRequest.write { fileSystem.waits.retry() }
+        if wanted.kind != .write { fileSystem.waits.retry() }
         return .reply
     }
 
     /// Which of the driver's users holds what is in the way, as far as that is known.
     private func blocker(of wanted: LockRequest) -> OpenFile? {
         guard let own = fileSystem.locks.find(request.nodeID, wanted.owner.id) else { return nil }
-        var found = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
-        guard unsafe clinux_find_lock(own.fd, &found) == 0, found.type != LockRequest.unlock else {
-            return nil
-        }
+        var found = wanted.range.asLock
+        guard unsafe clinux_find_lock(own.fd, &found) == 0,
+            HeldLocks.Kind(found.type) != .unlock
+        else { return nil }
         return holder(of: found)
     }
 
     private func lockFile(_ wanted: LockRequest) throws(FUSEError) -> Int32 {
         guard fileSystem.options.hasFileLocks else { throw FUSEError(EOPNOTSUPP) }
         let operation =
-            switch wanted.type {
-            case LockRequest.read: LOCK_SH
-            case LockRequest.write: LOCK_EX
-            default: LOCK_UN
+            switch wanted.kind {
+            case .read: LOCK_SH
+            case .write: LOCK_EX
+            case .unlock: LOCK_UN
             }
         let result = clinux_lock_open_file(wanted.file.fd, operation | LOCK_NB)
         if result == 0 { wanted.file.held.withLock { $0.wholeFile = operation } }
@@ -116,7 +109,7 @@ extension FSWorker {
         guard fileSystem.options.hasPosixLocks else { throw FUSEError(EOPNOTSUPP) }
         let id = request.nodeID
         let holder: OpenFile
-        if wanted.type == LockRequest.unlock {
+        if wanted.kind == .unlock {
             guard let there = fileSystem.locks.find(id, wanted.owner.id) else { return 0 }
             holder = there
         } else {
@@ -125,11 +118,11 @@ extension FSWorker {
                 try Self.openForLocks(node)
             }
         }
-        var lock = clinux_lock(start: wanted.start, length: wanted.length, type: wanted.type)
+        var lock = wanted.range.asLock
         let result = unsafe clinux_set_lock(holder.fd, &lock)
         if result == 0 {
             holder.held.withLock {
-                $0.set(wanted.start, through: wanted.end, HeldLocks.Kind(wanted.type))
+                $0.set(wanted.range.start, through: wanted.range.end, wanted.kind)
             }
         }
         return result

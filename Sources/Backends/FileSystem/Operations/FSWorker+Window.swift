@@ -55,28 +55,37 @@ extension FSWorker {
     }
 
     private func openForMapping(_ id: UInt64, _ isWritable: Bool) -> SharedFD? {
+        // What an earlier process has shared to be changed, this one may share for reading only.
+        if isWritable, fileSystem.options.isReadOnly { return nil }
         guard let node = try? fileSystem.nodes.node(id) else { return nil }
         settleUser(at: node)
         return try? Self.open(node, isWritable)
     }
 
-    /// REMOVEMAPPING: straight from the chain, because there may be many.
-    func removeMappings() throws(FUSEError) {
+    /// FUSE_REMOVEMAPPING_MAX_ENTRY, where a page has 4 KiB
+    private static let removalLimit: UInt64 = 256
+
+    /// REMOVEMAPPING: straight from the chain, because there may be many. Each may have to wait for
+    /// the front end, so a queue that is to stop does not wait for all; to remove what is removed
+    /// already does no harm.
+    func removeMappings() throws(FUSEError) -> Outcome {
         let mappings = try mappings()
         let count = UInt64(try request.next(UInt32.self))
         var offset = UInt64(FUSELimit.requestHeader + 4)
         let room = chain.readableLength
-        guard room >= offset, count > 0, count <= (room - offset) / 16
+        guard room >= offset, count > 0, count <= Self.removalLimit, count <= (room - offset) / 16
         else { throw .invalid }
         for _ in 0..<count {
+            if stop?.isOn == true { return .later }
             guard let start = chain.read(at: offset, as: UInt64.self),
                 let size = chain.read(at: offset + 8, as: UInt64.self)
             else { throw .invalid }
             try mappings.remove(start, size, openForMapping)
             offset += 16
         }
+        return .reply
     }
 
     /// Shows another front end what the driver has mapped; it does not do that again.
-    func restoreMappings() { fileSystem.mappings?.restore(openForMapping) }
+    func restoreMappings() { fileSystem.mappings?.restore(openForMapping, until: stop) }
 }

@@ -16,23 +16,25 @@ extension FileSystem {
 
     /// What another process needs to go on. Locks are given back for it: two processes cannot have
     /// them. No queue runs.
-    func save() -> [UInt8] {
-        var writer = FolderState.Writer(rootInode: nodes.root.key.inode, abilities: agreed)
-        do {
-            writer = try onThreadOfFiles { [self, writer] in
-                var writer = writer
-                nodes.save(&writer)
-                save(handles.snapshot, &writer)
-                return writer
+    /// - Throws: it is too large; then nothing is given back.
+    func save(limit: Int = FolderState.sizeLimit) throws -> [UInt8] {
+        try onThreadOfFiles { [self] in
+            var writer = FolderState.Writer(
+                rootInode: nodes.root.key.inode, abilities: agreed, limit: limit)
+            let open = handles.snapshot
+            try nodes.save(&writer)
+            try save(open, &writer)
+            try save(mappings?.all ?? [], &writer)
+            open.forEach { _, file in
+                if !file.isLost { file.unlockHeld() }
             }
-        } catch {
-            fsLog(.error, "another process will not know what the guest has open: \(error)")
-            return []
+            return writer.bytes
         }
-        return writer.bytes
     }
 
-    private func save(_ open: SlotIDs<OpenFile>, _ writer: inout FolderState.Writer) {
+    private func save(
+        _ open: SlotIDs<OpenFile>, _ writer: inout FolderState.Writer
+    ) throws(VirtioDeviceError) {
         writer.putCount(open.slotCount)
         for index in 0..<open.slotCount {
             let file = open[slot: index]?.item
@@ -44,8 +46,16 @@ extension FileSystem {
                         flags: max(flags, 0) & SavedFile.keptFlags, lockOwner: file.lockOwner,
                         held: file.held.withLock { $0 })
                 }, generation: open.generation(slot: index))
-            file?.unlockHeld()
+            try writer.checkSize()
         }
+    }
+
+    private func save(
+        _ mappings: [MappingTable.Mapping], _ writer: inout FolderState.Writer
+    ) throws(VirtioDeviceError) {
+        writer.putCount(mappings.count)
+        for mapping in mappings { writer.put(mapping) }
+        try writer.checkSize()
     }
 
     /// No other process has taken over after `save`.
@@ -74,9 +84,11 @@ extension FileSystem {
         }
         let known = try nodes.read(&reader)
         let open = try readFiles(&reader)
+        let mapped = try readMappings(&reader)
         try reader.finish()
         agreed = reader.abilities
         nodes.replace(with: known)
+        mappings?.replace(with: mapped)
         watch?.endAll()
         watch?.fallBehind()
         try onThreadOfFiles { [self] in
@@ -96,9 +108,27 @@ extension FileSystem {
             if lost > 0 {
                 fsLog(
                     .warning,
-                    "\(lost) files that the guest has open are not found again, and stale for it")
+                    "\(lost) files that the guest has open are not found again, or may not be opened"
+                        + " by this user, and stale for it")
             }
         }
+    }
+
+    private func readMappings(
+        _ reader: inout FolderState.Reader
+    ) throws(VirtioDeviceError) -> [MappingTable.Mapping] {
+        let count = try reader.count(limit: Ledger.mappingLimit)
+        if count == 0 { return [] }
+        guard let window = mappings?.size else {
+            throw VirtioDeviceError(
+                "the guest has mapped files into a window, and there is none; give cache-size as "
+                    + "the program before")
+        }
+        var known: [MappingTable.Mapping] = []
+        for _ in 0..<count {
+            known.append(try reader.mapping(after: known.last?.end ?? 0, in: window))
+        }
+        return known
     }
 
     private func readFiles(
@@ -138,39 +168,36 @@ extension FileSystem {
         }
     }
 
-    /// Opens a file that the driver has open, also if its mode has changed since.
+    /// Opens a file that the driver has open. Its mode may forbid that by now, or has from the
+    /// beginning (O_CREAT with 0444); root passes over modes. Anybody else could only change the mode
+    /// for a moment, which others would see, and which would stay if this process were killed in that
+    /// moment. The file is stale instead.
     private func reopen(_ node: Node, _ flags: Int32) throws(FUSEError) -> OwnedFD {
         let access = flags & O_ACCMODE
         guard node.isRegular, access != O_ACCMODE, access == O_RDONLY || !options.isReadOnly else {
             throw .stale
         }
-        var result = clinux_reopen(node.fd, flags)
-        if result == -EACCES, !options.isReadOnly, let mode = try? node.status().mode {
-            try fuseChecking(clinux_change_mode(node.fd, mode & 0o7777 | 0o600))
-            result = clinux_reopen(node.fd, flags)
-            _ = clinux_change_mode(node.fd, mode & 0o7777)
-        }
-        return OwnedFD(owning: try fuseChecking(result))
+        return OwnedFD(owning: try fuseChecking(clinux_reopen(node.fd, flags)))
     }
 
     /// Has a thread of its own work with files, as the control thread does not (FSQueue.swift).
-    private func onThreadOfFiles<R>(_ body: @escaping () -> R) throws -> R {
+    private func onThreadOfFiles<R>(_ body: @escaping () throws -> R) throws -> R {
         let work = Work(body)
         let thread = try Thread(name: "state", stackSize: 1 << 20) { [self] in
             if FSQueue.enterDescriptors(of: self) { work.run() }
         }
         thread.join()
         guard let result = work.result else { throw BackendError("a thread could not begin") }
-        return result
+        return try result.get()
     }
 
     // SAFETY: for `@unchecked Sendable`: one thread waits for the other.
     private final class Work<R>: @unchecked Sendable {
-        private let body: () -> R
-        private(set) var result: R?
+        private let body: () throws -> R
+        private(set) var result: Result<R, any Error>?
 
-        init(_ body: @escaping () -> R) { self.body = body }
+        init(_ body: @escaping () throws -> R) { self.body = body }
 
-        func run() { result = body() }
+        func run() { result = Result(catching: body) }
     }
 }

@@ -8,13 +8,14 @@ internal import Synchronization
 extension NodeTable {
     // MARK: Saving
 
-    func save(_ writer: inout FolderState.Writer) {
+    func save(_ writer: inout FolderState.Writer) throws(VirtioDeviceError) {
         let entries = state.withLock { $0.entries }
         let search = NameSearch(self)
         writer.putCount(entries.slotCount)
         for index in 0..<entries.slotCount {
             let node = entries[slot: index].flatMap { saved($0.item, search) }
             writer.put(node, generation: entries.generation(slot: index))
+            try writer.checkSize()
         }
     }
 
@@ -35,6 +36,7 @@ extension NodeTable {
         case .closed(let closed):
             node.seconds = closed.seconds
             node.nanoseconds = closed.nanoseconds
+            node.handle = closed.claim
             if case .handle(let handle) = closed.place {
                 node.handle = handle
             } else {
@@ -55,19 +57,13 @@ extension NodeTable {
                 new.entries.restore(nil, generation: generation)
                 continue
             }
-            let content = Content.closed(ClosedNode(saved, place(of: saved), root.key))
+            let content = Content.closed(
+                ClosedNode(saved, root.key, opensHandles: fileHandles != nil))
             let entry = Entry(content: content, lookups: saved.lookups, parent: saved.parent)
             let id = new.entries.restore(entry, generation: generation)
             if new.ids[content.key] == nil { new.ids[content.key] = id }
         }
         return new
-    }
-
-    private func place(of saved: SavedNode) -> ClosedNode.Place {
-        if fileHandles != nil, !saved.isOnOtherMount, let handle = saved.handle {
-            return .handle(handle)
-        }
-        return saved.place
     }
 
     /// Puts what another process knew in the place of all that is known.
@@ -103,36 +99,26 @@ extension NodeTable {
 /// Finds out by which names files that are open can be opened again.
 private final class NameSearch {
     private let nodes: NodeTable
-    /// The path of the shared folder itself as the kernel says it, with a slash behind it.
-    private let prefix: [CChar]
-    private var path = [CChar](repeating: 0, count: FUSELimit.path + 2)
+    private let paths: SharedPaths
     private let listing = FolderListing()
     /// How many entries of folders may still be looked at.
     private var patience = 1 << 18
 
-    private static let slash = CChar(bitPattern: UInt8(ascii: "/"))
-
     init(_ nodes: NodeTable) {
         self.nodes = nodes
-        var path = [CChar](repeating: 0, count: FUSELimit.path + 2)
-        let length = unsafe clinux_path(nodes.root.fd, &path, path.count)
-        let text = Array(path.prefix(Int(max(length, 0))))
-        prefix = text.last == Self.slash ? text : text + [Self.slash]
+        paths = SharedPaths(nodes.root)
     }
 
     func place(
         of node: Node, in parent: UInt64, _ status: clinux_file_status
     ) -> (parent: UInt64, ClosedNode.Place) {
-        let length = unsafe clinux_path(node.fd, &path, path.count)
-        if length > 0 {
-            let text = path[..<Int(length)]
-            let name = Array(text[((text.lastIndex(of: Self.slash) ?? -1) + 1)...]) + [0]
+        if let text = SharedPaths.text(node.fd) {
+            let name = SharedPaths.lastName(text)
             if let folder = folder(parent), stands(name, in: folder, for: node) {
                 return (parent, .name(name))
             }
-            if text.starts(with: prefix) {
-                let rest = Array(text.dropFirst(prefix.count)) + [0]
-                if leads(rest, to: node) { return (parent, .path(rest)) }
+            if let path = paths.path(text), paths.leads(path, to: node.key) {
+                return (parent, .path(path))
             }
         }
         // That name is gone; it may have another one.
@@ -154,18 +140,6 @@ private final class NameSearch {
             else { return false }
             return Node.Key(status) == node.key
         }
-    }
-
-    private func leads(_ path: [CChar], to node: Node) -> Bool {
-        guard path.count > 1 else { return false }
-        let fd = unsafe path.withUnsafeBufferPointer { text -> Int32 in
-            guard let text = text.baseAddress else { return -ENOENT }
-            return unsafe clinux_open_beneath(
-                nodes.root.fd, text, CLINUX_O_PATH | O_NOFOLLOW, 0)
-        }
-        guard fd >= 0 else { return false }
-        let opened = OwnedFD(owning: fd)
-        return (try? FileStatus.of(opened.rawValue)).map { Node.Key($0) == node.key } ?? false
     }
 
     /// Looks for another name of a file in the folders that the driver knows.

@@ -21,6 +21,7 @@ struct HeldLocks: Equatable, Sendable {
         var end: Int64
         let kind: Kind
 
+        /// As the kernel takes it; a length of 0: to the end.
         var asLock: clinux_lock {
             clinux_lock(
                 start: start, length: end == .max ? 0 : end - start + 1, type: Int32(kind.rawValue))

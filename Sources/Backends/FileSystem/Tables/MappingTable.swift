@@ -5,8 +5,9 @@ internal import Glibc
 /// the front end shows there. A mapping takes the place of those that it overlaps; of one that is
 /// covered in part, the rest stays.
 ///
-/// It outlives connections, resets and, by the ledger, the process: the driver does not map again.
-/// Our own front end keeps the window when a process is lost; others may not, so all is mapped again.
+/// It outlives connections, resets and, by the ledger or the state (FolderState.swift), the process:
+/// the driver does not map again. Our own front end keeps the window when a process is lost; others
+/// may not, so all is mapped again (MappingTable+Restoring.swift).
 final class MappingTable: Sendable {
     struct Mapping: Equatable {
         /// In the window, in bytes.
@@ -16,12 +17,12 @@ final class MappingTable: Sendable {
         var node: UInt64
         var isWritable: Bool
         /// Its place in the ledger.
-        fileprivate(set) var slot = 0
+        var slot = 0
 
         var end: UInt64 { start + size }
 
         /// The part between two places, which are inside.
-        fileprivate func part(_ start: UInt64, _ end: UInt64) -> Mapping {
+        func part(_ start: UInt64, _ end: UInt64) -> Mapping {
             var part = self
             part.start = start
             part.size = end - start
@@ -29,7 +30,7 @@ final class MappingTable: Sendable {
             return part
         }
 
-        fileprivate var piece: SharedMemoryPiece {
+        var piece: SharedMemoryPiece {
             SharedMemoryPiece(
                 region: MappingTable.region, offset: start, size: size, fileOffset: fileOffset,
                 isWritable: isWritable)
@@ -38,7 +39,7 @@ final class MappingTable: Sendable {
         static func == (a: Mapping, b: Mapping) -> Bool { a.piece == b.piece && a.node == b.node }
     }
 
-    private struct State {
+    struct State {
         /// In the order of their places; they do not overlap.
         var mappings: [Mapping] = []
         var channel: (any SharedMemoryChannel)?
@@ -52,12 +53,12 @@ final class MappingTable: Sendable {
     typealias Open = (_ node: UInt64, _ isWritable: Bool) -> SharedFD?
 
     /// VIRTIO_FS_SHMCAP_ID_CACHE
-    private static let region: UInt8 = 0
+    static let region: UInt8 = 0
     static let pageSize = SharedWindow.pageSize
 
     let size: UInt64
     private let ledger: Ledger?
-    private let state: Lock<State>
+    let state: Lock<State>
 
     /// - Parameter ledger: holds what is known already.
     init(size: UInt64, _ ledger: Ledger?) {
@@ -66,9 +67,7 @@ final class MappingTable: Sendable {
         var state = State()
         state.usedSlots = ledger?.mappingSlots ?? 0
         for slot in 0..<state.usedSlots {
-            guard var mapping = ledger?.keptMapping(slot), mapping.size > 0,
-                Self.fits(mapping.start, mapping.size, in: size)
-            else {
+            guard var mapping = ledger?.keptMapping(slot), Self.allows(mapping, in: size) else {
                 ledger?.forgetMapping(slot)
                 state.freeSlots.append(slot)
                 continue
@@ -96,6 +95,12 @@ final class MappingTable: Sendable {
             && size <= total - start
     }
 
+    /// Whether there can be a mapping in a window of that size.
+    static func allows(_ mapping: Mapping, in total: UInt64) -> Bool {
+        fits(mapping.start, mapping.size, in: total) && mapping.fileOffset % pageSize == 0
+            && mapping.fileOffset <= UInt64(Int64.max) - mapping.size
+    }
+
     /// By whom mappings are made from now on; `nil`: they cannot be.
     func use(_ channel: (any SharedMemoryChannel)?) {
         state.withLock { state in
@@ -106,14 +111,23 @@ final class MappingTable: Sendable {
 
     var isUsable: Bool { state.withLock { $0.channel != nil } }
 
+    /// In the order of their places.
     var all: [Mapping] { state.withLock { $0.mappings } }
+
+    /// Puts what another process's driver has mapped in the place of all that is mapped: in order,
+    /// and each allowed. It is mapped again when a queue goes on.
+    func replace(with known: [Mapping]) {
+        state.withLock { state in
+            cut(0, size, &state)
+            for mapping in known { insert(mapping, &state) }
+            state.mustRestore = state.channel != nil && !known.isEmpty
+        }
+    }
 
     // MARK: Changes
 
     func add(_ new: Mapping, _ fd: SharedFD, _ open: Open) throws(FUSEError) {
-        guard Self.fits(new.start, new.size, in: size), new.fileOffset % Self.pageSize == 0,
-            new.fileOffset <= UInt64(Int64.max) - new.size
-        else { throw .invalid }
+        guard Self.allows(new, in: size) else { throw .invalid }
         try state.withLock { state throws(FUSEError) in
             guard let channel = state.channel else { throw FUSEError(EIO) }
             let range = Self.overlapping(new.start, new.end, state)
@@ -121,17 +135,16 @@ final class MappingTable: Sendable {
             guard state.mappings.count - range.count + 3 <= Ledger.mappingLimit else {
                 throw FUSEError(ENOMEM)
             }
-            do throws(SharedMemoryError) {
-                do throws(SharedMemoryError) {
+            try asking(&state) { state throws(SharedMemoryError) in
+                if try Self.isDone({ () throws(SharedMemoryError) in
                     try channel.map(new.piece, of: fd)
-                } catch {
-                    // Others want a place to be free first.
-                    guard error == .refused, !range.isEmpty else { throw error }
-                    clear(new.start, new.end, channel, &state, open)
-                    try channel.map(new.piece, of: fd)
+                }) {
+                    return
                 }
-            } catch {
-                throw FUSEError(EIO)
+                // Others want a place to be free first.
+                guard !range.isEmpty else { throw .refused }
+                try clear(new.start, new.end, channel, &state, open)
+                try channel.map(new.piece, of: fd)
             }
             cut(new.start, new.end, &state)
             insert(new, &state)
@@ -145,73 +158,36 @@ final class MappingTable: Sendable {
                 throw FUSEError(ENOMEM)
             }
             if let channel = state.channel {
-                do {
-                    try channel.unmap(
-                        SharedMemoryPiece(region: Self.region, offset: start, size: count))
-                } catch {
+                try asking(&state) { state throws(SharedMemoryError) in
+                    let piece = SharedMemoryPiece(region: Self.region, offset: start, size: count)
+                    if try Self.isDone({ () throws(SharedMemoryError) in
+                        try channel.unmap(piece)
+                    }) {
+                        return
+                    }
                     // Others want to hear of each mapping as a whole.
-                    clear(start, start + count, channel, &state, open)
+                    try clear(start, start + count, channel, &state, open)
                 }
             }
             cut(start, start + count, &state)
         }
     }
 
-    /// Makes the window empty.
+    /// Makes the window empty, whoever may still show something there.
     func removeAll() {
-        try? remove(0, size) { _, _ in nil }
-    }
-
-    /// Maps everything again, if there is another front end.
-    func restore(_ open: Open) {
         state.withLock { state in
-            guard state.mustRestore, let channel = state.channel else { return }
+            let whole = SharedMemoryPiece(region: Self.region, offset: 0, size: size)
+            if let channel = state.channel, (try? channel.unmap(whole)) == nil {
+                for mapping in state.mappings { try? channel.unmap(mapping.piece) }
+            }
+            cut(0, size, &state)
             state.mustRestore = false
-            for mapping in state.mappings {
-                let isThere = open(mapping.node, mapping.isWritable).map { fd in
-                    Self.isMapped(mapping, fd, channel)
-                }
-                if isThere == true { continue }
-                fsLog.guest("a part of a file that the guest has mapped cannot be mapped again")
-                try? channel.unmap(mapping.piece)
-                cut(mapping.start, mapping.end, &state)
-            }
-        }
-    }
-
-    private static func isMapped(
-        _ mapping: Mapping, _ fd: SharedFD, _ channel: any SharedMemoryChannel
-    ) -> Bool {
-        if (try? channel.map(mapping.piece, of: fd)) != nil { return true }
-        return (try? channel.unmap(mapping.piece)) != nil
-            && (try? channel.map(mapping.piece, of: fd)) != nil
-    }
-
-    /// Has the front end take away what is mapped in a range, one by one, and map again what was not
-    /// in it.
-    private func clear(
-        _ start: UInt64, _ end: UInt64, _ channel: any SharedMemoryChannel, _ state: inout State,
-        _ open: Open
-    ) {
-        let range = Self.overlapping(start, end, state)
-        let old = Array(state.mappings[range])
-        cut(start, end, &state)
-        for mapping in old {
-            try? channel.unmap(mapping.piece)
-            for rest in Self.rests(mapping, start, end) {
-                guard let fd = open(rest.node, rest.isWritable),
-                    (try? channel.map(rest.piece, of: fd)) != nil
-                else {
-                    cut(rest.start, rest.end, &state)
-                    continue
-                }
-            }
         }
     }
 
     // MARK: The table
 
-    private static func overlapping(
+    static func overlapping(
         _ start: UInt64, _ end: UInt64, _ state: State
     ) -> Range<Int> {
         let mappings = state.mappings
@@ -220,7 +196,7 @@ final class MappingTable: Sendable {
     }
 
     /// What is left of a mapping outside a range.
-    private static func rests(_ mapping: Mapping, _ start: UInt64, _ end: UInt64) -> [Mapping] {
+    static func rests(_ mapping: Mapping, _ start: UInt64, _ end: UInt64) -> [Mapping] {
         var rests: [Mapping] = []
         if mapping.start < start { rests.append(mapping.part(mapping.start, start)) }
         if mapping.end > end { rests.append(mapping.part(end, mapping.end)) }
@@ -228,7 +204,7 @@ final class MappingTable: Sendable {
     }
 
     /// Takes a range out of the table.
-    private func cut(_ start: UInt64, _ end: UInt64, _ state: inout State) {
+    func cut(_ start: UInt64, _ end: UInt64, _ state: inout State) {
         let range = Self.overlapping(start, end, state)
         let old = Array(state.mappings[range])
         state.mappings.removeSubrange(range)
@@ -239,7 +215,7 @@ final class MappingTable: Sendable {
         }
     }
 
-    private func insert(_ mapping: Mapping, _ state: inout State) {
+    func insert(_ mapping: Mapping, _ state: inout State) {
         var mapping = mapping
         if let slot = state.freeSlots.popLast() {
             mapping.slot = slot

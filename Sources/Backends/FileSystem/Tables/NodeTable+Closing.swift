@@ -27,6 +27,8 @@ final class ClosedNode: Sendable {
 
     let key: Node.Key
     let place: Place
+    /// The handle that it has by another process's state, and by which it is looked for first.
+    let claim: clinux_file_handle?
     /// When it was made, as far as the file system says.
     let seconds: Int64
     let nanoseconds: UInt32
@@ -36,18 +38,21 @@ final class ClosedNode: Sendable {
     init(_ place: Place, _ status: clinux_file_status) {
         key = Node.Key(status)
         self.place = place
+        claim = nil
         seconds = status.btime
         nanoseconds = status.btime_ns
         knowsMount = true
     }
 
     /// One that a process knew which shared the folder before (FolderState.swift).
-    init(_ saved: SavedNode, _ place: Place, _ root: Node.Key) {
+    /// - Parameter opensHandles: whether this process can open files by their handles.
+    init(_ saved: SavedNode, _ root: Node.Key, opensHandles: Bool) {
         key = Node.Key(
             inode: saved.inode, device: saved.device ?? root.device,
             mount: saved.isOnOtherMount ? 0 : root.mount)
         knowsMount = !saved.isOnOtherMount
-        self.place = place
+        place = saved.place
+        claim = opensHandles && !saved.isOnOtherMount ? saved.handle : nil
         seconds = saved.seconds
         nanoseconds = saved.nanoseconds
     }
@@ -56,6 +61,7 @@ final class ClosedNode: Sendable {
     init(_ kept: clinux_kept_node, _ place: clinux_kept_place) {
         key = Node.Key(kept)
         self.place = place.has_handle != 0 ? .handle(place.handle) : .name(place.text)
+        claim = nil
         seconds = place.seconds
         nanoseconds = place.nanoseconds
         knowsMount = true
@@ -104,6 +110,10 @@ extension NodeTable {
                 found = node
                 break walk
             case .closed(let node, let parent):
+                if let claimed = openClaimed(next, node, closesOthers: closesOthers) {
+                    found = claimed
+                    break walk
+                }
                 guard way.count < Self.depthLimit else { throw .stale }
                 way.append((next, node))
                 guard case .name = node.place else { break walk }
@@ -116,6 +126,17 @@ extension NodeTable {
         }
         guard let found else { throw .stale }
         return found
+    }
+
+    /// Opens a file by the handle that it has by another process's state. A handle leads to wherever
+    /// in its file system the file lies, and whoever brings a state may make one up: the file counts
+    /// only if it is found beneath the shared folder. What has no name any more is not.
+    private func openClaimed(_ id: UInt64, _ closed: ClosedNode, closesOthers: Bool) -> Node? {
+        guard let claim = closed.claim, let fileHandles, let fd = try? fileHandles.open(claim),
+            let status = try? FileStatus.of(fd.rawValue), closed.isSame(status),
+            SharedPaths(root).holds(fd.rawValue, Node.Key(status))
+        else { return nil }
+        return try? setOpen(id, closed, fd, closesOthers: closesOthers)
     }
 
     private func open(_ closed: ClosedNode, in folder: Node?) throws(FUSEError) -> OwnedFD {
