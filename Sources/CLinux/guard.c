@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "guard.h"
+
 // More than a process maps of others: 64 regions, twice while a table is replaced, and two areas.
 enum { GUARD_COUNT = 1024 };
 
@@ -19,7 +21,7 @@ static struct {
     atomic_size_t size;
     atomic_int event;
     atomic_int is_lost;
-    atomic_int pages; // how many are replaced one by one; negative: always all at once
+    _Atomic(struct clinux_window *) window; // mends its pages itself
 // Apart from what is small (Main/hot-symbols.txt).
 } guards[GUARD_COUNT] __attribute__((section(".bss.guards")));
 
@@ -29,29 +31,13 @@ static pthread_mutex_t guard_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 static struct sigaction previous_action;
 
-static int put_zeroes(uintptr_t base, size_t size)
+int guard_put_zeroes(uintptr_t base, size_t size)
 {
     return syscall(SYS_mmap, base, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0L) != -1;
 }
 
-int clinux_map_over(void *base, size_t size, int flags, int fd, int64_t offset)
-{
-    // Linux takes away what was there before it asks the file, which may refuse: so the file is
-    // mapped elsewhere first, and moved.
-    void *new = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, offset);
-    if (new == MAP_FAILED)
-        return -errno;
-    if (mremap(new, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base) != MAP_FAILED)
-        return 0;
-    int code = errno;
-    if (!put_zeroes((uintptr_t)base, size))
-        abort();
-    munmap(new, size);
-    return -code;
-}
-
-static void tell(int event)
+void guard_tell(int event)
 {
     uint64_t one = 1;
     // It fails only where the counter is full, and then the owner has been woken already.
@@ -61,41 +47,33 @@ static void tell(int event)
 
 // Puts zeroes in the place of the guarded memory that holds `address`. The whole mapping goes at
 // once: its owner is about to give it up, and single pages could be made to use up all mappings
-// that a process may have. Only windows lose single pages, so many at most.
+// that a process may have. Windows do better (window.c).
 static int replace_lost_memory(uintptr_t address)
 {
     int limit = atomic_load_explicit(&guard_limit, memory_order_acquire);
     for (int i = 0; i < limit; i++) {
         uintptr_t base = atomic_load_explicit(&guards[i].base, memory_order_acquire);
         size_t size = atomic_load_explicit(&guards[i].size, memory_order_acquire);
+        struct clinux_window *window = atomic_load_explicit(&guards[i].window, memory_order_acquire);
         if (base == 0 || address - base >= size ||
             atomic_load_explicit(&guards[i].base, memory_order_acquire) != base)
             continue;
-        if (atomic_load(&guards[i].pages) >= 0) {
-            int is_one = atomic_fetch_sub(&guards[i].pages, 1) > 0;
-            if (!is_one)
-                atomic_store(&guards[i].pages, 0);
-            if (!(is_one ? put_zeroes(address & ~(uintptr_t)4095, 4096) : put_zeroes(base, size)))
-                return 0;
-            if (!is_one)
-                atomic_store(&guards[i].is_lost, 1);
-            tell(atomic_load(&guards[i].event));
-            return 1;
-        }
+        if (window != NULL)
+            return clinux_window_mend(window, address);
         // Another thread may have been here first.
         if (atomic_load(&guards[i].is_lost))
             return 1;
-        if (!put_zeroes(base, size))
+        if (!guard_put_zeroes(base, size))
             return 0;
         atomic_store(&guards[i].is_lost, 1);
-        tell(atomic_load(&guards[i].event));
+        guard_tell(atomic_load(&guards[i].event));
         return 1;
     }
     return 0;
 }
 
-// Runs on the thread that touched the memory, in the middle of any code: nothing here locks or
-// allocates.
+// Runs on the thread that touched the memory, in the middle of any code: nothing here allocates, and
+// the only lock is one whose owners touch no such memory (window.c).
 static void on_bus_error(int signal, siginfo_t *info, void *context)
 {
     (void)context;
@@ -117,7 +95,7 @@ static void install_handler(void)
     sigaction(SIGBUS, &action, &previous_action);
 }
 
-static int add(void *base, size_t size, int event, int pages)
+static int add(void *base, size_t size, int event, struct clinux_window *window)
 {
     pthread_once(&guard_once, install_handler);
     int result = -ENOSPC;
@@ -128,7 +106,7 @@ static int add(void *base, size_t size, int event, int pages)
         atomic_store(&guards[i].size, size);
         atomic_store(&guards[i].event, event);
         atomic_store(&guards[i].is_lost, 0);
-        atomic_store(&guards[i].pages, pages);
+        atomic_store(&guards[i].window, window);
         atomic_store_explicit(&guards[i].base, (uintptr_t)base, memory_order_release);
         if (i >= atomic_load(&guard_limit))
             atomic_store_explicit(&guard_limit, i + 1, memory_order_release);
@@ -140,24 +118,12 @@ static int add(void *base, size_t size, int event, int pages)
 
 int clinux_guard_add(void *base, size_t size, int event)
 {
-    return add(base, size, event, -1);
+    return add(base, size, event, NULL);
 }
 
-int clinux_guard_add_pages(void *base, size_t size, int event, int pages)
+int guard_add_window(void *base, size_t size, struct clinux_window *window)
 {
-    return add(base, size, event, pages < 0 ? 0 : pages);
-}
-
-void clinux_guard_renew(int guard, int pages)
-{
-    atomic_store(&guards[guard].pages, pages < 0 ? 0 : pages);
-    atomic_store(&guards[guard].is_lost, 0);
-}
-
-void clinux_guard_touch(void *address)
-{
-    // An access that changes nothing, and that no compiler makes a read.
-    __asm__ volatile("lock orb $0, (%0)" : : "r"(address) : "memory", "cc");
+    return add(base, size, -1, window);
 }
 
 void clinux_guard_remove(int guard)

@@ -119,6 +119,12 @@ int clinux_file_shape(int fd, uint64_t *alignment, int64_t *size)
     return 0;
 }
 
+int64_t clinux_file_system(int fd)
+{
+    struct statfs system;
+    return fstatfs(fd, &system) < 0 ? -errno : (int64_t)system.f_type;
+}
+
 int clinux_replace_fd(int source, int target)
 {
     return dup3(source, target, O_CLOEXEC) < 0 ? -errno : 0;

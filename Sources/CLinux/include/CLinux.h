@@ -23,6 +23,7 @@
 #include "CLinuxNetwork.h"
 #include "CLinuxSandbox.h"
 #include "CLinuxUserfault.h"
+#include "CLinuxWindow.h"
 
 #pragma clang assume_nonnull begin
 
@@ -47,6 +48,9 @@ ssize_t clinux_receive_with_fds(int socket, void *data, size_t length, int *fds,
 // What mappings of the file must be aligned to (the page size, or that of huge pages), and the
 // file's size; -1 as size where that says nothing (devices).
 int clinux_file_shape(int fd, uint64_t *alignment, int64_t *size);
+
+// What statfs(2) calls the file system that a file lies on, or -errno.
+int64_t clinux_file_system(int fd);
 
 // Makes the descriptor `target` refer to what `source` does, at once and close-on-exec.
 int clinux_replace_fd(int source, int target);

@@ -13,21 +13,6 @@
 // all guards ends the process as before. Returns the guard's number, or -ENOSPC.
 int clinux_guard_add(void *base, size_t size, int event);
 
-// The same for memory that consists of many mappings, which change (SharedWindow.swift): single pages
-// are replaced, `pages` at most, and then everything.
-int clinux_guard_add_pages(void *base, size_t size, int event, int pages);
-
-// Lets a guard of that kind replace so many pages again.
-void clinux_guard_renew(int guard, int pages);
-
-// Maps a file, or memory if `fd` is -1, for reading and writing, in the place of what is mapped at
-// `base`. If that fails, what was there stays, or there is zeroed memory; never nothing, into which the
-// process's next mapping could go. Returns 0 or -errno.
-int clinux_map_over(void *base, size_t size, int flags, int fd, int64_t offset);
-
-// Writes to an address without changing what is there, so that memory which would fail is replaced.
-void clinux_guard_touch(void *address);
-
 // Ends a guard; to be called before its memory is unmapped and its event is closed.
 void clinux_guard_remove(int guard);
 

@@ -6,7 +6,11 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
     case range(offset: UInt64, size: UInt64)
     /// Not a regular file with pages of 4 KiB, so that what happens at its end is known.
     case file
+    /// Its file system is not a local one (WindowFile.swift).
+    case fileSystem(String)
     case tooMany
+    /// All windows together have as many mappings as they may.
+    case noMappings(limit: Int)
     case system(SystemError)
 
     package var description: String {
@@ -14,7 +18,14 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
         case .range(let offset, let size):
             "\(size) bytes at offset 0x\(String(offset, radix: 16)) are not whole pages inside it"
         case .file: "what is to be mapped is not a regular file with pages of 4 KiB"
+        case .fileSystem(let name):
+            "the file lies on a file system (\(name)) that does not have its pages on a disk of this"
+                + " host, so that a processor might wait for them for ever; only files of local file"
+                + " systems can be shown"
         case .tooMany: "it consists of too many pieces"
+        case .noMappings(let limit):
+            "the windows of all devices have used up the \(limit) mappings that there are for them;"
+                + " have fewer devices with windows, or smaller ones"
         case .system(let error): "\(error)"
         }
     }
@@ -24,18 +35,17 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
 /// process that stays the same, into which a device's back end has pieces of its files mapped.
 ///
 /// Whatever the guest does with it, no access fails. Where nothing is mapped there are zeroes, and
-/// what is written there is the guest's own. What is mapped for reading only is copied when it is
-/// written to. Pages that are not there, because a file has become shorter or its file system is
-/// full, become zeroes when they are touched (CLinux/guard.c), until something is mapped there again.
+/// what is written there is the guest's own, until something beside it is taken away. What is mapped
+/// for reading only is copied when it is written to. Pages that are not there, because a file has
+/// become shorter or its file system is full, become zeroes when they are touched (CLinux/window.c),
+/// until something is mapped there again; when there are very many of such pages, 2 MiB at once.
 /// Memory is used only as far as the guest writes, and no more than the window has.
 // SAFETY: `base` is a reservation of `size` bytes that stays mapped as long as this object lives.
 // Other threads, processors and processes access it while it changes.
 @safe public final class SharedWindow: Sendable {
     /// The unit of all mappings, in bytes.
     package static let pageSize: UInt64 = 4096
-    /// How many single pages may become zeroes before all of the window does.
-    private static let lostPages: Int32 = 512
-    /// How many pieces the window may consist of: a process has 65530 mappings on Linux.
+    /// How many pieces the window may consist of.
     package let maximumPieces: Int
     /// Windows are placed so that the host may use large pages.
     private static let alignment = 2 << 20
@@ -48,17 +58,23 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
     // SAFETY: what mmap returned.
     nonisolated(unsafe) private let reservation: UnsafeMutableRawPointer
     private let reservedSize: Int
-    private let lossGuard: Int32
+    // SAFETY: made and ended with this object.
+    nonisolated(unsafe) private let guarded: OpaquePointer
+    private let budget: MappingBudget
     /// Signalled when pages became zeroes because there was nothing behind them.
     package let lossEvent: EventFD
-    private let pieces = Lock(PieceList())
+    private let pieces: Lock<WindowPieces>
 
-    /// - Parameter size: a positive multiple of `pageSize`.
-    package init(size: UInt64) throws(SystemError) {
+    /// - Parameters:
+    ///   - size: a positive multiple of `pageSize`.
+    ///   - budget: what mappings are taken from.
+    package init(size: UInt64, budget: MappingBudget = .process) throws(SystemError) {
         guard size > 0, size % Self.pageSize == 0, let count = Int(exactly: size),
             count <= Int.max - Self.alignment
         else { throw SystemError("mmap", errno: EINVAL) }
         lossEvent = try EventFD()
+        self.budget = budget
+        pieces = Lock(WindowPieces(size: size))
         // As many as Linux's driver makes, which are of 2 MiB, but for very large windows.
         maximumPieces = Int(min(max(size >> 21, 4096), 16384))
         reservedSize = count + Self.alignment
@@ -72,17 +88,18 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
         let misplaced = Int(bitPattern: address) & (Self.alignment - 1)
         unsafe base = unsafe address + (misplaced == 0 ? 0 : Self.alignment - misplaced)
         self.size = size
-        // SAFETY: the memory stays mapped and the event open until the guard is removed.
-        lossGuard = unsafe clinux_guard_add_pages(base, count, lossEvent.rawValue, Self.lostPages)
-        guard lossGuard >= 0 else {
+        // SAFETY: the memory stays mapped, and the event and the budget alive, until it is ended.
+        let new = unsafe clinux_window_add(base, count, lossEvent.rawValue, budget.left)
+        guard let new = unsafe new else {
             unsafe munmap(reservation, reservedSize)
-            throw SystemError("mmap", errno: -lossGuard)
+            throw SystemError("mmap", errno: ENOSPC)
         }
+        unsafe guarded = unsafe new
     }
 
     deinit {
-        clinux_guard_remove(lossGuard)
         // SAFETY: nobody holds this object any more.
+        unsafe clinux_window_remove(guarded)
         _ = unsafe munmap(reservation, reservedSize)
     }
 
@@ -99,41 +116,47 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
         guard fileOffset % Self.pageSize == 0, fileOffset <= UInt64(Int64.max) - size else {
             throw .range(offset: fileOffset, size: size)
         }
-        var alignment: UInt64 = 0
-        var fileSize: Int64 = -1
-        // SAFETY: both results live for the call.
-        guard unsafe clinux_file_shape(fd, &alignment, &fileSize) == 0, fileSize >= 0,
-            alignment == Self.pageSize
-        else { throw .file }
-        let sharing = isWritable ? MAP_SHARED : MAP_PRIVATE
+        try WindowFile.check(fd)
+        let flags = (isWritable ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE
         try pieces.withLock { pieces throws(WindowError) in
-            guard pieces.canReplace(offset, size, limit: maximumPieces) else { throw .tooMany }
-            try put(fd, Int(fileOffset), offset, size, flags: sharing | MAP_NORESERVE)
-            pieces.replace(offset, size, isMapped: true)
+            let change = pieces.replacing(offset, size, isMapped: true)
+            try allow(change, of: pieces)
+            try put(fd, Int(fileOffset), offset..<offset + size, flags, change)
+            pieces.apply(change)
         }
     }
 
-    /// Takes away what is shown in a range.
+    /// Takes away what is shown in a range, and what the guest has written beside it where nothing is
+    /// shown: all that is empty there is one mapping again, however it came about.
     package func unmap(at offset: UInt64, size: UInt64) throws(WindowError) {
         try check(offset, size)
         try pieces.withLock { pieces throws(WindowError) in
-            guard pieces.canReplace(offset, size, limit: maximumPieces) else { throw .tooMany }
-            try put(-1, 0, offset, size, flags: Self.emptyFlags)
-            pieces.replace(offset, size, isMapped: false)
+            let change = pieces.replacing(offset, size, isMapped: false)
+            try allow(change, of: pieces)
+            try put(-1, 0, change.emptied, Self.emptyFlags, change)
+            pieces.apply(change)
         }
     }
 
     /// Takes everything away, and what the guest has written.
-    package func clear() throws(WindowError) {
-        try pieces.withLock { pieces throws(WindowError) in
-            try put(-1, 0, 0, size, flags: Self.emptyFlags)
-            pieces = PieceList()
-            clinux_guard_renew(lossGuard, Self.lostPages)
-        }
-    }
+    package func clear() throws(WindowError) { try unmap(at: 0, size: size) }
 
     /// How many pieces there are.
     package var pieceCount: Int { pieces.withLock { $0.count } }
+
+    /// How many single pages and pieces of 2 MiB have become zeroes, and are still there.
+    package var lost: (pages: Int, blocks: Int) {
+        var (pages, blocks): (Int32, Int32) = (0, 0)
+        // SAFETY: both results live for the call.
+        unsafe clinux_window_mended(guarded, &pages, &blocks)
+        return (Int(pages), Int(blocks))
+    }
+
+    private func allow(
+        _ change: WindowPieces.Change, of pieces: WindowPieces
+    ) throws(WindowError) {
+        guard change.pieces <= max(maximumPieces, pieces.count) else { throw .tooMany }
+    }
 
     private func check(_ offset: UInt64, _ size: UInt64) throws(WindowError) {
         guard offset % Self.pageSize == 0, size % Self.pageSize == 0, size > 0,
@@ -142,12 +165,18 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
     }
 
     private func put(
-        _ fd: Int32, _ fileOffset: Int, _ offset: UInt64, _ size: UInt64, flags: Int32
+        _ fd: Int32, _ fileOffset: Int, _ place: Range<UInt64>, _ flags: Int32,
+        _ change: WindowPieces.Change
     ) throws(WindowError) {
         // SAFETY: the range lies in the reservation; see the type.
-        let code = unsafe clinux_map_over(
-            base + Int(offset), Int(size), flags, fd, Int64(fileOffset))
-        if code != 0 { throw .system(SystemError("mmap", errno: -code)) }
+        let code = unsafe clinux_window_map(
+            guarded, Int(place.lowerBound), Int(place.upperBound - place.lowerBound), flags, fd,
+            Int64(fileOffset), Int32(clamping: change.mappings))
+        switch -code {
+        case 0: return
+        case EDQUOT: throw .noMappings(limit: budget.limit)
+        default: throw .system(SystemError("mmap", errno: -code))
+        }
     }
 
     /// Reads up to 8 bytes, all in the window, for a processor that cannot.
@@ -173,53 +202,21 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
         return true
     }
 
+    /// What came of `touch`.
+    public enum Touch: Sendable {
+        /// There was nothing, and now there are zeroes.
+        case mended
+        /// The page could be reached.
+        case reached
+        /// The offset is not in the window.
+        case outside
+    }
+
     /// Makes a page that cannot be reached one of zeroes: a processor that has met one does not come
     /// upon the guard by itself.
-    /// - Returns: whether the offset lies in the window.
-    public func touch(_ offset: UInt64) -> Bool {
-        guard offset < size else { return false }
+    public func touch(_ offset: UInt64) -> Touch {
+        guard offset < size else { return .outside }
         // SAFETY: the byte lies in the window, which is guarded.
-        unsafe clinux_guard_touch(base + Int(offset))
-        return true
-    }
-}
-
-/// What is mapped where: pieces in the order of their places, which do not overlap.
-private struct PieceList {
-    private struct Piece {
-        var start: UInt64
-        var end: UInt64
-    }
-
-    private var pieces: [Piece] = []
-
-    var count: Int { pieces.count }
-
-    /// The pieces that have something in a range.
-    private func overlapping(_ start: UInt64, _ end: UInt64) -> Range<Int> {
-        let first = pieces.prefixCount { $0.end <= start }
-        return first..<max(first, pieces.prefixCount { $0.start < end })
-    }
-
-    /// Whether there may be the pieces that come of a change: one more, and one that is split.
-    func canReplace(_ start: UInt64, _ size: UInt64, limit: Int) -> Bool {
-        if pieces.count + 2 <= limit { return true }
-        let range = overlapping(start, start + size)
-        guard let first = range.first, let last = range.last else { return false }
-        return pieces[first].start >= start && pieces[last].end <= start + size
-    }
-
-    mutating func replace(_ start: UInt64, _ size: UInt64, isMapped: Bool) {
-        let end = start + size
-        let range = overlapping(start, end)
-        var new: [Piece] = []
-        if let first = range.first, pieces[first].start < start {
-            new.append(Piece(start: pieces[first].start, end: start))
-        }
-        if isMapped { new.append(Piece(start: start, end: end)) }
-        if let last = range.last, pieces[last].end > end {
-            new.append(Piece(start: end, end: pieces[last].end))
-        }
-        pieces.replaceSubrange(range, with: new)
+        return unsafe clinux_window_touch(base + Int(offset)) != 0 ? .mended : .reached
     }
 }

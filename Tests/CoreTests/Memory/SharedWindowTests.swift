@@ -126,44 +126,72 @@ struct SharedWindowTests {
         }
     }
 
-    @Test("pages that a file has no more become zeroes, and others stay")
-    func lostPages() throws {
-        let fd = try file("file")
-        try window.map(fd.rawValue, from: 0, at: 0, size: 0x4000, isWritable: true)
-        #expect(ftruncate(fd.rawValue, 0x2000) == 0)
-        #expect(byte(0x1000) == 2)
-        #expect(byte(0x2000) == 0)
-        #expect(window.lossEvent.drain())
-        store(9, at: 0x2000)
-        store(8, at: 0x1000)
-        #expect(window.touch(0x3000))
-        #expect(!window.touch(window.size))
-        #expect(byte(0x3000) == 0)
-        #expect(try readFile(folder["file"]).count == 0x2000)
-        #expect(try readFile(folder["file"])[0x1000] == 8)
-        // What is mapped anew is there.
-        #expect(ftruncate(fd.rawValue, 0x4000) == 0)
-        #expect(byte(0x2000) == 9)
-        try window.map(fd.rawValue, from: 0, at: 0, size: 0x4000, isWritable: true)
-        #expect(byte(0x2000) == 0)
-        store(7, at: 0x2000)
-        #expect(try readFile(folder["file"])[0x2000] == 7)
+    @Test(
+        "so is a file whose pages are no local disk's, by its file system's name",
+        arguments: [("/proc/cpuinfo", "proc"), ("/sys/kernel/uevent_seqnum", "sysfs")])
+    func otherFileSystems(path: String, name: String) throws {
+        let fd = try SharedFD(owning: checking("open", Self.open(path, O_RDONLY)))
+        #expect(throws: WindowError.fileSystem(name)) {
+            try window.map(fd.rawValue, from: 0, at: 0, size: 0x1000, isWritable: false)
+        }
     }
 
-    @Test("a window that loses very many pages is emptied, and works again")
-    func manyLostPages() throws {
-        let large = try SharedWindow(size: 4 << 20)
-        let fd = try file("file")
-        #expect(ftruncate(fd.rawValue, 4 << 20) == 0)
-        try large.map(fd.rawValue, from: 0, at: 0, size: 4 << 20, isWritable: true)
-        #expect(ftruncate(fd.rawValue, 0x1000) == 0)
-        for page in 1..<1024 {
-            #expect(
-                unsafe large.base.load(fromByteOffset: page * 4096, as: UInt8.self) == 0)
+    @Test(
+        "so is a file of a program's that need not bring its pages",
+        .enabled(if: TinyFUSE.isPossible, "only root can mount a FUSE file system"))
+    func programFileSystems() throws {
+        try TinyFUSE.with { file in
+            #expect(throws: WindowError.fileSystem("FUSE")) {
+                try window.map(file.rawValue, from: 0, at: 0, size: 0x1000, isWritable: false)
+            }
         }
-        #expect(unsafe large.base.load(as: UInt8.self) == 0)
-        try large.map(fd.rawValue, from: 0, at: 0, size: 4 << 20, isWritable: true)
-        #expect(unsafe large.base.load(as: UInt8.self) == 1)
+    }
+
+    @Test("a file that cannot be mapped leaves what was there")
+    func refusedMapping() throws {
+        let fd = try file("file")
+        try window.map(fd.rawValue, from: 0x1000, at: 0x3000, size: 0x2000, isWritable: true)
+        store(9, at: 0x5000)
+        // It can be read and written, but not mapped so.
+        let sealed = try MemFD(name: "sealed", size: 0x2000)
+        let futureWrite: Int32 = 0x10  // F_SEAL_FUTURE_WRITE
+        #expect(fcntl(sealed.fd.rawValue, CLINUX_F_ADD_SEALS, futureWrite) == 0)
+        for offset in [0x3000, 0x5000] as [UInt64] {
+            #expect(throws: WindowError.system(SystemError("mmap", errno: EPERM))) {
+                try window.map(
+                    sealed.fd.rawValue, from: 0, at: offset, size: 0x1000, isWritable: true)
+            }
+        }
+        #expect(byte(0x3000) == 2)
+        #expect(byte(0x5000) == 9)
+        #expect(window.pieceCount == 1)
+    }
+
+    /// Of some files the kernel finds out only when it has taken away what was there before.
+    @Test(
+        "so does one that the kernel asks last",
+        arguments: ["/proc/cpuinfo", "/sys/kernel/uevent_seqnum"])
+    func refusedLate(path: String) throws {
+        let size = 0x4000
+        let left = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
+        unsafe left.initialize(to: 10)
+        defer { unsafe left.deallocate() }
+        let base = try unsafe #require(
+            unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+        defer { unsafe munmap(base, size) }
+        let event = try EventFD()
+        let guarded = try unsafe #require(
+            unsafe clinux_window_add(base, size, event.rawValue, left))
+        defer { unsafe clinux_window_remove(guarded) }
+        unsafe base.storeBytes(of: 7, toByteOffset: 0x1000, as: UInt8.self)
+        let fd = try SharedFD(owning: checking("open", Self.open(path, O_RDONLY)))
+        #expect(
+            unsafe clinux_window_map(
+                guarded, 0x1000, 0x1000, MAP_PRIVATE, fd.rawValue, 0, 3) < 0)
+        var isThere: UInt8 = 0
+        try #require(unsafe mincore(base + 0x1000, 0x1000, &isThere) == 0)
+        #expect(unsafe base.load(fromByteOffset: 0x1000, as: UInt8.self) == 7)
+        #expect(unsafe clinux_windows_left(left) == 9)
     }
 
     @Test("it does not consist of more pieces than the process may have mappings")
