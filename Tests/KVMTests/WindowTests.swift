@@ -2,6 +2,7 @@ import Accelerator
 import Core
 import Glibc
 import Synchronization
+import TCG
 import TestSupport
 import Testing
 
@@ -117,5 +118,86 @@ struct GuestWindowTests {
             }
         }
         #expect(results == [0x11, 0x11, 0])
+    }
+
+    @Test("a page that is lost again and again does not end the machine", arguments: providers)
+    func lostAgain(provider: Provider) throws {
+        #expect(ftruncate(file.rawValue, 0x2000) == 0)
+        var code = GuestCode()
+        for _ in 0..<40 {
+            code.loadEAX(Self.base + 0x3000)
+            code.out(TestSurface.actionPort)
+        }
+        code.out(TestSurface.resultPort)
+        code.end()
+        let (window, file) = (window, file)
+        let results = try run(provider, code) { guest in
+            guest.surface.action.withLock { action in
+                action = { _ in
+                    #expect(throws: Never.self) {
+                        try window.map(
+                            file.rawValue, from: 0, at: 0x1000, size: 0x4000, isWritable: true)
+                    }
+                }
+            }
+        }
+        #expect(results == [0])
+    }
+
+    /// Remembers where windows are, and may have no room.
+    private final class Recorder: InstructionFallback {
+        let other: TCGFallback
+        let places = Mutex<[ObjectIdentifier: UInt64]>([:])
+        let isFull = Atomic<Bool>(false)
+
+        init(_ other: TCGFallback) { self.other = other }
+
+        func execute(cpu: Int, _ state: inout CPUState) -> FallbackResult {
+            other.execute(cpu: cpu, &state)
+        }
+
+        func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
+            guard address == nil || !isFull.load(ordering: .relaxed) else { return false }
+            places.withLock { $0[ObjectIdentifier(window)] = address?.rawValue }
+            return other.place(window, at: address)
+        }
+    }
+
+    @Test(
+        "KVM and the fallback have it at one place, or nowhere",
+        .enabled(if: Provider.hasKVM, "there is no KVM"))
+    func places() throws {
+        var made: Recorder?
+        let guest = try GuestMachine(
+            .kvm,
+            fallback: {
+                made = Recorder($0)
+                return made
+            })
+        let recorder = try #require(made)
+        let machine = guest.machine
+        let second = try SharedWindow(size: 4 << 20)
+        func place() -> UInt64? { recorder.places.withLock { $0[ObjectIdentifier(second)] } }
+        #expect(machine.place(window, at: GuestAddress(Self.base)))
+        #expect(machine.place(second, at: GuestAddress(Self.other)))
+        #expect(place() == Self.other)
+        // KVM takes no memory where there is some.
+        for _ in 0..<2 {
+            #expect(!machine.place(second, at: GuestAddress(Self.base + (2 << 20))))
+            #expect(place() == nil)
+        }
+        #expect(machine.place(second, at: GuestAddress(Self.other)))
+        #expect(place() == Self.other)
+        #expect(machine.place(second, at: nil as GuestAddress?))
+        recorder.isFull.store(true, ordering: .relaxed)
+        #expect(!machine.place(second, at: GuestAddress(Self.other)))
+        var code = GuestCode()
+        code.loadEAX(Self.other + 0x1000)
+        code.out(TestSurface.resultPort)
+        code.end()
+        try guest.put(code)
+        #expect(try guest.run() == .powerOff)
+        // What a device says that has no registers there.
+        #expect(guest.surface.results == [0x0302_0100])
     }
 }

@@ -127,14 +127,11 @@ extension KVMVCPU {
     func handleMemoryFault() -> VCPUExit? {
         let address = unsafe clinux_kvm_fault_address(shared)
         guard address != UInt64.max else { return fallBack() }
-        repeatedFaults = address == lastFault ? repeatedFaults + 1 : 0
-        lastFault = address
-        guard repeatedFaults < 16, let found = machine.window(at: address),
-            found.window.touch(found.offset)
-        else {
-            return failure("KVM cannot reach the memory at \(hexadecimal(address))")
-        }
-        return nil
+        // Where there is no window any more, another CPU has moved it, and this one comes to a device.
+        let outcome = machine.window(at: address).map { $0.window.touch($0.offset) }
+        let isStuck = faults.isStuck(
+            at: address, run: counters.exits, isMended: outcome == .mended)
+        return isStuck ? failure("KVM cannot reach the memory at \(hexadecimal(address))") : nil
     }
 
     // MARK: Failures

@@ -36,9 +36,7 @@ internal import Synchronization
     public internal(set) var counters = Counters()
     /// KVM waits to be entered again to complete a device access.
     var hasOpenAccess = false
-    /// Where memory was missing last, and how often since there was another place.
-    var lastFault = UInt64.max
-    var repeatedFaults = 0
+    var faults = FaultProgress()
     /// The state after power-on, which a reset restores.
     private(set) var powerOn = KVMVCPUState()
     /// Room for an XSAVE image.

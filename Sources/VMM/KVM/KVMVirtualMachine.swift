@@ -93,28 +93,37 @@ public final class KVMVirtualMachine: VirtualMachine {
     }
 
     public func place(_ window: SharedWindow, at address: GuestAddress?) -> Bool {
-        if fallback?.place(window, at: address) == false { return false }
-        return windows.withLock { windows in
+        windows.withLock { windows in
             let index = windows.firstIndex { $0.window === window } ?? windows.count
             if index == windows.count {
                 windows.append((window, nil))
                 windowCount.store(windows.count, ordering: .relaxed)
             }
             let slot = memory.regions.count + index
-            do {
-                if windows[index].address != nil {
-                    windows[index].address = nil
-                    try setWindow(slot, window, at: 0, size: 0)
-                }
-                if let address {
-                    try setWindow(slot, window, at: address.rawValue, size: window.size)
-                    windows[index].address = address.rawValue
-                }
-                return true
-            } catch {
-                Self.log(.error, "KVM does not take a device's shared memory: \(error)")
+            windows[index].address = move(
+                slot, window, isThere: windows[index].address != nil, to: address?.rawValue)
+            // The fallback has it where KVM has it, or both do not.
+            let placed = windows[index].address.map { GuestAddress($0) }
+            if fallback?.place(window, at: placed) == false, placed != nil {
+                windows[index].address = move(slot, window, isThere: true, to: nil)
                 return false
             }
+            return placed == address
+        }
+    }
+
+    /// Moves a window's slot. A guest may have that done without end, and to where it cannot be.
+    /// - Returns: where it is then.
+    private func move(
+        _ slot: Int, _ window: SharedWindow, isThere: Bool, to address: UInt64?
+    ) -> UInt64? {
+        do {
+            if isThere { try setWindow(slot, window, at: 0, size: 0) }
+            if let address { try setWindow(slot, window, at: address, size: window.size) }
+            return address
+        } catch {
+            Self.log.guest("KVM does not take a device's shared memory: \(error)")
+            return nil
         }
     }
 
