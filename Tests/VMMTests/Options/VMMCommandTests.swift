@@ -220,6 +220,13 @@ struct VMMCommandTests {
         #expect(child.values.text == "path=a")
     }
 
+    @Test(
+        "a window of no size is none, however it is written", arguments: ["0", "0M", "0x0", "0G"])
+    func noWindow(size: String) throws {
+        let options = try options("--kernel k --fs path=a,tag=b,cache-size=\(size),id=c")
+        #expect(options.devices.map(\.sharesMemory) == [false])
+    }
+
     @Test("help lists every type of device, and programs in columns")
     func lists() {
         let help = command.schema.help

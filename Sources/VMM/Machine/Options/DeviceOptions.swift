@@ -46,7 +46,7 @@ package struct DeviceOptions: Equatable, Sendable {
     /// It has memory that it shares with the guest, which only works on the first bus.
     var sharesMemory: Bool {
         if case .child(let child) = source {
-            child.values.text(of: "cache-size").map { $0 != "0" } ?? false
+            (child.values.number(of: "cache-size") ?? 0) > 0
         } else {
             false
         }
