@@ -215,6 +215,17 @@ int clinux_pipe(int fds[2])
     return pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
+int clinux_drain_event(int fd)
+{
+    uint64_t value;
+    struct iovec part = {&value, sizeof value};
+    ssize_t count = preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+    // Not every kernel and not every file can say that it would wait.
+    if (count < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+        count = read(fd, &value, sizeof value);
+    return count == sizeof value;
+}
+
 int clinux_poll_two(int first, short first_events, int second, short second_events,
                     int timeout_milliseconds)
 {

@@ -159,6 +159,24 @@ import Testing
         #expect(try rig.receive(0) == [7])
     }
 
+    @Test("what a program said before it left waits for the guest")
+    func closedClient() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),console=off")
+        try rig.control(0, ConsoleEvent.portReady, 1)
+        do {
+            let client = try UnixSocket(connectingTo: folder["c"])
+            try client.send([7, 8])
+        }
+        #expect(try rig.receive(0, milliseconds: 100) == nil)
+        try rig.control(0, ConsoleEvent.portOpen, 1)
+        #expect(try rig.receive(0) == [7, 8])
+        // Nobody is left.
+        let next = try UnixSocket(connectingTo: folder["c"])
+        try next.send([9])
+        #expect(try rig.receive(0) == [9])
+    }
+
     @Test("output is appended to a file, and so is an emergency's")
     func file() throws {
         let folder = try TestFolder()

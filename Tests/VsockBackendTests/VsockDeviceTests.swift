@@ -84,6 +84,20 @@ struct VsockDeviceTests {
         #expect(try read(socket, rig) == "")
     }
 
+    @Test("a caller that gives up before the guest has answered is gone")
+    func impatientCaller() throws {
+        let rig = try VsockRig()
+        let port: UInt32
+        do {
+            let socket = try UnixSocket(connectingTo: rig.folder["vsock"])
+            try socket.send(Array("CONNECT 5000\n".utf8))
+            port = try #require(try rig.receive()).header.source.port
+        }
+        let end = try #require(try rig.receive()).header
+        #expect(end.operation == Operation.reset)
+        #expect(end.source.port == port)
+    }
+
     @Test(
         "callers that do not keep to the protocol are left",
         arguments: [

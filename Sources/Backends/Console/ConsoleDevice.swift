@@ -1,6 +1,8 @@
 package import Core
 internal import VhostUser
 
+let consoleLog = Log("console")
+
 /// A console device with several ports (VIRTIO 1.3, section 5.3), served by the control thread.
 package final class ConsoleDevice: VirtioDevice {
     private let ports: [ConsolePort]

@@ -92,7 +92,7 @@ enum ConsoleFiles {
             throw BackendError("the host gives no pseudo terminal: \(error.reason)")
         }
         if let link { try makeLink(link, to: terminal.path) }
-        Log("console")(.warning, "a port is at \(link ?? terminal.path)")
+        consoleLog(.warning, "a port is at \(link ?? terminal.path)")
         return [terminal.near, terminal.far]
     }
 

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Core
 internal import Glibc
 
@@ -20,12 +21,24 @@ final class SocketEnd: HostEnd {
         var position: UInt64
         /// It has said all that it will say, but may go on to read.
         var isSilent = false
+        /// It has closed its end; what it has said before is still to be read.
+        var hasLeft = false
         var inputWatch: EventRegistration?
         var outputWatch: EventRegistration?
 
         init(_ fd: SharedFD, position: UInt64) {
             self.fd = fd
             self.position = position
+        }
+
+        /// Something waits to be read.
+        var hasInput: Bool {
+            var count: Int32 = 0
+            // SAFETY: the call fills the integer, which lives long enough.
+            let result = unsafe withUnsafeMutablePointer(to: &count) {
+                clinux_ioctl(fd.rawValue, UInt(FIONREAD), UInt(bitPattern: $0))
+            }
+            return result >= 0 && count > 0
         }
     }
 
@@ -59,6 +72,8 @@ final class SocketEnd: HostEnd {
 
     var isConnected: Bool { !clients.isEmpty }
 
+    private var readers: [Client] { clients.filter { !$0.hasLeft } }
+
     var wantsInput = false {
         didSet {
             guard wantsInput != oldValue else { return }
@@ -68,11 +83,11 @@ final class SocketEnd: HostEnd {
 
     func write(_ bytes: ArraySlice<UInt8>) -> Int {
         var room = bytes.count
-        if isLossless, let slowest = clients.map(\.position).min() {
+        if isLossless, let slowest = readers.map(\.position).min() {
             room = min(room, history.capacity - Int(history.end - slowest))
         }
         history.append(bytes.prefix(room))
-        for client in clients where client.outputWatch == nil { send(client) }
+        for client in readers where client.outputWatch == nil { send(client) }
         isHeldUp = room < bytes.count
         // Sending may have made room already.
         if isHeldUp { wakeWriter() }
@@ -82,13 +97,13 @@ final class SocketEnd: HostEnd {
 
     /// Lets readers go that hold up the others.
     private func watchSleepers() {
-        guard patience == nil, clients.count > 1 else { return }
-        let before = clients.map { (client: $0, position: $0.position) }
+        guard patience == nil, readers.count > 1 else { return }
+        let before = readers.map { (client: $0, position: $0.position) }
         patience = loop.after(milliseconds: Self.patienceMilliseconds) { [unowned self] in
             patience = nil
-            for (client, position) in before where isHeldUp && clients.count > 1 {
+            for (client, position) in before where isHeldUp && readers.count > 1 {
                 guard client.position == position, client.position < history.end else { continue }
-                Log("console").guest("a reader that reads nothing is let go")
+                consoleLog.guest("a reader that reads nothing is let go")
                 drop(client)
             }
             if isHeldUp { watchSleepers() }
@@ -108,12 +123,12 @@ final class SocketEnd: HostEnd {
 
     func restoreOutput(_ bytes: [UInt8]) {
         history.append(bytes[...])
-        for client in clients where client.outputWatch == nil { send(client) }
+        for client in readers where client.outputWatch == nil { send(client) }
     }
 
     private func wakeWriter() {
         guard isHeldUp,
-            clients.allSatisfy({ history.end - $0.position < UInt64(history.capacity) })
+            readers.allSatisfy({ history.end - $0.position < UInt64(history.capacity) })
         else { return }
         isHeldUp = false
         patience = nil
@@ -127,7 +142,7 @@ final class SocketEnd: HostEnd {
         do {
             guard let socket = try listener.accept() else { return }
             guard clients.count < Self.maximumClients else {
-                return Log("console").guest("a reader is turned away: there are 16 already")
+                return consoleLog.guest("a reader is turned away: there are 16 already")
             }
             let known = UInt64(replaySize)
             let from = max(history.start, history.end - min(history.end, known))
@@ -137,7 +152,7 @@ final class SocketEnd: HostEnd {
             if clients.count == 1 { events?.connectionChanged() }
             send(client)
         } catch {
-            Log("console").guest("a connection could not be accepted: \(error)")
+            consoleLog.guest("a connection could not be accepted: \(error)")
         }
     }
 
@@ -178,12 +193,23 @@ final class SocketEnd: HostEnd {
     }
 
     private func watchInput(_ client: Client) {
+        client.inputWatch = nil
+        if client.hasLeft && !wantsInput { return }
         // One that has gone is noticed even if nobody wants its input.
         client.inputWatch = loop.watch(
             client.fd.rawValue, for: wantsInput && !client.isSilent ? .readable : []
         ) { [unowned self, unowned client] happened in
-            happened.contains(.readable) ? read(client) : drop(client)
+            happened.contains(.readable) ? read(client) : leave(client)
         }
+    }
+
+    /// A client has closed its end. What it has said before waits until it is wanted.
+    private func leave(_ client: Client) {
+        guard !client.isSilent, client.hasInput else { return drop(client) }
+        client.hasLeft = true
+        client.outputWatch = nil
+        watchInput(client)
+        wakeWriter()
     }
 
     private func read(_ client: Client) {
@@ -193,6 +219,8 @@ final class SocketEnd: HostEnd {
         if count > 0 {
             bytes.removeLast(bytes.count - count)
             events?.received(bytes)
+        } else if count == 0, client.hasLeft {
+            drop(client)
         } else if count == 0 {
             client.isSilent = true
             watchInput(client)

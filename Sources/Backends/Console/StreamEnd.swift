@@ -87,7 +87,7 @@ final class StreamEnd: HostEnd {
                     waitForRoom()
                     break
                 }
-                Log("console").guest("output is lost: \(SystemError("write", errno: errno))")
+                consoleLog.guest("output is lost: \(SystemError("write", errno: errno))")
                 // A full disk may get room again; a pipe without readers is over.
                 if errno == EPIPE { hasEnded = true }
                 return bytes.count

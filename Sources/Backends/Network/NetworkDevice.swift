@@ -254,7 +254,8 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
 
     // MARK: In another process
 
-    package let canSaveState = true
+    /// Not in a switch: one front end could keep its thread waiting with what it hands over.
+    package var canSaveState = true
 
     package func saveState() -> [UInt8] {
         // It is noted by another process from now on.

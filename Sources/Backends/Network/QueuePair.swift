@@ -98,10 +98,14 @@ final class LinkedPair: QueuePair {
         let driver = worker.transmitter
         worker.transmitter = TransmitQueue(
             announcement.queue, for: worker.link, headerSize: announcement.headerSize)
-        try run()
-        // The link may be busy; a frame that is lost does not matter.
-        for _ in 0..<100 where !announcement.isSent { Clock.sleep(milliseconds: 1) }
-        halt()
+        do {
+            try run()
+            // The link may be busy; a frame that is lost does not matter.
+            for _ in 0..<100 where !announcement.isSent { Clock.sleep(milliseconds: 1) }
+            halt()
+        } catch {
+            networkLog(.error, "the guest's place is not announced: \(error)")
+        }
         worker.transmitter = driver
         try run()
     }

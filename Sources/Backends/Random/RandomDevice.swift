@@ -50,8 +50,10 @@ package final class RandomDevice: VirtioDevice {
     package func stopQueue(_ index: Int) -> QueueState {
         guard index == 0, let running = queue else { return .freshSplit }
         source.stopWaiting()
-        // The driver asks again when the queue goes on.
-        if isWaiting { give(0) }
+        // Drivers do not expect a buffer without bytes (VIRTIO 1.3, section 5.4.6.1), and Linux's would
+        // never ask again. It stays in the ring.
+        if isWaiting { running.rewind() }
+        isWaiting = false
         queue = nil
         return running.stop()
     }

@@ -280,12 +280,18 @@ final class VsockConnection {
         var events: IOEvents = []
         if wantsInput { events.insert(.readable) }
         if !backlog.isEmpty { events.insert(.writable) }
-        if events.isEmpty, available > 0 || hasEnded && isDeaf || !isEstablished { return nil }
+        if events.isEmpty, available > 0 || hasEnded && isDeaf { return nil }
         return events
     }
 
     private func handle(_ events: IOEvents) {
         withExtendedLifetime(self) {
+            if !isEstablished {
+                // The caller has given up before the guest has answered.
+                fail()
+                updateWatch()
+                return onEvent(self)
+            }
             if !backlog.isEmpty { drain() }
             if wantsInput {
                 look(isHungUp: events.contains(.hangup))

@@ -72,7 +72,7 @@ final class VsockHost {
         do {
             while let socket = try listener.accept() { add(socket.fd) }
         } catch {
-            VsockDevice.log(.warning, "a connection is lost: \(error)")
+            VsockDevice.log.guest("a connection is lost: \(error)")
         }
     }
 

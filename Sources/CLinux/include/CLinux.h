@@ -92,6 +92,9 @@ int clinux_listen(int socket, int backlog);
 int clinux_is_listening(int socket);
 // Makes reads and writes return -EAGAIN instead of waiting.
 int clinux_set_nonblocking(int fd);
+
+// Takes the value of an eventfd, without waiting even if it is blocking. Returns whether there was one.
+int clinux_drain_event(int fd);
 // A pipe, whose ends are close-on-exec and non-blocking: what is read from, and what is written to.
 int clinux_pipe(int fds[_Nonnull 2]);
 // Waits for `events` on one or two descriptors (-1: none); a negative timeout waits for ever, and

@@ -13,8 +13,10 @@ public final class EventFD: Sendable {
     }
 
     /// Takes a descriptor that a peer sent, and makes it non-blocking: a peer that fills the
-    /// counter or empties it first must not be able to stop us. One that makes it blocking again,
-    /// which Linux lets it, can stop the back end that it has to itself, and nothing else.
+    /// counter or empties it first must not be able to stop us. Linux lets it make the descriptor
+    /// blocking again: `drain` does not wait even so, and `signal` may if the counter is full as
+    /// well, so that a hostile peer can stop the back end that it has to itself. Who serves several
+    /// uses `signalIfRoom`.
     public init(adopting fd: SharedFD) {
         _ = clinux_set_nonblocking(fd.rawValue)
         self.fd = fd
@@ -36,11 +38,13 @@ public final class EventFD: Sendable {
         _ = unsafe write(fd.rawValue, &one, 8)
     }
 
-    /// Empties the counter. Returns whether it was set.
-    @discardableResult
-    public func drain() -> Bool {
-        var value: UInt64 = 0
-        // SAFETY: `value` lives for the call and is 8 bytes long.
-        return unsafe read(fd.rawValue, &value, 8) == 8
+    /// Like `signal`, without waiting where the counter is full and a peer has made the descriptor
+    /// blocking; only one that fills it between two system calls can still make it wait.
+    package func signalIfRoom() {
+        if clinux_poll_two(fd.rawValue, Int16(POLLOUT), -1, 0, 0) & 1 != 0 { signal() }
     }
+
+    /// Empties the counter, never waiting. Returns whether it was set.
+    @discardableResult
+    public func drain() -> Bool { clinux_drain_event(fd.rawValue) != 0 }
 }

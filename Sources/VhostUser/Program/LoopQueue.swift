@@ -79,7 +79,14 @@ package final class LoopQueue {
         if queue.publish() { queue.setup.call?.signal() }
     }
 
-    /// Ends the service. What was taken has been given back.
+    /// Leaves what was taken and not given back in the ring, for whoever serves the queue next. For
+    /// devices that give back in the order in which they take.
+    package func rewind() {
+        publish()
+        queue.rewind()
+    }
+
+    /// Ends the service. What was taken has been given back, or left by `rewind`.
     package func stop() -> QueueState {
         kickWatch = nil
         publish()

@@ -60,7 +60,7 @@ final class ThreadEngine: IOEngine {
         do throws(SystemError) {
             helpers.append(try Thread(name: "queue helper") { [pool] in pool.serve() })
         } catch {
-            blockLog(.warning, "a helper thread cannot be started: \(error.reason)")
+            blockLog.guest("a helper thread cannot be started: \(error.reason)")
             // Without any, nobody else would do what was added.
             if helpers.isEmpty { pool.performNext() }
         }

@@ -32,7 +32,8 @@ struct OffloadRequest: Equatable {
     /// - Parameter header: its first eight bytes.
     init?(header word: UInt64, checksumOffset last: UInt16, features: UInt64) {
         let kind = UInt8(truncatingIfNeeded: word >> 8)
-        guard UInt8(truncatingIfNeeded: word) == Self.needsChecksum,
+        // Other flags are not a driver's to set, and are ignored (VIRTIO 1.3, section 5.1.6.2.2).
+        guard UInt8(truncatingIfNeeded: word) & Self.needsChecksum != 0,
             features & NetworkFeature.checksum != 0,
             let segments = Segments(rawValue: kind & ~Self.congestion),
             segments == .none ? kind == 0 : features & segments.feature != 0

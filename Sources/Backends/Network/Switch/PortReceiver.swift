@@ -42,7 +42,7 @@ internal import Glibc
     func publish() {
         guard hasReceived else { return }
         hasReceived = false
-        if queue.publish() { queue.setup.call?.signal() }
+        if queue.publish() { queue.setup.call?.signalIfRoom() }
     }
 
     /// Whether the driver takes the frame that was taken from another one as it is.

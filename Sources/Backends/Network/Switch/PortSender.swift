@@ -45,7 +45,7 @@ internal import Glibc
     func publish() {
         guard hasSent else { return }
         hasSent = false
-        if queue.publish() { queue.setup.call?.signal() }
+        if queue.publish() { queue.setup.call?.signalIfRoom() }
     }
 
     /// Whether frames have left the ring that are still to be looked at.

@@ -29,6 +29,7 @@ final class SwitchDevice {
             place.options, features: SwitchedPair.features, on: loop,
             configChanged: { [weak self] in self?.server?.configurationChanged() },
             makePairs: { [SwitchedPair(port, of: thread, onLinkChange: $0)] })
+        device.canSaveState = false
         let new = BackendServer(device, on: loop, as: .listen(place.listener))
         server = new
         new.start()

@@ -46,6 +46,8 @@ extension VirtioPCI {
         do throws(VirtioDeviceError) {
             // SAFETY: on the control thread.
             try unsafe device.setFeatures(accepted)
+            // Another CPU may go on writing to the register.
+            registers.withLock { $0.negotiated = accepted }
             return true
         } catch {
             Self.log.guest("\(name) refused its features: \(error)")
@@ -88,7 +90,7 @@ extension VirtioPCI {
     private func startQueue(_ queue: Int) {
         // SAFETY: on the control thread, here and below.
         guard unsafe !controlState.isRunning[queue] else { return }
-        let (layout, features) = registers.withLock { ($0.queues[queue].layout, $0.accepted) }
+        let (layout, features) = registers.withLock { ($0.queues[queue].layout, $0.negotiated) }
         let isPacked = features & VirtioFeature.packedRing != 0
         guard layout.size > 0, isPacked || layout.size & (layout.size &- 1) == 0 else {
             deviceFailed("queue \(queue) has \(layout.size) entries, which is no power of two")

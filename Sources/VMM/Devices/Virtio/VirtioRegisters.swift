@@ -70,6 +70,8 @@ struct VirtioRegisters {
     var offered: UInt64
     var queues: [Queue]
     var accepted: UInt64 = 0
+    /// What was accepted when the device was told.
+    var negotiated: UInt64 = 0
     var status: UInt8 = 0
     var isr: UInt8 = 0
     var configVector = VirtioRegisters.noVector
@@ -171,7 +173,7 @@ struct VirtioRegisters {
         case (Field.queueEnable, 2):
             return word == 1 && !queues[index].isEnabled ? .enableQueue(index) : .none
         case (Field.queueReset, 2):
-            guard word == 1, accepted & VirtioFeature.ringReset != 0 else { return .none }
+            guard word == 1, negotiated & VirtioFeature.ringReset != 0 else { return .none }
             return .resetQueue(index)
         default: break
         }

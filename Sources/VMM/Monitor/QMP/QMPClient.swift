@@ -84,7 +84,7 @@ final class QMPClient {
         output += value.text + [UInt8(ascii: "\r"), UInt8(ascii: "\n")]
         flush()
         guard output.count > Self.patienceLimit else { return }
-        Log("monitor").guest("a client that does not read is cut off")
+        monitorLog.guest("a client that does not read is cut off")
         end()
     }
 

@@ -1,5 +1,7 @@
 package import Core
 
+let monitorLog = Log("monitor")
+
 /// Serves QMP, QEMU's monitor protocol, on listening Unix sockets. Each takes many clients; all of
 /// them get the events. Everything happens on the loop's thread.
 package final class QMPServer {
@@ -28,14 +30,14 @@ package final class QMPServer {
             guard let socket = try listener.accept() else { return }
             serve(socket)
         } catch {
-            Log("monitor").guest("a connection could not be accepted: \(error)")
+            monitorLog.guest("a connection could not be accepted: \(error)")
         }
     }
 
     /// Takes a client that is connected.
     package func serve(_ socket: UnixSocket) {
         guard clients.count < Self.maximumClients else {
-            return Log("monitor").guest(
+            return monitorLog.guest(
                 "a client is turned away: there are \(Self.maximumClients) already")
         }
         clients.append(
