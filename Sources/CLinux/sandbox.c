@@ -414,6 +414,13 @@ int clinux_empty_root(char *const *folders, size_t count, const char **step)
     return error;
 }
 
+int clinux_change_root(int folder)
+{
+    if (folder >= 0 ? fchdir(folder) < 0 : chdir("/proc/self/fdinfo") < 0)
+        return -errno;
+    return chroot(".") < 0 || chdir("/") < 0 ? -errno : 0;
+}
+
 // MARK: Landlock (see the kernel's Documentation/userspace-api/landlock.rst)
 
 enum { LANDLOCK_VERSION = 1, LANDLOCK_PATH_BENEATH = 1 };

@@ -70,6 +70,10 @@ int clinux_join_namespaces(const int *fds);
 int clinux_empty_root(char *const _Nullable *_Nonnull folders, size_t count,
                       const char *_Nullable *_Nonnull step);
 
+// Makes an open folder, or with -1 one that has nothing but what /proc says of this process's
+// descriptors, the process's root. Needs CAP_SYS_CHROOT.
+int clinux_change_root(int folder);
+
 enum clinux_landlock_signals {
     CLINUX_LANDLOCK_SIGNALS_FREE, // signals may be sent to processes outside
     CLINUX_LANDLOCK_SIGNALS_KEPT, // only to those that are as restricted

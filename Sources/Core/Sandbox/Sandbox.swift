@@ -55,15 +55,30 @@ package struct Sandbox {
                 visible, opensNamespaces: share != nil, keepsUsers: !folders.isEmpty)
         }
         share?(own)
+        if options.isolation == .chroot { try changeRoot(folders.first) }
         let kept =
             !folders.isEmpty && geteuid() == 0
-            ? Self.keepFileCapabilities(opensHandles: opensHandles && options.isolation == .off) : 0
+            ? Self.keepFileCapabilities(opensHandles: opensHandles && !hasOwnUsers) : 0
         try dropPrivileges(kept: kept)
         if options.isolation != .off { restrictFiles(folders, signals) }
         guard let filter else { return }
         // SAFETY: the string is copied.
         _ = unsafe clinux_report_forbidden_calls(program)
         try filter.load()
+    }
+
+    /// The process is in a user namespace of its own.
+    private var hasOwnUsers: Bool {
+        options.isolation == .on || options.isolation == .inherited
+    }
+
+    /// Makes a folder the root: the one that is served, or one without files.
+    private func changeRoot(_ folder: SharedFD?) throws(SandboxError) {
+        let code = clinux_change_root(folder?.rawValue ?? -1)
+        guard code != 0 else { return }
+        throw SandboxError(
+            "--sandbox chroot: the root cannot be changed: \(SystemError("", errno: -code).reason); "
+                + "as an ordinary user give --sandbox on")
     }
 
     /// What root needs to work with files of all users: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID,

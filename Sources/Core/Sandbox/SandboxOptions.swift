@@ -13,6 +13,8 @@ package struct SandboxOptions: Equatable, Sendable {
     /// Whether the process leaves the host's namespaces and files.
     package enum Isolation: String, CaseIterable, Sendable {
         case on
+        /// The root changes, for hosts that give no namespaces. A program on its own, as root.
+        case chroot
         case off
         /// The parent process has seen to it.
         case inherited
@@ -33,7 +35,8 @@ package struct SandboxOptions: Equatable, Sendable {
                 + "log: the kernel's log names it")
         static let sandbox = Flag.one(
             "sandbox", .choice(Isolation.self), default: .on,
-            help: "Leave the host's namespaces and files; inherited: the parent process has")
+            help: "Leave the host's namespaces and files; chroot: files alone, of a back end on its "
+                + "own as root; inherited: the parent process has")
     }
 
     /// The flags of every program that has a sandbox.

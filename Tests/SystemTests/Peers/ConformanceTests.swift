@@ -66,6 +66,18 @@ struct ConformanceTests {
     }
 
     @Test(
+        "apus-fs does so in a changed root as well", .needs(.executable, .root),
+        .timeLimit(.minutes(15)))
+    func changedRoot() throws {
+        try ConformanceRun.check(
+            ["--device", "fs", "--every", "60"],
+            [
+                try #require(Means.apus), "fs", "--socket-path={socket}", "--fs",
+                "path=\(folder.path),tag=share", "--sandbox", "chroot", "--log-level", "error",
+            ], atLeast: 30, countsDescriptors: true)
+    }
+
+    @Test(
         "qemu-storage-daemon fails what it is known to fail",
         .needs(.program("qemu-storage-daemon")), .timeLimit(.minutes(15)))
     func storageDaemon() throws {

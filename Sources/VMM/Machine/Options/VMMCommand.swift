@@ -220,7 +220,18 @@ package struct VMMCommand: Sendable {
             name: values[Self.name],
             monitors: values[Self.qmp].map { $0[QMP.listen] },
             showsBootTiming: values[Self.bootTiming],
-            sandbox: SandboxOptions(values))
+            sandbox: try Self.sandboxOptions(values))
+    }
+
+    private static func sandboxOptions(
+        _ values: CommandValues
+    ) throws(OptionError) -> SandboxOptions {
+        let options = SandboxOptions(values)
+        guard options.isolation != .chroot else {
+            throw OptionError(
+                "--sandbox: chroot is for back ends on their own; a machine has namespaces (on)")
+        }
+        return options
     }
 
     private static func memoryOptions(
