@@ -95,8 +95,8 @@ package struct FSOptions: Equatable, Sendable {
         static let fileHandles = OptionKey(
             "inode-file-handles", .choice(FileHandles.self), default: .never,
             help: "find such files again by what the file system calls them, also when the host "
-                + "has moved them; only for root with --sandbox off: prefer: where that can be; "
-                + "mandatory: or not at all")
+                + "has moved them; only for root with --sandbox chroot or off: prefer: where that "
+                + "can be; mandatory: or not at all")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
         static let accessLists = OptionKey(

@@ -33,7 +33,7 @@ final class FileHandles: Sendable {
         }
         throw BackendError(
             "files cannot be opened by handles (\(reason)), which takes CAP_DAC_READ_SEARCH in the "
-                + "host's user namespace: start this as root with --sandbox off, or give "
+                + "host's user namespace: start this as root with --sandbox chroot or off, or give "
                 + "inode-file-handles=prefer")
     }
 
