@@ -1,4 +1,5 @@
 import Core
+import Glibc
 import TestSupport
 import Testing
 
@@ -92,5 +93,22 @@ import Testing
                 "--udp-ports", "53", "--mtu", "1500",
             ])
         #expect(throws: (any Error).self) { try network.start() }
+    }
+
+    @Test("passt can write much more than sockets usually take before anybody reads")
+    func room() throws {
+        let folder = try TestFolder()
+        let end = folder["end"]
+        // 208 KiB are usual (net.core.wmem_default).
+        let script = "#!/bin/sh\nhead -c 300000 /dev/zero >&3\necho >'\(end)'\n"
+        let program = try folder.file("passt", script.utf8)
+        #expect(unsafe chmod(program, 0o755) == 0)
+        let socket = try UserNetwork(program: program).start()
+        let deadline = Clock.monotonic() + 10_000_000_000
+        while unsafe access(end, F_OK) != 0, Clock.monotonic() < deadline {
+            Clock.sleep(milliseconds: 10)
+        }
+        #expect(unsafe access(end, F_OK) == 0)
+        withExtendedLifetime(socket) {}
     }
 }
