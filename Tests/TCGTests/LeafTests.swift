@@ -19,7 +19,7 @@ import Testing
         for index in 0..<TLB.entries {
             let tag = TLBEntry.emptyTag(index)
             unsafe (tlb + index).initialize(
-                to: TLBEntry(readTag: tag, writeTag: tag, addend: 0, physical: 0))
+                to: TLBEntry(readTag: tag, writeTag: tag, host: 0, physical: 0))
         }
         let state = unsafe (block + VCPUState.fxImageSize).bindMemory(
             to: VCPUState.self, capacity: 1)

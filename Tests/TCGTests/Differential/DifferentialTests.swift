@@ -20,10 +20,13 @@ extension HostTests {
             return unsafe UInt64(String(cString: text))
         }
 
-        @Test("single instructions", arguments: InstructionClass.allCases)
-        func singleInstructions(_ wanted: InstructionClass) throws {
-            let count = Self.setting("APUS_DIFFERENTIAL_COUNT") ?? 350_000
-            let run = try DifferentialRun(seed: Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1)
+        @Test(
+            "single instructions", arguments: InstructionClass.allCases, TCGOptions.Tier.allCases)
+        func singleInstructions(_ wanted: InstructionClass, _ tier: TCGOptions.Tier) throws {
+            let count =
+                Self.setting("APUS_DIFFERENTIAL_COUNT") ?? (tier == .interpreter ? 350_000 : 50_000)
+            let seed = Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1
+            let run = try DifferentialRun(seed: seed, tier: tier)
             run.compare(wanted, count: Int(count))
             #expect(
                 run.differences.isEmpty,
@@ -54,12 +57,14 @@ extension HostTests {
         return (UInt(bitPattern: data), UInt(bitPattern: code))
     }()
 
-    init(seed: UInt64) throws {
+    init(seed: UInt64, tier: TCGOptions.Tier = .interpreter) throws {
         try #require(native_prepare() == 0)
         let pages = try #require(Self.pages)
         unsafe nativeData = try #require(UnsafeMutableRawPointer(bitPattern: pages.data))
         unsafe nativeCode = try #require(UnsafeMutableRawPointer(bitPattern: pages.code))
         guest = try UserModeGuest()
+        // Everything is translated at once.
+        if tier == .translator { guest.cpu.fields.translationThreshold = 0 }
         generator = InstructionGenerator(seed: seed)
         random = SeededRandom(seed: seed &* 77)
         let size = Int(UserModeGuest.dataSize)

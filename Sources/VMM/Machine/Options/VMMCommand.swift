@@ -69,8 +69,11 @@ package struct VMMCommand: Sendable {
         static let clock = OptionKey(
             "clock", .choice(TCGOptions.ClockSource.self), default: .host,
             help: "tcg: time is the host's clock, or counted instructions (repeatable runs)")
+        static let tier = OptionKey(
+            "tier", .choice(TCGOptions.Tier.self), default: .interpreter,
+            help: "tcg: interpret the guest's code, or translate what runs often (being built)")
         static let schema = OptionSchema(
-            "accel", leadingKey: "provider", keys: [provider.any, clock.any])
+            "accel", leadingKey: "provider", keys: [provider.any, clock.any, tier.any])
     }
     static let accel = Flag.one("accel", Accel.schema, help: "Who runs the guest's code")
 
@@ -268,11 +271,15 @@ package struct VMMCommand: Sendable {
         if provider != .tcg, values?.isGiven(Accel.clock) == true {
             throw OptionError("--accel: clock belongs to tcg alone; write tcg,clock=...")
         }
+        if provider == .kvm, values?.isGiven(Accel.tier) == true {
+            throw OptionError("--accel: tier belongs to tcg; KVM has none")
+        }
         if clock == .counted && cpuCount > 1 {
             throw OptionError(
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
         }
-        let options = TCGOptions(clock: clock, cpuCount: cpuCount)
+        let tier = values.map { $0[Accel.tier] } ?? .interpreter
+        let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier)
         return switch provider {
         case .kvm: .kvm
         case .tcg: .tcg(options)

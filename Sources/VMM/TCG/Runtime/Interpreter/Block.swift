@@ -32,6 +32,13 @@ struct BlockHeader: BitwiseCopyable {
     var nextInBucket: UInt32 = 0
     var nextOnPage: UInt32 = 0
     var nextOnSecondPage: UInt32 = 0
+    /// The translated code's address, or 0.
+    var host: UInt = 0
+    /// Where its jumps to the following blocks are in the arena, or 0.
+    var nextJump: UInt32 = 0
+    var takenJump: UInt32 = 0
+    /// Runs in the interpreter until the block is translated; negative once it is.
+    var heat: Int32 = Int32.max
 
     static let dead: UInt32 = 1 << 31
 
@@ -94,6 +101,8 @@ struct BlockHeader: BitwiseCopyable {
     /// Makes every operation stop, so that a running block ends after its current instruction.
     func kill() {
         unsafe header.pointee.key |= BlockHeader.dead
+        // Translated code that jumps here finds that it may not run.
+        unsafe header.pointee.generation = UInt32.max
         var op = unsafe operations.pointer
         for _ in 0..<(unsafe header.pointee.operationCount) {
             unsafe op.pointee.code = .stop

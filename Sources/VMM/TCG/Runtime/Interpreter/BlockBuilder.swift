@@ -121,6 +121,11 @@ extension CPU {
             unsafe header.pointee.isTransient = true
             return
         }
+        if cache.translator != nil, block.key & ModeKey.codeSize == 8,
+            block.key & ModeKey.singleStep == 0
+        {
+            unsafe header.pointee.heat = fields.translationThreshold
+        }
         _ = cache.allocate(size)
         cache.insert(block)
     }

@@ -72,7 +72,9 @@ extension CPU {
     @inline(__always)
     func begin(_ block: Block) -> Bool {
         let left = unsafe state.pointee.budget &- Int64(block.count)
-        if left < 0 || hasExitRequest { return false }
+        unsafe block.header.pointee.heat &-= 1
+        // Translated blocks, and those that are to be, are the outer loop's.
+        if unsafe left < 0 || hasExitRequest || block.header.pointee.heat < 0 { return false }
         unsafe state.pointee.budget = left
         unsafe state.pointee.retired &+= UInt64(block.count)
         return true

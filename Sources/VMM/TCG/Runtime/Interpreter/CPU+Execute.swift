@@ -57,13 +57,41 @@ extension CPU {
             runAlone(block)
             return .none
         }
-        if unsafe generation == state.pointee.codeGeneration {
-            exit.connect(to: block, generation: generation)
-        }
+        let isConnected = unsafe generation == state.pointee.codeGeneration
+        if isConnected { exit.connect(to: block, generation: generation) }
         // RF lasts for one instruction, and only breakpoints care when it ends.
         fields.systemFlags &= ~RFLAGS.rf
+        if let translator = cache.translator, isHot(block) {
+            guard prepare(block, translator) else { return .none }
+            if isConnected { translator.connect(exit, to: block, generation: generation) }
+            return runHost(block, translator)
+        }
         count(block)
         return run(block)
+    }
+
+    /// Counts a run of the interpreter.
+    /// - Returns: whether it is one too many.
+    private func isHot(_ block: Block) -> Bool {
+        unsafe block.header.pointee.heat &-= 1
+        return unsafe block.header.pointee.heat < 0
+    }
+
+    /// Translates a block if that has not been done.
+    /// - Returns: `false` if all blocks had to be forgotten.
+    private func prepare(_ block: Block, _ translator: HostTranslator) -> Bool {
+        let header = unsafe block.header
+        if unsafe header.pointee.host != 0 { return true }
+        translator.translate(block)
+        guard !translator.isFull else {
+            invalidateAllCode()
+            return false
+        }
+        let entry = unsafe jumpEntry(header.pointee.linear)
+        if unsafe entry.pointee.block == block.address {
+            unsafe entry.pointee.host = header.pointee.host
+        }
+        return true
     }
 
     /// Runs `count` instructions (fewer if the CPU stops). For tests.

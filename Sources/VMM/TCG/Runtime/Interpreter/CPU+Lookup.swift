@@ -71,7 +71,8 @@ extension CPU {
         }
         if !single && !block.isTransient {
             unsafe jumpEntry(linear).pointee = JumpEntry(
-                linear: linear, key: lookupKey, block: block.address)
+                linear: linear, key: lookupKey, block: block.address,
+                host: unsafe block.header.pointee.host)
         }
         return block
     }
@@ -119,7 +120,7 @@ extension CPU {
         let generation = unsafe state.pointee.codeGeneration &+ 1
         unsafe state.pointee.codeGeneration = generation
         // When the count wraps, old blocks would look current.
-        if generation == 0 { invalidateAllCode() }
+        if generation == UInt32.max { invalidateAllCode() }
     }
 
     /// Bytes at a guest-physical address are about to change or have changed.
@@ -142,7 +143,8 @@ extension CPU {
         guard let cache = codeCache else { return }
         cache.forEachPage { unmarkCode(physical: $0) }
         cache.removeAll()
-        unsafe state.pointee.codeGeneration = max(1, state.pointee.codeGeneration &+ 1)
+        let next = unsafe state.pointee.codeGeneration &+ 1
+        unsafe state.pointee.codeGeneration = next == 0 ? 1 : next
     }
 
     // MARK: The cache
@@ -156,7 +158,8 @@ extension CPU {
     /// The cache, made on first use; `nil` if there is no memory for it.
     func makeCodeCache() -> CodeCache? {
         if let cache = codeCache { return cache }
-        guard let cache = CodeCache() else { return nil }
+        let translates = fields.translationThreshold >= 0
+        guard let cache = CodeCache(translates: translates) else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
         unsafe state.pointee.codeCache = UnsafeRawPointer(
             Unmanaged.passRetained(cache).toOpaque())

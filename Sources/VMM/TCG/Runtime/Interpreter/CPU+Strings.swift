@@ -227,7 +227,7 @@ extension CPU {
         // SAFETY: as in `load`.
         let entry = unsafe state.pointee.tlb + TLB.index(linear)
         guard unsafe entry.pointee.readTag ^ linear <= UInt64(4096 - size) else { return nil }
-        return unsafe UnsafeRawPointer(bitPattern: UInt(entry.pointee.addend &+ linear))
+        return unsafe UnsafeRawPointer(bitPattern: UInt(entry.pointee.host &+ linear & 0xFFF))
     }
 
     // MARK: Ports

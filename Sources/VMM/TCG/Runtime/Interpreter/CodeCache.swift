@@ -6,7 +6,8 @@ struct JumpEntry: BitwiseCopyable {
     /// The mode key and the generation, see `CPU.lookupKey`.
     var key: UInt64
     var block: UInt
-    var unused: UInt = 0
+    /// Its translated code, or 0.
+    var host: UInt = 0
 }
 
 /// The decoded blocks of one CPU: an arena that is filled from the bottom and flushed as a whole,
@@ -38,17 +39,25 @@ struct JumpEntry: BitwiseCopyable {
     private var codeBase: UInt64 = 0
     private var codeLimit: UInt32 = 0
 
+    /// Translates blocks that run often, if that is wanted.
+    let translator: HostTranslator?
+    /// Room for a block of one operation.
+    private let singleBlock: Block
+
     /// Where instruction bytes are collected for decoding.
     let scratch: UnsafeMutablePointer<UInt8>
     static let scratchSize = 64 * 15 + 32
 
-    init?(arenaSize: Int = 32 << 20) {
+    private static let singleSize = Block.headerSize + 2 * MemoryLayout<Operation>.stride
+
+    init?(arenaSize: Int = 32 << 20, translates: Bool = false) {
         let jumpSize = Self.jumpEntries * MemoryLayout<JumpEntry>.stride
         let tableSize = Self.buckets * 4
         let pageTableSize = Self.pageBuckets * 4
         self.arenaSize = arenaSize
         let scratchOffset = jumpSize + tableSize + pageTableSize
-        let arenaOffset = (scratchOffset + Self.scratchSize + 4095) & ~4095
+        let singleOffset = (scratchOffset + Self.scratchSize + 63) & ~63
+        let arenaOffset = (singleOffset + Self.singleSize + 4095) & ~4095
         mappingSize = arenaOffset + arenaSize
         let base = unsafe mmap(
             nil, mappingSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -60,6 +69,9 @@ struct JumpEntry: BitwiseCopyable {
         unsafe pageTable = (base + jumpSize + tableSize).assumingMemoryBound(to: UInt32.self)
         unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
         unsafe arena = base + arenaOffset
+        singleBlock = unsafe Block(
+            (base + singleOffset).assumingMemoryBound(to: BlockHeader.self))
+        translator = translates ? try? HostTranslator() : nil
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }
@@ -84,8 +96,26 @@ struct JumpEntry: BitwiseCopyable {
         UInt32(truncatingIfNeeded: unsafe UnsafeMutableRawPointer(block.header) - arena)
     }
 
+    /// A block of its own for one operation of another one.
+    func single(_ block: Block, _ op: OperationPointer) -> Block {
+        var header = unsafe block.header.pointee
+        header.count = UInt16(op.number) + 1
+        header.operationCount = 2
+        // Its exits lead nowhere.
+        header.generation = 0
+        header.key &= ~BlockHeader.dead
+        var stop = Operation(.stop)
+        stop.number = op.number &+ 1
+        stop.nextOffset = op.nextOffset
+        unsafe singleBlock.header.pointee = header
+        unsafe singleBlock.operations.pointer[0] = op.pointer.pointee
+        unsafe singleBlock.operations.pointer[1] = stop
+        return singleBlock
+    }
+
     /// Forgets all blocks.
     func removeAll() {
+        translator?.removeAll()
         unsafe memset(table, 0, Self.buckets * 4)
         unsafe memset(pageTable, 0, Self.pageBuckets * 4)
         unsafe memset(jumpCache, 0, Self.jumpEntries * MemoryLayout<JumpEntry>.stride)

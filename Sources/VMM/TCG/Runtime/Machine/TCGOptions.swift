@@ -9,7 +9,16 @@ public struct TCGOptions: Sendable, Equatable {
         case counted
     }
 
+    /// How guest code is executed.
+    public enum Tier: String, Sendable, CaseIterable {
+        /// Decoded, and interpreted.
+        case interpreter
+        /// What runs often becomes host code.
+        case translator
+    }
+
     public var clock: ClockSource
+    public var tier: Tier
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
@@ -17,8 +26,12 @@ public struct TCGOptions: Sendable, Equatable {
     /// with a counted clock.
     public var startTime: UInt64?
 
-    public init(clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil) {
+    public init(
+        clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
+        tier: Tier = .interpreter
+    ) {
         self.clock = clock
+        self.tier = tier
         self.cpuCount = cpuCount
         self.startTime = startTime ?? (clock == .counted ? 1_767_225_600_000_000_000 : nil)
     }

@@ -28,6 +28,9 @@ internal import Synchronization
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
         cpuid = CPUIDTable(id: UInt32(index), cpuCount: core.options.cpuCount)
         block.cpu.fields.isOnlyCPU = core.options.cpuCount <= 1 && index == 0
+        if core.options.tier == .translator {
+            block.cpu.fields.translationThreshold = HostTranslator.usualThreshold
+        }
         core.add(apic)
         // SAFETY: unowned; this object outlives its block's use.
         unsafe block.state.pointee.owner = UnsafeRawPointer(

@@ -5,8 +5,9 @@ internal import Synchronization
 
 /// The memory of one virtual CPU, and the bell that other threads ring to get its attention:
 ///
-///     0     FXSAVE image (512 bytes)
-///     512   VCPUState
+///     the stack of translated code, and its frame (see Translator/HostFrame.swift)
+///     FXSAVE image (512 bytes)
+///     VCPUState
 ///           the wake-up word and whether somebody sleeps on it
 ///           the soft TLB's tables and log
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
@@ -15,6 +16,7 @@ internal import Synchronization
     private let mapping: MemoryMapping
     let state: UnsafeMutablePointer<VCPUState>
     private let exitRequest: UnsafeMutablePointer<Atomic<UInt32>>
+    private let hostCheck: UnsafeMutablePointer<Atomic<UInt32>>
     /// Counts rings; sleepers wait for a change.
     private let bell: UnsafeMutablePointer<Atomic<UInt32>>
     private let isWaiting: UnsafeMutablePointer<Atomic<UInt32>>
@@ -24,7 +26,7 @@ internal import Synchronization
     init(
         ram: RAMTable, windows: WindowTable, codePages: CodePageMap, index: Int
     ) throws(SystemError) {
-        let stateOffset = VCPUState.fxImageSize
+        let stateOffset = HostFrame.stackSize + HostFrame.size + VCPUState.fxImageSize
         let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
         let tlbOffset = (bellOffset + 64 + 4095) & ~4095
         mapping = try MemoryMapping(anonymous: (tlbOffset + TLB.size + 4095) & ~4095)
@@ -42,6 +44,9 @@ internal import Synchronization
         let field = MemoryLayout<VCPUState>.offset(of: \VCPUState.exitRequest) ?? 0
         unsafe exitRequest = (base + stateOffset + field).assumingMemoryBound(
             to: Atomic<UInt32>.self)
+        let check = MemoryLayout<VCPUState>.offset(of: \VCPUState.hostCheck) ?? 0
+        unsafe hostCheck = (base + stateOffset + check).assumingMemoryBound(
+            to: Atomic<UInt32>.self)
         unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
         // The other slots are empty as they are. Writing to them would take 64 pages.
@@ -53,6 +58,7 @@ internal import Synchronization
     /// Makes the CPU leave its loop at the next block border, or wakes it up. Any thread.
     func ring() {
         unsafe exitRequest.pointee.store(1, ordering: .sequentiallyConsistent)
+        unsafe hostCheck.pointee.store(0, ordering: .sequentiallyConsistent)
         unsafe bell.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
         if unsafe isWaiting.pointee.load(ordering: .sequentiallyConsistent) != 0 {
             unsafe _ = clinux_futex_wake(

@@ -9,9 +9,10 @@ extension CPU {
     ) throws(Fault) -> T {
         // SAFETY: the index is masked, and a matching tag means that the entry's page is mapped.
         let entry = unsafe state.pointee.tlb + TLB.index(linear)
-        if unsafe entry.pointee.readTag ^ linear <= UInt64(4096 - MemoryLayout<T>.size) {
+        let offset = unsafe entry.pointee.readTag ^ linear
+        if offset <= UInt64(4096 - MemoryLayout<T>.size) {
             let host = unsafe UnsafeRawPointer(
-                bitPattern: UInt(entry.pointee.addend &+ linear)
+                bitPattern: UInt(entry.pointee.host &+ offset)
             ).unsafelyUnwrapped
             return unsafe host.loadUnaligned(as: type)
         }
@@ -25,9 +26,10 @@ extension CPU {
     ) throws(Fault) {
         // SAFETY: as in `load`.
         let entry = unsafe state.pointee.tlb + TLB.index(linear)
-        if unsafe entry.pointee.writeTag ^ linear <= UInt64(4096 - MemoryLayout<T>.size) {
+        let offset = unsafe entry.pointee.writeTag ^ linear
+        if offset <= UInt64(4096 - MemoryLayout<T>.size) {
             let host = unsafe UnsafeMutableRawPointer(
-                bitPattern: UInt(entry.pointee.addend &+ linear)
+                bitPattern: UInt(entry.pointee.host &+ offset)
             ).unsafelyUnwrapped
             unsafe host.storeBytes(of: value, as: T.self)
             return
@@ -41,7 +43,8 @@ extension CPU {
     func writableHost(_ linear: UInt64, size: Int) -> UnsafeMutableRawPointer? {
         // SAFETY: as in `load`.
         let entry = unsafe state.pointee.tlb + TLB.index(linear)
-        guard unsafe entry.pointee.writeTag ^ linear <= UInt64(4096 - size) else { return nil }
-        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(entry.pointee.addend &+ linear))
+        let offset = unsafe entry.pointee.writeTag ^ linear
+        guard offset <= UInt64(4096 - size) else { return nil }
+        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(entry.pointee.host &+ offset))
     }
 }

@@ -63,14 +63,13 @@ extension CPU {
         }
         if physical & TLBFlags.slow != 0 {
             unsafe slot.pointee = TLBEntry(
-                readTag: empty, writeTag: empty, addend: page, physical: physical)
+                readTag: empty, writeTag: empty, host: page, physical: physical)
             return
         }
         let isFast = physical & TLBFlags.writable != 0 && !hasCode(physical: physical)
         let address = UInt64(UInt(bitPattern: host))
         unsafe slot.pointee = TLBEntry(
-            readTag: page, writeTag: isFast ? page : empty, addend: address &- page,
-            physical: physical)
+            readTag: page, writeTag: isFast ? page : empty, host: address, physical: physical)
         if isFast { unsafe keepSlow(slot, page) }
     }
 
@@ -151,7 +150,7 @@ extension CPU {
             for slot in base..<base + TLB.entries {
                 let entry = unsafe state.pointee.tlbTables[slot]
                 guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
-                let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.addend
+                let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.host
                 let shift: UInt64 =
                     entry.physical & TLBFlags.huge != 0
                     ? 30 : fields.cr4 & CR4.pae != 0 ? 21 : 22

@@ -6,8 +6,8 @@
 struct TLBEntry: BitwiseCopyable {
     var readTag: UInt64
     var writeTag: UInt64
-    /// Host address minus linear address; the linear page address where `TLBFlags.slow` is set.
-    var addend: UInt64
+    /// The page's host address; its linear address where `TLBFlags.slow` is set.
+    var host: UInt64
     /// The guest-physical page address, with `TLBFlags` in the low bits.
     var physical: UInt64
 
@@ -19,7 +19,7 @@ struct TLBEntry: BitwiseCopyable {
     /// What is in slot `index` of an empty table.
     @inline(__always)
     static func empty(_ index: Int) -> TLBEntry {
-        TLBEntry(readTag: emptyTag(index), writeTag: emptyTag(index), addend: 0, physical: 0)
+        TLBEntry(readTag: emptyTag(index), writeTag: emptyTag(index), host: 0, physical: 0)
     }
 
     /// The guest-physical page address.
@@ -29,7 +29,7 @@ struct TLBEntry: BitwiseCopyable {
     @inline(__always)
     func holds(page linear: UInt64) -> Bool {
         if physical & TLBFlags.valid == 0 { return false }
-        return (physical & TLBFlags.slow == 0 ? readTag : addend) == linear
+        return (physical & TLBFlags.slow == 0 ? readTag : host) == linear
     }
 }
 
@@ -44,7 +44,7 @@ enum TLBFlags {
     static let writable: UInt64 = 1 << 4
     /// A data breakpoint may lie in the page.
     static let watched: UInt64 = 1 << 5
-    /// Neither tag matches; `addend` is the linear page address.
+    /// Neither tag matches; `host` is the linear page address.
     static let slow: UInt64 = device | watched
     static let valid: UInt64 = 1 << 6
     /// Part of a 2 or 4 MiB page, or of a 1 GiB page: INVLPG of any of its addresses drops all.

@@ -3,6 +3,7 @@ internal import Synchronization
 // The state of one virtual CPU lies in one block of raw memory, so that the interpreter, the leaf
 // stubs and later the translator reach every field by a constant offset:
 //
+//     block - 128    what translated code keeps (see Translator/HostFrame.swift)
 //     block + 0      512 bytes in FXSAVE's format: x87, MMX, SSE (SDM volume 1, section 10.5.1)
 //     block + 512    VCPUState
 //
@@ -186,6 +187,11 @@ struct TableRegister: BitwiseCopyable {
     var codeGeneration: UInt32 = 1
     /// No other CPU runs: LOCK has no effect. Blocks depend on it; see `invalidateAllCode`.
     var isOnlyCPU = true
+    /// Runs in the interpreter before a block is translated; negative: none is.
+    var translationThreshold: Int32 = -1
+    /// What translated code compares with its block's generation before it runs: the CPU's
+    /// generation, or 0 while there is an exit request. Other threads store 0 (atomically).
+    var hostCheck: UInt32 = 0
     /// PAUSEs so far.
     var pauseCount: UInt8 = 0
 

@@ -1,0 +1,53 @@
+internal import CLinux
+internal import Core
+internal import Glibc
+
+/// Memory for translated code: one memfd seen twice, once writable, once executable, so that no
+/// page is ever both (W^X). Filled from the bottom and emptied as a whole; code in it is patched
+/// through the writable view.
+// SAFETY: both views stay mapped for the life of the object; offsets are checked by those who
+// write (`HostAssembler`), or come from there.
+@safe final class HostArena {
+    private let mapping: MemoryMapping
+    private let executable: UnsafeMutableRawPointer
+    let capacity: Int
+    private(set) var used = 0
+    /// What is used by the stubs, which stay.
+    private var base = 0
+
+    /// - Parameter capacity: bytes of address space; memory is taken as code is added.
+    init(capacity: Int) throws(SystemError) {
+        let file = try MemFD(name: "apus-tcg", size: UInt64(capacity))
+        mapping = try MemoryMapping(sharing: file.fd.rawValue, size: capacity)
+        let view = unsafe mmap(
+            nil, capacity, PROT_READ | PROT_EXEC, MAP_SHARED, file.fd.rawValue, 0)
+        guard let view = unsafe view, unsafe view != MAP_FAILED else {
+            throw SystemError("mmap", errno: errno)
+        }
+        unsafe executable = view
+        self.capacity = capacity
+    }
+
+    deinit { _ = unsafe munmap(executable, capacity) }
+
+    /// Where `offset` is written.
+    func writable(_ offset: Int) -> UnsafeMutableRawPointer { unsafe mapping.base + offset }
+
+    /// Where `offset` is executed.
+    func address(_ offset: Int) -> UInt { UInt(bitPattern: unsafe executable) + UInt(offset) }
+
+    func offset(of address: UInt) -> Int { Int(address &- UInt(bitPattern: unsafe executable)) }
+
+    func commit(_ count: Int) { used = min(capacity, (used + count + 15) & ~15) }
+
+    /// What is there now stays when the arena is emptied.
+    func keep() { base = used }
+
+    func removeAll() { used = base }
+
+    /// Makes the relative jump whose last four bytes are at `place` go to `target`.
+    func patch(_ place: Int, to target: Int) {
+        let distance = Int32(truncatingIfNeeded: target - (place + 4))
+        unsafe writable(place).storeBytes(of: distance, as: Int32.self)
+    }
+}

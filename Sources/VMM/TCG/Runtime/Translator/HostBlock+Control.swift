@@ -1,0 +1,145 @@
+// The stack, and branches.
+extension HostBlock {
+    /// Moves the guest's RSP. Does not touch flags.
+    private mutating func moveStack(_ distance: Int32) {
+        code.lea(
+            HostRegister.guestRSP, HostMemory(HostRegister.guestRSP, distance))
+    }
+
+    /// Leaves the host address of a stack slot in R9.
+    private mutating func accessStack(_ distance: Int32, isWrite: Bool) {
+        saveFlags()
+        code.lea(HostRegister.first, HostMemory(HostRegister.guestRSP, distance))
+        translate(size: 8, isWrite: isWrite)
+    }
+
+    mutating func emitStack(_ op: OperationPointer) -> Bool {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        switch op.code {
+        case .pushR64:
+            accessStack(-8, isWrite: true)
+            let value = source(op.source, second)
+            code.store(HostMemory(first), value)
+            moveStack(-8)
+        case .pushI64:
+            guard let value = Int32(exactly: op.immediate) else { return false }
+            accessStack(-8, isWrite: true)
+            code.memory(0xC7, size: 8, reg: 0, HostMemory(first))
+            code.word(value)
+            moveStack(-8)
+        case .popR64:
+            accessStack(0, isWrite: false)
+            code.load(second, HostMemory(first))
+            moveStack(8)
+            if HostRegister.isInMemory(op.destination) {
+                code.store(HostFrame.register(op.destination), second)
+            } else {
+                code.move(HostRegister.of(op.destination), second)
+            }
+        case .leave64:
+            saveFlags()
+            code.move(first, HostRegister.rbp)
+            translate(size: 8, isWrite: false)
+            code.load(second, HostMemory(first))
+            code.lea(HostRegister.guestRSP, HostMemory(HostRegister.rbp, 8))
+            code.move(HostRegister.rbp, second)
+        default: return false
+        }
+        resume()
+        return true
+    }
+
+    mutating func emitBranch(_ op: OperationPointer) -> Bool {
+        let first = HostRegister.first
+        switch op.code {
+        case .jump: exit(.taken)
+        case .call64:
+            pushReturn(op)
+            moveStack(-8)
+            exit(.taken)
+            resume()
+        case .callR64:
+            loadTarget(op)
+            callTarget(op)
+        case .callM64:
+            guard canAddress(op) else { return false }
+            access(op, size: 8, isWrite: false)
+            code.load(first, HostMemory(first))
+            callTarget(op)
+        case .jumpR64:
+            loadTarget(op)
+            goTo(stack: 0)
+        case .jumpM64:
+            guard canAddress(op) else { return false }
+            access(op, size: 8, isWrite: false)
+            code.load(first, HostMemory(first))
+            goTo(stack: 0)
+        case .ret64, .retImmediate64:
+            let more = op.code == .ret64 ? 0 : Int32(truncatingIfNeeded: op.immediate)
+            accessStack(0, isWrite: false)
+            code.load(first, HostMemory(first))
+            goTo(stack: 8 + more)
+        default: return false
+        }
+        return true
+    }
+
+    /// Writes the return address below the stack.
+    private mutating func pushReturn(_ op: OperationPointer) {
+        accessStack(-8, isWrite: true)
+        code.set(HostRegister.second, to: block.nextRIP(op))
+        code.store(HostMemory(HostRegister.first), HostRegister.second)
+    }
+
+    /// Leaves the target that is in a register in R9.
+    private mutating func loadTarget(_ op: OperationPointer) {
+        saveFlags()
+        let target = source(op.source, HostRegister.first)
+        if target != HostRegister.first { code.move(HostRegister.first, target) }
+    }
+
+    /// Calls the guest address in R9. Nothing is written before its code is known.
+    private mutating func callTarget(_ op: OperationPointer) {
+        let target = HostFrame.slot(HostFrame.target)
+        lookUp()
+        code.store(target, HostRegister.second)
+        pushReturn(op)
+        moveStack(-8)
+        restoreFlags()
+        code.memory(0xFF, size: 4, reg: 4, target)  // jmp
+        resume()
+    }
+
+    /// Goes to the guest address in R9 if its code is known, and moves the stack pointer.
+    private mutating func goTo(stack: Int32) {
+        lookUp()
+        if stack != 0 { moveStack(stack) }
+        restoreFlags()
+        code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
+        resume()
+    }
+
+    /// Leaves the host address of the code for the guest address in R9 in R10. If it is not known,
+    /// the interpreter executes the whole instruction, which has changed nothing so far. The flags
+    /// have been saved.
+    private mutating func lookUp() {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        code.move(second, first)
+        code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 12
+        code.byte(12)
+        code.registers(0x33, size: 8, reg: second, rm: first)  // xor r10, r9
+        code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, entries
+        code.word(Int32(CodeCache.jumpEntries - 1))
+        code.registers(0xC1, size: 4, reg: 4, rm: second)  // shl r10d, 5
+        code.byte(5)
+        code.memory(0x03, size: 8, reg: second, HostState.jumpCache)
+        code.memory(0x3B, size: 8, reg: first, HostMemory(second, 0))
+        orInterpret(code.jump(if: 5))
+        code.load(first, HostFrame.slot(HostFrame.lookupKey))
+        code.memory(0x3B, size: 8, reg: first, HostMemory(second, 8))
+        orInterpret(code.jump(if: 5))
+        code.load(second, HostMemory(second, 24))
+        code.registers(0x85, size: 8, reg: second, rm: second)  // test r10, r10
+        orInterpret(code.jump(if: 4))
+    }
+}

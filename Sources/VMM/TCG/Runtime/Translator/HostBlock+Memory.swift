@@ -1,0 +1,94 @@
+// Addresses, and the look into the soft TLB.
+extension HostBlock {
+    /// A guest register's host register; one that has none is loaded into `scratch`.
+    mutating func source(_ guest: UInt8, _ scratch: UInt8) -> UInt8 {
+        guard HostRegister.isInMemory(guest) else { return HostRegister.of(guest) }
+        code.load(scratch, HostFrame.register(guest))
+        return scratch
+    }
+
+    /// Where a result for a guest register is to be put before `store`.
+    func target(_ guest: UInt8, _ scratch: UInt8) -> UInt8 {
+        HostRegister.isInMemory(guest) ? scratch : HostRegister.of(guest)
+    }
+
+    /// Puts back what has been changed.
+    mutating func store(_ guest: UInt8, _ scratch: UInt8) {
+        if HostRegister.isInMemory(guest) { code.store(HostFrame.register(guest), scratch) }
+    }
+
+    /// `[base + index << scale + displacement]` of an operation with its registers loaded, or `nil`
+    /// if it is a constant.
+    private mutating func sum(_ op: OperationPointer) -> HostMemory? {
+        let hasBase = op.base != Register.none
+        let hasIndex = op.index != Register.none
+        let displacement = Int32(truncatingIfNeeded: op.displacement)
+        if !hasBase && !hasIndex { return nil }
+        let index = hasIndex ? source(op.index, HostRegister.second) : nil
+        if hasBase {
+            return HostMemory(
+                source(op.base, HostRegister.first), index: index, scale: op.scale, displacement)
+        }
+        guard let index else { return nil }
+        // Without a base: the index alone, shifted.
+        if op.scale == 0 { return HostMemory(index, displacement) }
+        code.set(HostRegister.first, to: UInt64(bitPattern: op.displacement))
+        return HostMemory(HostRegister.first, index: index, scale: op.scale, 0)
+    }
+
+    /// Whether `address` can compute the operation's address.
+    func canAddress(_ op: OperationPointer) -> Bool {
+        switch op.addressKind {
+        case .flat64, .segment64, .address32In64: break
+        default: return false
+        }
+        if op.base == Register.none && op.index == Register.none { return true }
+        return Int32(exactly: op.displacement) != nil
+    }
+
+    /// Computes the sum of base, index and displacement.
+    mutating func sum(_ op: OperationPointer, into register: UInt8, size: UInt8) {
+        if let memory = sum(op) {
+            code.lea(register, memory, size: size)
+        } else {
+            let value = UInt64(bitPattern: op.displacement)
+            code.set(register, to: size == 4 ? value & 0xFFFF_FFFF : value)
+        }
+    }
+
+    /// Leaves the linear address of the operation's memory operand in R9.
+    private mutating func address(_ op: OperationPointer) {
+        let size: UInt8 = op.addressKind == .address32In64 ? 4 : 8
+        sum(op, into: HostRegister.first, size: size)
+        if op.addressKind != .flat64, op.segment >= SegmentRegister.fs {
+            code.load(HostRegister.second, HostState.addressBase(op.segment))
+            code.lea(
+                HostRegister.first,
+                HostMemory(HostRegister.first, index: HostRegister.second, scale: 0, 0))
+        }
+    }
+
+    /// Leaves the host address of the operation's memory operand in R9.
+    mutating func access(_ op: OperationPointer, size: UInt8, isWrite: Bool) {
+        saveFlags()
+        address(op)
+        translate(size: size, isWrite: isWrite)
+    }
+
+    /// Turns the linear address in R9 into a host address; the interpreter has what cannot be.
+    /// Takes R10 and the flags, which have been saved.
+    mutating func translate(size: UInt8, isWrite: Bool) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        code.move(second, first)
+        code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 7
+        code.byte(7)
+        code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, slots
+        code.word(Int32((TLB.entries - 1) << 5))
+        code.memory(0x03, size: 8, reg: second, HostState.tlb)  // add r10, [tlb]
+        code.memory(0x33, size: 8, reg: first, HostMemory(second, isWrite ? 8 : 0))
+        code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - size
+        code.word(4096 - Int32(size))
+        orInterpret(code.jump(if: 7))
+        code.memory(0x03, size: 8, reg: first, HostMemory(second, 16))  // add r9, [r10 + host]
+    }
+}

@@ -1,0 +1,70 @@
+// While translated code runs, RSP points at a frame in front of the CPU's state, so that both are
+// reached with a constant distance and no register is spent on them. Below is a stack of its own,
+// for calls of the stubs and for signals.
+//
+//     rsp + 0        HostFrame
+//     rsp + 128      the FXSAVE image
+//     rsp + 640      VCPUState
+
+/// Offsets from RSP while translated code runs.
+enum HostFrame {
+    static let size = 128
+    static let stackSize = 64 << 10
+
+    /// The arithmetic flags in LAHF's form: AH as bits 8-15, OF as bit 0.
+    static let flags: Int32 = 0
+    /// RAX, while flags are moved.
+    static let scratch: Int32 = 8
+    /// RSP of the thread that runs the CPU.
+    static let hostStack: Int32 = 16
+    /// Where a helper returns to.
+    static let resume: Int32 = 24
+    /// What the jump cache's entries must have (`CPU.lookupKey`).
+    static let lookupKey: Int32 = 32
+    /// The budget when instructions were last counted as retired.
+    static let mark: Int32 = 40
+    /// Where the code is that an indirect call goes to.
+    static let target: Int32 = 48
+
+    static let state: Int32 = Int32(size + VCPUState.fxImageSize)
+
+    static func register(_ number: UInt8) -> HostMemory {
+        HostMemory(HostRegister.rsp, state + Int32(number) * 8)
+    }
+
+    static func slot(_ offset: Int32) -> HostMemory { HostMemory(HostRegister.rsp, offset) }
+}
+
+/// Where fields of `VCPUState` are, seen from RSP. Looked up once: a key path is a good part of
+/// Swift's runtime.
+enum HostState {
+    private static func field(_ offset: Int?) -> HostMemory {
+        HostMemory(HostRegister.rsp, HostFrame.state + Int32(offset ?? 0))
+    }
+
+    static let budget = field(MemoryLayout.offset(of: \VCPUState.budget))
+    static let check = field(MemoryLayout.offset(of: \VCPUState.hostCheck))
+    static let tlb = unsafe field(MemoryLayout.offset(of: \VCPUState.tlb))
+    static let jumpCache = unsafe field(MemoryLayout.offset(of: \VCPUState.jumpCache))
+    private static let bases = field(MemoryLayout.offset(of: \VCPUState.addressBase))
+
+    static func addressBase(_ segment: UInt8) -> HostMemory {
+        HostMemory(HostRegister.rsp, bases.displacement + Int32(segment & 7) * 8)
+    }
+
+    static let blockGeneration = UInt64(
+        MemoryLayout.offset(of: \BlockHeader.generation) ?? 0)
+}
+
+/// Flags in the form of `HostFrame.flags`.
+enum HostFlags {
+    @inline(__always)
+    static func packed(_ flags: UInt64) -> UInt32 {
+        UInt32(truncatingIfNeeded: (flags & 0xD5 | 2) << 8 | flags >> 11 & 1)
+    }
+
+    @inline(__always)
+    static func unpacked(_ word: UInt32) -> UInt64 {
+        UInt64(word >> 8 & 0xD5) | UInt64(word & 1) << 11
+    }
+}

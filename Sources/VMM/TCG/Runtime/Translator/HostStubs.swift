@@ -1,0 +1,108 @@
+/// The code at the arena's bottom that leads into translated code and out of it.
+struct HostStubs {
+    /// `UInt enter(VCPUState *state, UInt code)`: the result says how the code was left.
+    private(set) var enter = 0
+    /// Leaves with the flags in EFLAGS, or already in the frame. R9 is the result.
+    private(set) var leave = 0
+    private(set) var leaveWithFlagsInFrame = 0
+    /// Has the interpreter execute one operation, which R9 names. The flags are in EFLAGS, in the
+    /// frame, or of no interest.
+    private(set) var helper = 0
+    private(set) var helperWithFlagsInFrame = 0
+    private(set) var helperWithoutFlags = 0
+
+    typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
+    typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32
+
+    /// Writes the stubs into an empty arena.
+    init(_ arena: HostArena, helper function: Helper) {
+        var code = HostAssembler(arena)
+        enter = code.count
+        // push rbx, rbp, r12-r15
+        code.bytes(0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57)
+        code.lea(HostRegister.rax, HostMemory(HostRegister.rdi, -HostFrame.state))
+        code.store(HostMemory(HostRegister.rax, HostFrame.hostStack), HostRegister.rsp)
+        code.move(HostRegister.rsp, HostRegister.rax)
+        code.move(HostRegister.first, HostRegister.rsi)
+        Self.restore(&code)
+        code.bytes(0x41, 0xFF, 0xE1)  // jmp r9
+
+        leave = code.count
+        Self.save(&code)
+        code.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
+        code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
+        let end = code.jump()
+        leaveWithFlagsInFrame = code.count
+        Self.save(&code)
+        code.land(end)
+        let leaveSaved = code.count
+        code.move(HostRegister.rax, HostRegister.first)
+        code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
+        // pop r15-r12, rbp, rbx; ret
+        code.bytes(0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B, 0xC3)
+
+        helper = code.count
+        Self.popResume(&code)
+        Self.save(&code)
+        code.bytes(0x9F, 0x0F, 0x90, 0xC0)
+        code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
+        code.set(HostRegister.rdx, to: 1)
+        let first = code.jump()
+        helperWithFlagsInFrame = code.count
+        Self.popResume(&code)
+        Self.save(&code)
+        code.set(HostRegister.rdx, to: 1)
+        let second = code.jump()
+        helperWithoutFlags = code.count
+        Self.popResume(&code)
+        Self.save(&code)
+        code.set(HostRegister.rdx, to: 0)
+        code.land(first)
+        code.land(second)
+        unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved)
+        arena.commit(code.count)
+        arena.keep()
+    }
+
+    private static func popResume(_ code: inout HostAssembler) {
+        code.bytes(0x41, 0x5A)  // pop r10
+        code.store(HostFrame.slot(HostFrame.resume), HostRegister.second)
+    }
+
+    private static func callHelper(
+        _ code: inout HostAssembler, _ function: Helper, leaveSaved: Int
+    ) {
+        code.move(HostRegister.rsi, HostRegister.first)
+        code.lea(HostRegister.rdi, HostFrame.slot(HostFrame.state))
+        code.move(HostRegister.rbx, HostRegister.rsp)
+        code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
+        code.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
+        // SAFETY: a C function's value is its address.
+        let address = unsafe unsafeBitCast(function, to: UInt.self)
+        code.set(HostRegister.rax, to: UInt64(address))
+        code.bytes(0xFF, 0xD0)  // call rax
+        code.move(HostRegister.rsp, HostRegister.rbx)
+        code.set(HostRegister.first, to: 0)
+        code.bytes(0x85, 0xC0)  // test eax, eax
+        let goOn = code.jump(if: 4)
+        code.jump(to: leaveSaved, base: 0)
+        code.land(goOn)
+        restore(&code)
+        code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp
+    }
+
+    private static func save(_ code: inout HostAssembler) {
+        for guest in HostRegister.mapped {
+            code.store(HostFrame.register(guest), HostRegister.of(guest))
+        }
+    }
+
+    /// Loads flags and registers.
+    private static func restore(_ code: inout HostAssembler) {
+        code.load(HostRegister.rax, HostFrame.slot(HostFrame.flags), size: 4)
+        code.bytes(0x04, 0x7F, 0x9E)  // add al, 127; sahf
+        for guest in HostRegister.mapped {
+            code.load(HostRegister.of(guest), HostFrame.register(guest))
+        }
+    }
+}

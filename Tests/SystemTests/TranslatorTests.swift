@@ -1,0 +1,52 @@
+import Foundation
+import TestSupport
+import Testing
+
+/// Guests whose code is translated to host code.
+@Suite("Debian's kernel is translated", .serialized, .needs(.guest))
+struct TranslatorTests {
+    let folder: TestFolder
+
+    init() throws { folder = try TestFolder() }
+
+    @Test("it boots, computes what the host computes, and powers off", arguments: [1, 2])
+    func boot(cpuCount: Int) throws {
+        let guest = try Guest(
+            ["--cpus", "boot=\(cpuCount)", "--accel", "tcg,tier=translator"], in: folder)
+        try guest.awaitShell()
+        #expect(try guest.run("nproc") == "\(cpuCount)")
+        // A megabyte of zeroes.
+        let sums = "for i in 0 1 2 3; do (head -c 1048576 /dev/zero | sha1sum) & done"
+        let wanted = "3b71f43ff30f4b15b5cd85dd9e95ebc7e84eb5a3"
+        #expect(try guest.run("\(sums) | sort -u | cut -d' ' -f1") == wanted)
+        #expect(
+            try guest.run("seq 1 3000 | awk '{ s += $1 / 4 } END { print s }'") == "1125375")
+        #expect(try guest.run("echo hello > /root/file && sync && cat /root/file") == "hello")
+        #expect(try guest.powerOff() == 0)
+        #expect(try guest.checkDisk() == "")
+    }
+
+    @Test("with counted time it retires the same instructions as the interpreter")
+    func counted() throws {
+        let original = "\(folder.path)/original.ext4"
+        try Guest.makeDisk(original, size: "64M")
+        var reports: Set<String> = []
+        for tier in ["interpreter", "translator", "translator"] {
+            let copy = "\(folder.path)/copy.ext4"
+            try? FileManager.default.removeItem(atPath: copy)
+            try FileManager.default.copyItem(atPath: original, toPath: copy)
+            let apus = try RunningProgram.apus([
+                "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
+                "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
+                "--disk", "path=\(copy)", "--accel", "tcg,clock=counted,tier=\(tier)",
+                "--boot-timing",
+            ])
+            #expect(try apus.wait(seconds: 300) == 0)
+            let count = apus.errorText.split(separator: "\n").first {
+                $0.hasPrefix("instructions retired: ")
+            }
+            reports.insert("\(try #require(count)) \(try sha1(of: copy))")
+        }
+        #expect(reports.count == 1, "\(reports)")
+    }
+}
