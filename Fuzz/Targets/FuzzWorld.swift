@@ -283,7 +283,7 @@ final class FuzzWorld {
             guard entry.physical & TLBFlags.valid != 0, entry.physical & TLBFlags.slow == 0 else {
                 continue
             }
-            let host = entry.readTag &+ entry.addend
+            let host = entry.host
             try require(
                 host >= start && host - start <= FuzzMachine.size - 4096
                     && host - start == entry.page,
