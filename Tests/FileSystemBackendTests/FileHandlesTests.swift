@@ -41,6 +41,6 @@ import VhostUser
         #expect(
             all.last == "files cannot be opened by handles (Operation not permitted), which takes "
                 + "CAP_DAC_READ_SEARCH in the host's user namespace: start this as root with "
-                + "--sandbox off, or give inode-file-handles=prefer")
+                + "--sandbox chroot or off, or give inode-file-handles=prefer")
     }
 }
