@@ -160,11 +160,24 @@ extension FileSystem {
         switch saved.kind {
         case CLINUX_HANDLE_FOLDER:
             guard node.isFolder else { throw .stale }
-            return OwnedFD(
+            let folder = OwnedFD(
                 owning: try fuseChecking(
                     unsafe clinux_open_beneath(node.fd, ".", O_RDONLY | O_DIRECTORY, 0)))
+            Self.beginReading(folder.rawValue)
+            return folder
         case CLINUX_HANDLE_LOCKS: return try FSWorker.openForLocks(node)
         default: return try reopen(node, saved.flags)
+        }
+    }
+
+    /// Reads something of a folder that the driver may be in the midst of. If the first that is read
+    /// of a descriptor is what comes at the end, ext4 (Linux 6.18) says that there is nothing at the
+    /// beginning either, once.
+    private static func beginReading(_ fd: Int32) {
+        let size = 1024
+        // SAFETY: the buffer has as many bytes as the call is told.
+        unsafe withUnsafeTemporaryAllocation(byteCount: size, alignment: 16) { buffer in
+            if let start = buffer.baseAddress { _ = unsafe clinux_read_folder(fd, start, size) }
         }
     }
 
