@@ -127,16 +127,11 @@ extension SharedFolderTests {
         try guest.awaitShell()
         #expect(try guest.run(Self.mount) == "ok")
         guest.send("(fswork /run/m 3 named >/tmp/result 2>&1; touch /tmp/over) &")
-        withKnownIssue(
-            "about one run in ten meets a listing without entries after a replacement",
-            isIntermittent: true
-        ) {
-            for _ in 1...3 {
-                usleep(useconds_t.random(in: 300_000...900_000))
-                server = try replace(server, of: guest, at: socket, arguments)
-            }
-            try finishWork(of: guest)
-            #expect(server.errorText == "")
+        for _ in 1...3 {
+            usleep(useconds_t.random(in: 300_000...900_000))
+            server = try replace(server, of: guest, at: socket, arguments)
         }
+        try finishWork(of: guest)
+        #expect(server.errorText == "")
     }
 }
