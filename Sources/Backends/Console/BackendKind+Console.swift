@@ -1,4 +1,5 @@
 internal import Core
+internal import Glibc
 package import VhostUser
 
 extension BackendKind {
@@ -12,6 +13,8 @@ extension BackendKind {
             var rules = SystemCallRules.backendControl
             rules.add(.terminal)
             rules.allow("signalfd4")  // signals of the terminal
+            // Whether a program that has closed a socket said something before.
+            rules.allow("ioctl", argument: 1, oneOf: [Int(FIONREAD)])
             return rules
         },
         terminal: TerminalUse(
