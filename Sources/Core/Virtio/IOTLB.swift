@@ -143,6 +143,9 @@ public final class IOTLBClient: Sendable {
 
     func wake() { change.signal() }
 
+    /// Whether waiting has been ended.
+    var isOver: Bool { isCut.load(ordering: .acquiring) }
+
     /// Ends all waiting, now and later.
     public func cut() {
         isCut.store(true, ordering: .releasing)

@@ -115,6 +115,7 @@ public final class Virtqueue: @unchecked Sendable {
             case .packed(let queue): return try unsafe queue.pointee.pop(into: chains, limit: limit)
             }
         } catch {
+            if rests(error) { return 0 }
             throw fail(error)
         }
     }
@@ -128,8 +129,18 @@ public final class Virtqueue: @unchecked Sendable {
             case .packed(let queue): return try unsafe queue.pointee.pop(into: &chain.pointee)
             }
         } catch {
+            if rests(error) { return false }
             throw fail(error)
         }
+    }
+
+    /// Whether a stop has ended a wait for a translation, which is nobody's error, and nothing was
+    /// taken. The queue takes no more until it is stopped, as if it were broken: who looked again would
+    /// ask again, without end.
+    private func rests(_ error: QueueError) -> Bool {
+        guard setup.iotlb?.isOver == true else { return false }
+        failure = error
+        return true
     }
 
     private func fail(_ error: QueueError) -> QueueError {

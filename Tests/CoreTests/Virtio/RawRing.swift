@@ -17,7 +17,7 @@ struct RawRing {
         _ kind: RingKind, size: UInt16 = 8,
         features: UInt64 = VirtioFeature.indirectDescriptors,
         windows: [(start: UInt64, size: UInt64)] = [(start: 0x10_0000, size: 0x10_0000)],
-        leavesOutUnreachable: Bool = false
+        leavesOutUnreachable: Bool = false, iotlb: IOTLBClient? = nil, error: EventFD? = nil
     ) throws {
         scratch = try ScratchMemory(windows)
         isPacked = kind.isPacked
@@ -25,6 +25,8 @@ struct RawRing {
         layout = driver.layout
         var setup = driver.setup(scratch.memory)
         setup.leavesOutUnreachable = leavesOutUnreachable
+        setup.iotlb = iotlb
+        setup.error = error
         queue = try Virtqueue(setup)
     }
 
