@@ -1,4 +1,3 @@
-internal import CLinux
 public import Glibc
 
 /// What a `DescriptorChain` holds. It is a struct behind a pointer, not the fields of the class,
@@ -68,22 +67,6 @@ public import Glibc
         readableEnd = readableCount
         writableStart = readableCount
         writableEnd = count
-    }
-
-    /// Has the processor fetch the beginning of the first buffer: a header of up to 128 bytes that is
-    /// about to be read, or written.
-    @inline(__always)
-    func prefetch() {
-        guard count > 0 else { return }
-        // SAFETY: a prefetch does not touch what is not there.
-        let start = unsafe pieces[0].host
-        if readableCount > 0 {
-            unsafe clinux_prefetch(start)
-            unsafe clinux_prefetch(start + 64)
-        } else {
-            unsafe clinux_prefetch_write(start)
-            unsafe clinux_prefetch_write(start + 64)
-        }
     }
 
     /// Appends a buffer, in as many pieces as it spans regions.

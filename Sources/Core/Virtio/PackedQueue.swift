@@ -10,52 +10,28 @@ internal import Synchronization
 /// end of the ring; a descriptor is available if its AVAIL bit equals the counter and its USED bit
 /// does not, and used if both equal it.
 struct PackedQueue: ~Copyable {
-    /// Where in the ring somebody is.
-    private struct Position {
-        var index: UInt16
-        /// 0x8000 or 0, the wrap counter as it stands in bit 15.
-        var wrap: UInt16
-
-        init(_ raw: UInt16) {
-            index = raw & 0x7fff
-            wrap = raw & 0x8000
-        }
-
-        var raw: UInt16 { index | wrap }
-
-        /// - Parameter count: at most `size`.
-        @inline(__always)
-        mutating func advance(_ count: UInt16, size: UInt16) {
-            index &+= count
-            if index >= size {
-                index &-= size
-                wrap ^= 0x8000
-            }
-        }
-    }
-
     private enum EventFlag {
         static let enable: UInt32 = 0  // RING_EVENT_FLAGS_ENABLE
         static let disable: UInt32 = 1  // RING_EVENT_FLAGS_DISABLE
         static let descriptor: UInt32 = 2  // RING_EVENT_FLAGS_DESC
     }
 
-    private let ring: RingPart
+    let ring: RingPart
     private let driverEvent: RingPart
     private let deviceEvent: RingPart
-    private let size: UInt16
-    private let features: UInt64
+    let size: UInt16
+    let features: UInt64
     private let deviceEventAddress: GuestAddress
-    private var regions: RegionTable
-    private let pieceLimit: Int
-    private let inflight: PackedInflight?
+    var regions: RegionTable
+    let pieceLimit: Int
+    let inflight: PackedInflight?
     /// The descriptors of the request that is being popped, if they are to be noted.
-    private var noted: [Descriptor] = []
+    var noted: [Descriptor] = []
 
-    private var available: Position
-    private var used: Position
+    var available: PackedPosition
+    private var used: PackedPosition
     /// Descriptors between `used` and `available`.
-    private var outstanding: UInt16
+    var outstanding: UInt16
     /// Descriptors given back since the last publish, and the first of them: its place and its
     /// flags' word, which is written last so that the driver sees the batch at once.
     private var batched: UInt16 = 0
@@ -80,19 +56,19 @@ struct PackedQueue: ~Copyable {
             .descriptors, layout.descriptors, count: 16 * Int(size), alignment: 16, in: memory)
         let driverEvent = try RingPart(.driver, layout.driver, count: 4, alignment: 4, in: memory)
         let deviceEvent = try RingPart(.device, layout.device, count: 4, alignment: 4, in: memory)
-        var available = Position(setup.state.nextAvailable)
-        var used = Position(setup.state.nextUsed)
+        var available = PackedPosition(setup.state.nextAvailable)
+        var used = PackedPosition(setup.state.nextUsed)
         var inflight: PackedInflight?
         if let region = setup.inflight {
             let found = try PackedInflight(
                 region, size: size, nextUsed: setup.state.nextUsed,
                 flagsAt: { ring.loadRelaxed16(Int($0) * Descriptor.size + 14) })
-            used = Position(found.nextUsed)
+            used = PackedPosition(found.nextUsed)
             available = used
             available.advance(found.pendingDescriptors, size: size)
             inflight = found
         }
-        guard let outstanding = Self.distance(used, available, size: size) else {
+        guard let outstanding = used.distance(to: available, size: size) else {
             throw .invalidState(QueueState(nextAvailable: available.raw, nextUsed: used.raw))
         }
 
@@ -112,17 +88,6 @@ struct PackedQueue: ~Copyable {
         if let inflight { retractUnpublished(inflight.pendingDescriptors, log) }
     }
 
-    /// The descriptors from `used` to `available`; `nil` where these are not places of one ring.
-    private static func distance(
-        _ used: Position, _ available: Position, size: UInt16
-    ) -> UInt16? {
-        guard available.index < size, used.index < size else { return nil }
-        if available.wrap == used.wrap {
-            return used.index <= available.index ? available.index &- used.index : nil
-        }
-        return available.index <= used.index ? size &- (used.index &- available.index) : nil
-    }
-
     /// A process that died in the middle of a batch may have left used descriptors behind the one
     /// whose turn it is, where the driver would believe them later. They become available again.
     private func retractUnpublished(_ count: UInt16, _ log: QueueLog?) {
@@ -133,153 +98,6 @@ struct PackedQueue: ~Copyable {
             ring.storeReleasing16(offset, others | (place.wrap == 0 ? 0x8000 : 0x0080))
             if let log { log.markUsed(offset: offset, count: 2) }
             place.advance(1, size: size)
-        }
-    }
-
-    // MARK: Taking
-
-    @inline(__always)
-    private func isAvailable(_ flags: UInt16) -> Bool {
-        Self.isAvailable(flags, wrap: available.wrap)
-    }
-
-    @inline(__always)
-    private static func isAvailable(_ flags: UInt16, wrap: UInt16) -> Bool {
-        // AVAIL is bit 7, USED is bit 15, and `wrap` is 0x8000 or 0.
-        let isAvail = (flags << 8) & 0x8000 == wrap
-        return isAvail && flags & DescriptorFlag.used != wrap
-    }
-
-    mutating func pop(into chain: inout ChainStorage) throws(QueueError) -> Bool {
-        if let inflight, let pending = inflight.removeFirstPending() {
-            try resume(pending, &chain)
-            return true
-        }
-        let offset = Int(available.index) * Descriptor.size
-        // Acquire: what the driver wrote before the flags is visible with them. The length and the
-        // id are in the same word.
-        let word = ring.loadAcquiring64(offset + 8)
-        let head = Descriptor(address: ring.loadRelaxed64(offset), word: word)
-        guard isAvailable(head.fourth) else { return false }
-        chain.reset()
-        chain.id = head.third
-        if inflight != nil { noted.removeAll(keepingCapacity: true) }
-        if head.fourth & DescriptorFlag.indirect != 0 {
-            if inflight != nil { noted.append(head) }
-            chain.descriptorCount = 1
-            try walkIndirect(head, &chain)
-        } else {
-            try walk(head, &chain)
-        }
-        let count = chain.descriptorCount
-        guard count <= size &- outstanding else { throw .tooManyOutstanding(size: size) }
-        try finish(&chain)
-        if let inflight { chain.inflightEntry = inflight.taken(noted) }
-        outstanding &+= count
-        available.advance(count, size: size)
-        return true
-    }
-
-    /// Takes up to `limit` requests, each to a chain of its own. One that is wrong ends the batch before
-    /// it, unless it is the first. Nothing of it has been used then, and all of it is read anew.
-    mutating func pop(
-        into chains: UnsafePointer<Unmanaged<DescriptorChain>>, limit: Int
-    ) throws(QueueError) -> Int {
-        let isPending = inflight.map { $0.hasPending } ?? false
-        var count = 0
-        while count < (isPending ? min(limit, 1) : limit) {
-            let storage = unsafe chains[count]._withUnsafeGuaranteedRef { unsafe $0.storage }
-            do throws(QueueError) {
-                guard try unsafe pop(into: &storage.pointee) else { return count }
-            } catch {
-                if count == 0 { throw error }
-                return count
-            }
-            unsafe storage.pointee.prefetch()
-            count += 1
-        }
-        return count
-    }
-
-    @inline(__always)
-    private func finish(_ chain: inout ChainStorage) throws(QueueError) {
-        let total = chain.readableLength &+ chain.writableLength
-        guard total <= 1 << 32 else { throw .chainTooLarge(head: chain.id, byteCount: total) }
-        chain.finish()
-    }
-
-    /// Takes over a request from the copies of its descriptors. It has its place between `used` and
-    /// `available` already.
-    private mutating func resume(
-        _ pending: PackedInflight.Pending, _ chain: inout ChainStorage
-    ) throws(QueueError) {
-        chain.reset()
-        chain.inflightEntry = pending.entry
-        chain.descriptorCount = UInt16(truncatingIfNeeded: pending.descriptors.count)
-        for descriptor in pending.descriptors {
-            let flags = descriptor.fourth
-            chain.id = descriptor.third
-            if flags & DescriptorFlag.indirect != 0 {
-                guard chain.descriptorCount == 1 else { throw .indirectInChain(head: chain.id) }
-                try walkIndirect(descriptor, &chain)
-            } else {
-                try chain.append(
-                    descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
-                    limit: pieceLimit)
-            }
-        }
-        try finish(&chain)
-    }
-
-    /// A list is in ring order; the id of its last descriptor counts.
-    @inline(__always)
-    private mutating func walk(_ head: Descriptor, _ chain: inout ChainStorage) throws(QueueError) {
-        var descriptor = head
-        var place = available
-        var count: UInt16 = 1
-        while true {
-            let flags = descriptor.fourth
-            guard flags & DescriptorFlag.indirect == 0 else {
-                throw .indirectInChain(head: chain.id)
-            }
-            if inflight != nil { noted.append(descriptor) }
-            try chain.append(
-                descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
-                limit: pieceLimit)
-            if flags & DescriptorFlag.next == 0 { break }
-            guard count < size else { throw .loop(head: chain.id) }
-            count += 1
-            place.advance(1, size: size)
-            let offset = Int(place.index) * Descriptor.size
-            descriptor = Descriptor(
-                address: ring.loadRelaxed64(offset), word: ring.loadRelaxed64(offset + 8))
-        }
-        chain.id = descriptor.third
-        chain.descriptorCount = count
-    }
-
-    /// All descriptors of the table count, in its order; of their flags only WRITE does.
-    private mutating func walkIndirect(
-        _ reference: Descriptor, _ chain: inout ChainStorage
-    ) throws(QueueError) {
-        guard features & VirtioFeature.indirectDescriptors != 0 else {
-            throw .indirectNotNegotiated(head: chain.id)
-        }
-        guard reference.fourth & DescriptorFlag.next == 0 else {
-            throw .indirectInChain(head: chain.id)
-        }
-        let table = try IndirectTable(reference, regions: &regions)
-        let limit = max(Int(size), ChainStorage.descriptorLimit)
-        guard table.count <= limit else { throw .chainTooLong(head: chain.id, limit: limit) }
-        for index in 0..<table.count {
-            let descriptor = try table.load(index, regions: regions)
-            let flags = descriptor.fourth
-            guard flags & DescriptorFlag.indirect == 0 else {
-                throw .indirectNested(head: chain.id)
-            }
-            try chain.append(
-                descriptor, isWritable: flags & DescriptorFlag.write != 0, regions: &regions,
-                limit: pieceLimit)
         }
     }
 
