@@ -3,8 +3,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The whole: kernel, CPU, devices, backend process. One at a time, for the machine's sake.
-@Suite("Debian's kernel boots", .serialized, .needs(.guest))
+/// The whole: kernel, CPU, devices, backend process.
+@Suite("Debian's kernel boots", .needs(.guest))
 struct BootTests {
     let folder: TestFolder
 
@@ -12,7 +12,7 @@ struct BootTests {
 
     @Test("to a shell, its root disk served by another process; power-off exits with 0")
     func boot() throws {
-        let guest = try Guest(["--boot-timing"], in: folder)
+        let guest = try Guest(["--boot-timing"], in: folder, commandLine: "root=/dev/vda quiet")
         try guest.awaitShell()
         #expect(try guest.run("uname -v").contains("Debian"))
         #expect(try guest.run("grep -c '^/dev/vda / ext4 ' /proc/mounts") == "1")
@@ -44,7 +44,7 @@ struct BootTests {
         #expect(try guest.checkDisk() == "")
     }
 
-    @Test("a reboot starts again with the same backend, or exits with 3")
+    @Test("a reboot starts again with the same backend, or exits with 3, and a panic with 4")
     func reboot() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -53,29 +53,21 @@ struct BootTests {
         try guest.awaitShell()
         #expect(try guest.run("cat /root/file") == "once")
         #expect(guest.backend?.id == backend)
-        #expect(try guest.powerOff() == 0)
+        guest.send("sync; echo c > /proc/sysrq-trigger")
+        #expect(try guest.apus.wait() == 4)
         let again = try Guest(["--on-reboot", "exit"], in: folder)
         try again.awaitShell()
         again.send("sync; reboot -f")
         #expect(try again.apus.wait() == 3)
     }
 
-    @Test("a panic exits with 4")
-    func panic() throws {
-        let guest = try Guest(in: folder)
-        try guest.awaitShell()
-        guest.send("sync; echo c > /proc/sysrq-trigger")
-        #expect(try guest.apus.wait() == 4)
-    }
-
     @Test("signals and the death of the VMM leave no process behind")
     func killed() throws {
         for (signal, code) in [(SIGTERM, 6), (SIGKILL, -SIGKILL)] as [(Int32, Int32)] {
-            let guest = try Guest(in: folder)
-            try guest.awaitShell()
-            let backend = try #require(guest.backend?.id)
-            guest.apus.kill(signal)
-            #expect(try guest.apus.wait() == code)
+            let machine = try TinyMachine(in: folder)
+            let backend = try #require(machine.apus.child("apus-block"))
+            machine.apus.kill(signal)
+            #expect(try machine.apus.wait() == code)
             let deadline = Date() + 10
             while isRunning(backend), Date() < deadline { usleep(10_000) }
             #expect(!isRunning(backend))
@@ -93,7 +85,7 @@ struct BootTests {
             try FileManager.default.copyItem(atPath: original, toPath: copy)
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
-                "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
+                "--cmdline", "\(Guest.commandLine) apus.poweroff", "--memory", "size=256M",
                 "--disk", "path=\(copy)\(diskOptions)",
                 "--accel", "tcg,clock=counted", "--boot-timing",
             ])

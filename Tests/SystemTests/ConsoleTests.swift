@@ -4,7 +4,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite("A console with ports", .needs(.guest), .serialized)
+@Suite("A console with ports", .needs(.guest))
 struct ConsoleTests {
     let folder: TestFolder
 
@@ -86,7 +86,7 @@ struct ConsoleTests {
         try Guest.makeDisk(disk)
         let user = try UserTerminal([
             try #require(Setting.binary), "--kernel", Guest.path("vmlinuz"),
-            "--initramfs", Guest.path("initramfs"), "--cmdline", "root=/dev/vda quiet",
+            "--initramfs", Guest.path("initramfs"), "--cmdline", Guest.commandLine,
             "--memory", "size=256M", "--disk", "path=\(disk)", "--console", "stdio",
         ])
         try user.expect("apus-guest: ready", seconds: 120)

@@ -9,26 +9,21 @@ struct DiskTests {
 
     init() throws { folder = try TestFolder() }
 
-    @Test("64 MiB arrive, and what is trimmed leaves holes")
+    @Test("16 MiB arrive, and what is trimmed leaves holes")
     func dataAndHoles() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
         let sum = try guest.run(
-            "dd if=/dev/urandom of=/root/data bs=1M count=64 2>/dev/null; sync; "
-                + "sha1sum < /root/data", seconds: 300)
+            "for f in data waste; do dd if=/dev/urandom of=/root/$f bs=1M count=16 2>/dev/null; done;"
+                + " sync; md5sum </root/data", seconds: 300)
+        let full = try guest.allocatedSize
+        #expect(try guest.run("rm /root/waste; sync; fstrim / && echo done") == "done")
+        #expect(try guest.allocatedSize < full - (15 << 20))
         #expect(try guest.powerOff() == 0)
         #expect(try guest.checkDisk() == "")
         let data = try guest.file("/root/data")
-        #expect(data.count == 64 << 20)
-        #expect(try sha1(of: "\(folder.path)/copy") == sum.prefix(40))
-
-        let full = try guest.allocatedSize
-        let again = try Guest(in: folder)
-        try again.awaitShell()
-        _ = try again.run("rm /root/data; sync; fstrim /; echo done")
-        #expect(try again.powerOff() == 0)
-        #expect(try again.allocatedSize < full - (60 << 20))
-        #expect(try again.checkDisk() == "")
+        #expect(data.count == 16 << 20)
+        #expect(try md5(of: "\(folder.path)/copy") == sum.prefix(32))
     }
 
     @Test("a backend that is killed during I/O is replaced and nothing is lost")
@@ -36,7 +31,7 @@ struct DiskTests {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
         guest.send(
-            "(for i in 1 2 3 4; do dd if=/dev/urandom of=/root/f$i bs=16k count=1024 conv=fsync "
+            "(for i in 1 2 3 4; do dd if=/dev/urandom of=/root/f$i bs=16k count=512 conv=fsync "
                 + "2>/dev/null; done; sync; echo writing-is-over)")
         var killed = 0
         var last: Int32 = 0
@@ -52,13 +47,13 @@ struct DiskTests {
         try guest.apus.waitFor("\nwriting-is-over", seconds: 300)
         #expect(killed >= 3)
         _ = try guest.run("echo 3 > /proc/sys/vm/drop_caches; echo ok")
-        let sums = try guest.run("for i in 1 2 3 4; do sha1sum < /root/f$i; done", seconds: 300)
+        let sums = try guest.run("for i in 1 2 3 4; do md5sum < /root/f$i; done", seconds: 300)
         #expect(try guest.powerOff() == 0)
         #expect(try guest.checkDisk() == "")
         for (index, sum) in sums.split(separator: "-").prefix(4).enumerated() {
             _ = try guest.file("/root/f\(index + 1)")
             let expected = sum.trimmingCharacters(in: .whitespaces)
-            #expect(try sha1(of: "\(folder.path)/copy") == expected)
+            #expect(try md5(of: "\(folder.path)/copy") == expected)
         }
     }
 }

@@ -10,6 +10,9 @@ final class Guest {
     private(set) var apus: RunningProgram
     private var read = 0
 
+    /// What the kernel is told. That it does not try its ciphers saves a third of a boot.
+    static let commandLine = "root=/dev/vda quiet cryptomgr.notests"
+
     static func path(_ name: String) throws -> String {
         guard let guest = Setting.guest else { throw TestFailure("there is no guest") }
         return "\(guest)/\(name)"
@@ -19,10 +22,11 @@ final class Guest {
     /// - Parameters:
     ///   - arguments: further ones.
     ///   - diskArgument: what follows `--disk`; by default the new disk's path.
+    ///   - commandLine: what the kernel is told.
     ///   - prefix: a command that becomes the one that follows it.
     init(
         _ arguments: [String] = [], diskArgument: String? = nil, in folder: TestFolder,
-        prefix: [String] = []
+        commandLine: String = Guest.commandLine, prefix: [String] = []
     ) throws {
         self.folder = folder
         disk = "\(folder.path)/root.ext4"
@@ -30,7 +34,7 @@ final class Guest {
         apus = try RunningProgram.apus(
             [
                 "--kernel", Self.path("vmlinuz"), "--initramfs", Self.path("initramfs"),
-                "--cmdline", "root=/dev/vda quiet", "--memory", "size=256M",
+                "--cmdline", commandLine, "--memory", "size=256M",
                 "--disk", diskArgument ?? "path=\(disk)",
             ] + arguments, prefix: prefix)
     }
@@ -112,4 +116,11 @@ final class Guest {
 func sha1(of path: String) throws -> String {
     let result = try runTool("sha1sum", [path])
     return String(result.output.prefix(40))
+}
+
+/// The checksum that `md5sum` prints, which takes an interpreted guest a quarter of the time of
+/// `sha1sum`.
+func md5(of path: String) throws -> String {
+    let result = try runTool("md5sum", [path])
+    return String(result.output.prefix(32))
 }

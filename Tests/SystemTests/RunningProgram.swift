@@ -192,6 +192,13 @@ func runTool(_ tool: String, _ arguments: [String]) throws -> (code: Int32, outp
     return (code, program.text)
 }
 
+/// Copies a program. By another process: a child that a test starts meanwhile would have the file open
+/// for writing, and what is open so cannot be executed.
+func copyProgram(_ path: String, to target: String) throws {
+    let result = try runTool("cp", ["-L", path, target])
+    guard result.code == 0 else { throw TestFailure("\(target) cannot be made: \(result.output)") }
+}
+
 /// Whether a process exists that is more than a zombie.
 func isRunning(_ id: Int32) -> Bool {
     let status = try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// What becomes of a machine's processes when one of them ends, and of the sockets between them.
-@Suite("The family of processes", .serialized)
+@Suite("The family of processes")
 struct SandboxFamilyTests {
     let folder: TestFolder
 
@@ -107,7 +107,7 @@ struct SandboxFamilyTests {
         #expect(try guest.powerOff() == 0)
     }
 
-    @Test("a backend's end takes nobody else along", .needs(.guest))
+    @Test("a backend's end takes nobody else along, the VMM's orderly end all", .needs(.guest))
     func backendDeath() throws {
         let guest = try Guest(in: folder)
         try guest.awaitShell()
@@ -120,13 +120,6 @@ struct SandboxFamilyTests {
             try guest.run("dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null; echo ok") == "ok")
         #expect(isRunning(launcher))
         #expect(try process("apus-block", of: guest) != backend)
-        #expect(try guest.powerOff() == 0)
-    }
-
-    @Test("the VMM's orderly end leaves no process", .needs(.guest))
-    func orderlyEnd() throws {
-        let guest = try Guest(in: folder)
-        try guest.awaitShell()
         let children = guest.apus.children.map(\.id)
         #expect(children.count == 2)
         #expect(try guest.powerOff() == 0)

@@ -5,7 +5,7 @@ import Testing
 
 /// Who may do what, tried by a program that locks itself in like the product's threads
 /// (Tests/SandboxProbe).
-@Suite("What a sandbox stops", .serialized)
+@Suite("What a sandbox stops")
 struct SandboxProbeTests {
     let folder: TestFolder
 
@@ -147,7 +147,7 @@ struct SandboxProbeTests {
             + " && cd '\(folder.path)' && exec \"$@\""
         _ = try runTool("chmod", ["-R", "a+rwX", folder.path])
         let probe = "\(folder.path)/probe"
-        try FileManager.default.copyItem(atPath: try #require(Probe.path), toPath: probe)
+        try copyProgram(#require(Probe.path), to: probe)
         for (what, path) in try Self.ways(folder) {
             let result = try runTool(
                 "setpriv",

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 /// Who may do what, seen from outside on running processes.
-@Suite("Processes can do nothing but their job", .serialized)
+@Suite("Processes can do nothing but their job")
 struct SandboxTests {
     let folder: TestFolder
 
@@ -28,7 +28,7 @@ struct SandboxTests {
     }
 
     @Test(
-        "no process has a capability, and all have filters, while a guest runs",
+        "no process has a capability or a descriptor that it was not given, and all have filters",
         .needs(.guest))
     func status() throws {
         let guest = try Guest(in: folder)
@@ -52,6 +52,7 @@ struct SandboxTests {
         }
         let backend = try #require(guest.backend?.id)
         #expect(try namespace("pid", of: backend) != namespace("pid", of: guest.apus.id))
+        try checkDescriptors(of: guest)
         #expect(try guest.powerOff() == 0)
     }
 
@@ -59,10 +60,7 @@ struct SandboxTests {
         try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(id)/ns/\(kind)")
     }
 
-    @Test("a backend has no descriptor that it was not given", .needs(.guest))
-    func descriptors() throws {
-        let guest = try Guest(in: folder)
-        try guest.awaitShell()
+    private func checkDescriptors(of guest: Guest) throws {
         for name in ["apus-block", "apus-launcher"] {
             let id = try #require(guest.apus.child(name))
             let paths = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(id)/fd").map {
@@ -78,7 +76,6 @@ struct SandboxTests {
             // The front end and its back channel; the VMM.
             #expect(paths.filter { $0.hasPrefix("socket:") }.count <= 2)
         }
-        #expect(try guest.powerOff() == 0)
     }
 
     /// What standard error can be while it is open for reading, too.
@@ -188,14 +185,14 @@ struct SandboxTests {
     ]
 
     @Test(
-        "a backend that is stopped still dies with the VMM", .needs(.guest))
+        "a backend that is stopped still dies with the VMM", .needs(.executable))
     func parentDeath() throws {
-        let guest = try Guest(in: folder)
-        try guest.awaitShell()
-        let children = guest.apus.children.map(\.id)
+        let machine = try TinyMachine(in: folder)
+        let children = machine.apus.children.map(\.id)
+        #expect(children.count == 2)
         for id in children { kill(id, SIGSTOP) }
-        guest.apus.kill(SIGKILL)
-        _ = try guest.apus.wait()
+        machine.apus.kill(SIGKILL)
+        _ = try machine.apus.wait()
         let deadline = Date() + 10
         while children.contains(where: isRunning), Date() < deadline { usleep(10_000) }
         #expect(!children.contains(where: isRunning))

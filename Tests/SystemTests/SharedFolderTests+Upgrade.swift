@@ -9,11 +9,7 @@ extension SharedFolderTests {
         unsafe unlink(socket)
         let server = try RunningProgram.apus(
             ["fs", "--socket-path=\(socket)", "--shared-dir", share, "--tag", "share"] + arguments)
-        let deadline = Date() + 10
-        while unsafe access(socket, F_OK) != 0 {
-            guard Date() < deadline else { throw TestFailure("no socket: \(server.errorText)") }
-            usleep(5_000)
-        }
+        try server.awaitListening(at: socket)
         return server
     }
 
@@ -70,9 +66,9 @@ extension SharedFolderTests {
             try onHost("cat b/moved")
                 == (1...(try #require(Int(count)))).map { "line \($0)" }
                 .joined(separator: "\n"))
-        let sum = try guest.run("sha256sum </tmp/data | cut -c 1-64")
+        let sum = try guest.run("md5sum </tmp/data | cut -c 1-32")
         for name in 0..<4 {
-            #expect(try onHost("sha256sum <b/f\(name) | cut -c 1-64") == sum)
+            #expect(try onHost("md5sum <b/f\(name) | cut -c 1-32") == sum)
         }
         #expect(try guest.powerOff() == 0)
         #expect(guest.apus.errorText == "")
@@ -84,7 +80,8 @@ extension SharedFolderTests {
         .timeLimit(.minutes(15)))
     func programReplacedWithWindow() throws {
         _ = try onHost(
-            "for f in one two three four; do dd if=/dev/urandom of=$f bs=1M count=9 2>&-; done")
+            "for f in one:9 two:3 three:3 four:9; do "
+                + "dd if=/dev/urandom of=${f%:*} bs=1M count=${f#*:} 2>/dev/null; done")
         let wanted = try onHost(Self.sums)
         let socket = folder["fs.sock"]
         let arguments = ["--cache-size=8M"]

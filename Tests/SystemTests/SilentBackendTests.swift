@@ -20,9 +20,9 @@ struct SilentBackendTests {
 
         let (listener, first) = try Self.silence(server)
         let answer = try guest.run(
-            "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=8 2>/dev/null | wc -c",
+            "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=2 2>/dev/null | wc -c",
             seconds: 3)
-        #expect(answer == "8388608")
+        #expect(answer == "2097152")
         _ = consume first
 
         // It tries again, and is asked to end at once.

@@ -38,7 +38,7 @@ struct TapTests {
 
         let folder = try TestFolder()
         let sent = try guest.run(
-            "dd if=/dev/urandom of=/run/out bs=1M count=64 2>/dev/null; sha1sum </run/out",
+            "dd if=/dev/urandom of=/run/out bs=1M count=16 2>/dev/null; md5sum </run/out",
             seconds: 120)
         var kills = 0
         repeat {
@@ -47,14 +47,14 @@ struct TapTests {
                 guard kills < before + 8 || Repetition.kills > kills else { return }
                 kills += try replaceBackend(guest, byKilling: kills % 4 != 3) ? 1 : 0
             }
-            #expect(try sha1(of: folder["in"]) == sent.prefix(40))
+            #expect(try md5(of: folder["in"]) == sent.prefix(32))
             #expect(kills >= before + 1)
         } while kills < Repetition.kills
         print("queues: \(queues), kills and upgrades: \(kills)")
 
         let busybox = try Guest.path("busybox")
         guest.send(
-            "mkfifo /run/hold; nc -l -p 5001 <>/run/hold | sha1sum >/run/sum; echo all-is-here")
+            "mkfifo /run/hold; nc -l -p 5001 <>/run/hold | md5sum >/run/sum; echo all-is-here")
         let sender = try RunningProgram(
             "/usr/bin/env",
             space.prefix + [
@@ -87,7 +87,7 @@ struct TapTests {
             usleep(250_000)
             try meanwhile()
         }
-        print("64 MiB in \((Clock.monotonic() - start) / 1_000_000) ms")
+        print("16 MiB in \((Clock.monotonic() - start) / 1_000_000) ms")
     }
 
     /// - Returns: whether there was a process.

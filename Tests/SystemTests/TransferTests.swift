@@ -49,13 +49,9 @@ struct TransferTests {
         let ping = "ping -c 5 -i 0.2 -W 10 \(pair.echo ?? pair.far.address) | grep -c 'bytes from'"
         #expect(try pair.near.run(ping) == "5")
         for direction in ["", "-R"] { try measure(pair, direction, way) }
-        if way == .user {
-            // passt of 2023 resets connections of a guest to a receiver that is slow, also QEMU's.
-            try check(from: pair.far, to: pair.near, receiverListens: false, way)
-        } else {
-            try check(from: pair.near, to: pair.far, receiverListens: true, way)
-            try check(from: pair.far, to: pair.near, receiverListens: true, way)
-        }
+        try check(from: pair.near, to: pair.far, receiverListens: true, way)
+        // Nobody can connect to a guest behind passt unless it has been told the port.
+        try check(from: pair.far, to: pair.near, receiverListens: way != .user, way)
         try pair.near.shell?.powerOff()
     }
 
@@ -84,7 +80,7 @@ struct TransferTests {
         // A guest has the piece on its disk.
         let place = sender.shell == nil ? piece : "/piece"
         let content = "for i in $(seq \(pieces)); do cat \(place); echo $i >progress; done"
-        let all = "for i in $(seq \(pieces)); do cat \(piece); done | sha1sum"
+        let all = "for i in $(seq \(pieces)); do cat \(piece); done | md5sum"
         let sum = try runTool("sh", ["-c", all]).output
         let begin = Clock.monotonic()
         // Programs that have the connection as their input and output: nc itself is slow.
@@ -98,7 +94,11 @@ struct TransferTests {
         }
         func arrival() throws -> Job {
             let command = receiverListens ? receive : again(receive)
-            return try receiver.start("echo 'sha1sum >sum' >receive; \(command); cat sum")
+            // passt of 2023 resets connections to a receiver that is slow: it takes all at once.
+            let take =
+                way == .user && receiver.shell == nil
+                ? "cat >all; md5sum <all >sum; rm all" : "md5sum >sum"
+            return try receiver.start("echo '\(take)' >receive; \(command); cat sum")
         }
         let (received, sent): (Job, Job)
         if receiverListens {
@@ -110,14 +110,14 @@ struct TransferTests {
         }
         let got = try receiver.finish(received)
         _ = try sender.finish(sent)
-        #expect(got.prefix(40) == sum.prefix(40) && sum.count >= 40)
+        #expect(got.prefix(32) == sum.prefix(32) && sum.count >= 32)
         let seconds = Double(Clock.monotonic() - begin) / 1e9
         let rate = Double(pieces * 16 << 20) * 8 / 1e6 / seconds
         let direction =
             sender.shell == nil ? "host to guest" : receiver.shell == nil ? "guest to host" : ""
         print(
             "\(way.rawValue) \(direction) \(pieces * 16) MiB checked in \(seconds) s, \(rate) Mbit/s, "
-                + "\(got.prefix(40))")
+                + "\(got.prefix(32))")
     }
 }
 

@@ -17,8 +17,7 @@ final class UserGuest {
             try FileManager.default.copyItem(
                 at: source, to: URL(fileURLWithPath: "\(folder.path)/\(name)"))
         }
-        let source = URL(fileURLWithPath: built).resolvingSymlinksInPath()
-        try FileManager.default.copyItem(at: source, to: URL(fileURLWithPath: binary))
+        try copyProgram(built, to: binary)
         _ = try runTool("chmod", ["-R", "a+rwX", folder.path])
         let forbid = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\""
         let start = mayHaveNamespaces ? [] : ["unshare", "-Ur", "sh", "-c", forbid, "sh"]
@@ -26,7 +25,7 @@ final class UserGuest {
             "/usr/bin/env",
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] + start + [
                 binary, "--kernel", "\(folder.path)/vmlinuz",
-                "--initramfs", "\(folder.path)/initramfs", "--cmdline", "root=/dev/vda quiet",
+                "--initramfs", "\(folder.path)/initramfs", "--cmdline", Guest.commandLine,
                 "--memory", "size=256M", "--disk", "path=\(disk)", "--log-level", "info",
             ])
     }

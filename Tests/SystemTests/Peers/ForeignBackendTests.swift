@@ -50,7 +50,7 @@ struct ForeignBackendTests {
         }
         let sums = try guest.run(
             "until [ -e /run/over ]; do usleep 100000; done; cat /run/bad 2>/dev/null; sync;"
-                + " echo 3 >/proc/sys/vm/drop_caches; cd /root; sha1sum f?", seconds: 300)
+                + " echo 3 >/proc/sys/vm/drop_caches; cd /root; md5sum f?", seconds: 300)
         #expect(try guest.run("dmesg | grep -ci 'i/o error'") == "0")
         #expect(try guest.powerOff() == 0)
         daemon.kill(SIGTERM)
@@ -62,7 +62,7 @@ struct ForeignBackendTests {
             (words[$0], words[$0 + 1])
         }) {
             _ = try guest.file("/root/\(name)")
-            #expect(try sha1(of: "\(folder.path)/copy") == sum)
+            #expect(try md5(of: "\(folder.path)/copy") == sum)
         }
     }
 

@@ -22,7 +22,7 @@ struct PasstTests {
     func fetch() throws {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file("page", (0..<(4 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
-        let sum = try sha1(of: pages["page"])
+        let sum = try md5(of: pages["page"])
         let space = try makeSpace()
         let start = { (arguments: [String]) throws in
             try RunningProgram("/usr/bin/env", space.prefix + arguments)
@@ -43,9 +43,9 @@ struct PasstTests {
             "modprobe virtio_net", "ip link set eth0 up", "ip addr add 192.0.2.2/24 dev eth0",
             "ip route add default via 192.0.2.1",
             // The gateway stands for the host's own loopback interface.
-            "wget -q -O /run/page http://192.0.2.1:8080/page", "sha1sum </run/page",
+            "wget -q -O /run/page http://192.0.2.1:8080/page", "md5sum </run/page",
         ]
-        #expect(try guest.run(commands.joined(separator: " && ")).prefix(40) == sum)
+        #expect(try guest.run(commands.joined(separator: " && ")).prefix(32) == sum)
         #expect(try guest.powerOff() == 0)
         #expect(server.isRunning)
     }
@@ -57,7 +57,7 @@ struct PasstTests {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file(
             "page", (0..<(8 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
-        let sum = try sha1(of: pages["page"])
+        let sum = try md5(of: pages["page"])
         let space = try makeSpace()
         let server = try RunningProgram(
             "/usr/bin/env",
@@ -74,7 +74,7 @@ struct PasstTests {
         ]
         #expect(try guest.run(commands.joined(separator: " && ")) == "up")
         guest.send(
-            "wget -q -O /run/page http://192.0.2.1:8080/page; sha1sum </run/page >/run/sum; "
+            "wget -q -O /run/page http://192.0.2.1:8080/page; md5sum </run/page >/run/sum; "
                 + "echo all-is-here")
         var kills = 0
         while !guest.apus.text.contains("\nall-is-here"), server.isRunning {
@@ -84,7 +84,7 @@ struct PasstTests {
             kills += 1
         }
         #expect(kills >= 3)
-        #expect(try guest.run("cat /run/sum").prefix(40) == sum)
+        #expect(try guest.run("cat /run/sum").prefix(32) == sum)
         // What reaches a port of the host reaches the guest.
         guest.send("echo hello >/run/word; nc -l -p 6000 </run/word &")
         // passt takes connections before the guest does.

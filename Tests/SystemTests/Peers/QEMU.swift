@@ -42,7 +42,7 @@ final class QEMU {
         let kernel = guest.map { guest in
             [
                 "-kernel", "\(guest)/vmlinuz", "-initrd", "\(guest)/initramfs", "-append",
-                "console=ttyS0 quiet panic=-1 root=/dev/vda\(processor.commandLine)",
+                "console=ttyS0 panic=-1 \(Guest.commandLine)\(processor.commandLine)",
             ]
         }
         monitorPath = folder["\(name).qmp"]

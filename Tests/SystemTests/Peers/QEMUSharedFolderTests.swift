@@ -38,12 +38,12 @@ struct QEMUSharedFolderTests {
                 try console.ask(
                     "modprobe virtiofs; mkdir -p /run/m; mount -t virtiofs share /run/m && echo ok")
                     == "ok")
-            let sum = try console.ask("sha256sum </run/m/in | cut -c 1-64")
+            let sum = try console.ask("md5sum </run/m/in | cut -c 1-32")
             try Command.run(
-                "/bin/sh", "-c", "[ $(sha256sum <\(share)/in | cut -c 1-64) = \(sum) ]")
+                "/bin/sh", "-c", "[ $(md5sum <\(share)/in | cut -c 1-32) = \(sum) ]")
             let written = try console.ask(
                 "cd /run/m; mkdir d\(round); cp in d\(round)/out; ln -s out d\(round)/l; sync; "
-                    + "sha256sum <d\(round)/out | cut -c 1-64")
+                    + "md5sum <d\(round)/out | cut -c 1-32")
             #expect(written == sum)
             try Command.run("/bin/sh", "-c", "cmp \(share)/in \(share)/d\(round)/out")
             try Command.run("/bin/sh", "-c", "[ $(readlink \(share)/d\(round)/l) = out ]")

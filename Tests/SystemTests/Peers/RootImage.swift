@@ -22,7 +22,7 @@ struct RootImage {
         try Command.run("/bin/sh", "-c", "e2fsck -fn \(path) >/dev/null 2>&1")
         let result = "\(path).sum"
         try Command.run(
-            "/bin/sh", "-c", "debugfs -R 'cat \(file)' \(path) 2>/dev/null | sha256sum >\(result)")
-        return String(decoding: try readFile(result).prefix(64), as: UTF8.self)
+            "/bin/sh", "-c", "debugfs -R 'cat \(file)' \(path) 2>/dev/null | md5sum >\(result)")
+        return String(decoding: try readFile(result).prefix(32), as: UTF8.self)
     }
 }
