@@ -110,6 +110,25 @@ struct ConsoleTests {
         try user.expect("ended 0 in line mode")
     }
 
+    @Test("apus attach hears its keys while the console takes no input")
+    func attached() throws {
+        let listener = try UnixListener(path: folder["c"])
+        let user = try UserTerminal([
+            try #require(Setting.binary), "attach", "--socket", folder["c"],
+        ])
+        try user.awaitRawMode()
+        // More than the socket and the program take.
+        let text = String(repeating: "x", count: 3000)
+        for _ in 0..<200 {
+            user.type(text)
+            usleep(1000)
+        }
+        usleep(200_000)
+        user.type("\u{1}x")
+        try user.expect("ended 0 in line mode", seconds: 3)
+        withExtendedLifetime(listener) {}
+    }
+
     @Test(
         "Debian's guest agent for QEMU answers, also after the process was killed",
         .needs(.agent))

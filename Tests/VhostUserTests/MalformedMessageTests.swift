@@ -249,4 +249,21 @@ struct MalformedMessageTests {
         #expect(try !ask(.remMemReg))
         #expect(try ask(.addMemReg, guest: 0x8000, fds: [file]))
     }
+
+    @Test("drops a front end that does not read, at once if others must not wait for it")
+    func unread() throws {
+        var options = BackendServer.Options()
+        options.answerTimeoutMilliseconds = 0
+        let rig = try ServerRig(options: options)
+        let peer = try rig.connect()
+        _ = try peer.ask(.getFeatures)
+        let begin = Clock.monotonic()
+        for _ in 0..<20_000 where rig.server.isConnected {
+            try? peer.send(.getFeatures)
+            rig.loop.runOnce(timeoutMilliseconds: 1)
+        }
+        #expect(!rig.server.isConnected)
+        #expect(Clock.monotonic() - begin < 4_000_000_000)
+        #expect(!(try rig.connect().ask(.getFeatures).isEmpty))
+    }
 }

@@ -32,6 +32,11 @@ package final class AttachProgram {
     private var status: Int32 = 0
     private var terminal: Terminal?
     private var keys = EscapeKeys()
+    private var inputWatch: EventRegistration?
+    /// What was typed and the console has not taken, and what tells when it takes more.
+    private var unsent: [UInt8] = []
+    private var roomWatch: EventRegistration?
+    private static let unsentLimit = 64 << 10
 
     /// - Parameter arguments: what follows the program's name.
     /// - Returns: the exit status.
@@ -69,12 +74,12 @@ package final class AttachProgram {
         try Sandbox(SandboxOptions(), program: "apus attach", descriptorLimit: 64)
             .enter(Self.systemCalls)
         terminal = Terminal(STDIN_FILENO)
-        let watches = [
-            loop.watch(console.fd.rawValue, for: .readable) { [self] _ in show() },
-            loop.watch(STDIN_FILENO, for: .readable) { [self] _ in type() },
-        ]
+        let output = loop.watch(console.fd.rawValue, for: .readable) { [self] _ in show() }
+        watchInput()
         loop.run()
-        for watch in watches + [signals] { watch.cancel() }
+        for watch in [output, signals] { watch.cancel() }
+        inputWatch = nil
+        roomWatch = nil
         terminal = nil
         return status
     }
@@ -113,11 +118,40 @@ package final class AttachProgram {
         guard count > 0 else { return loop.quit() }
         bytes.removeLast(bytes.count - count)
         if terminal != nil { bytes = withoutKeys(bytes) }
-        do {
-            try console.send(bytes)
-        } catch {
-            end("the console takes no input: \(error.reason)")
+        unsent += bytes.prefix(Self.unsentLimit - unsent.count)
+        deliver()
+    }
+
+    /// Sends what the console takes. While it does not take all, a file or a pipe is not read; a
+    /// terminal is, since its keys must be heard, and what becomes too much is dropped, as terminals
+    /// do.
+    private func deliver() {
+        while !unsent.isEmpty {
+            // SAFETY: the buffer is used only during the call.
+            let count = unsafe unsent.withUnsafeBytes { buffer in
+                unsafe write(console.fd.rawValue, buffer.baseAddress, buffer.count)
+            }
+            if count > 0 {
+                unsent.removeFirst(count)
+            } else if errno == EAGAIN {
+                if terminal == nil { inputWatch = nil }
+                if roomWatch == nil {
+                    roomWatch = loop.watch(console.fd.rawValue, for: .writable) { [self] _ in
+                        deliver()
+                    }
+                }
+                return
+            } else if errno != EINTR {
+                let error = SystemError("write", errno: errno)
+                return end("the console takes no input: \(error.reason)")
+            }
         }
+        roomWatch = nil
+        if inputWatch == nil { watchInput() }
+    }
+
+    private func watchInput() {
+        inputWatch = loop.watch(STDIN_FILENO, for: .readable) { [self] _ in type() }
     }
 
     private func withoutKeys(_ bytes: [UInt8]) -> [UInt8] {

@@ -10,6 +10,8 @@ final class BackendChannel: SharedMemoryChannel {
     private static let patienceMilliseconds: UInt64 = 5000
 
     private let socket: UnixSocket
+    /// How long the front end may take to make room for what it is told, in milliseconds.
+    private let patience: UInt64
     /// Messages go out one after the other.
     private let sending = Lock(())
     /// What is asked, is answered before the next question. The right to read belongs to it.
@@ -20,8 +22,9 @@ final class BackendChannel: SharedMemoryChannel {
         var isBroken = false
     }
 
-    init(_ socket: UnixSocket) {
+    init(_ socket: UnixSocket, patience: UInt64 = 1000) {
         self.socket = socket
+        self.patience = patience
         asking = Lock(
             Answers(connection: Connection(socket, nameOf: Connection.backendNames)))
     }
@@ -33,7 +36,7 @@ final class BackendChannel: SharedMemoryChannel {
     func tell(_ request: BackendRequest, _ payload: Payload) throws(SystemError) {
         let message = Message(request: request.rawValue, payload: payload.bytes)
         try sending.withLock { _ throws(SystemError) in
-            try socket.send(message.bytes, timeoutMilliseconds: 1000)
+            try socket.send(message.bytes, timeoutMilliseconds: patience)
         }
     }
 

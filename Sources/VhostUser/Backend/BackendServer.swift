@@ -30,6 +30,10 @@ package final class BackendServer {
         package var hidden: ProtocolFeatures = []
         /// How long the rest of a message may take once it has begun.
         package var messageTimeoutMilliseconds: UInt32 = 5000
+        /// How long a front end may let its answers, and what it is told, lie before its connection
+        /// is of no more use. 0 where other front ends must not wait for one that does not read: a
+        /// socket holds hundreds of answers.
+        package var answerTimeoutMilliseconds: UInt64 = 5000
         /// For front ends that migrate guests by postcopy; `nil` for none (`RemoteFaults`).
         package var faultDevice: SharedFD?
 

@@ -155,10 +155,10 @@ final class BackendSession {
     private func answer(
         _ request: UInt32, _ payload: Payload, fds: [SharedFD] = []
     ) throws(ConnectionError) {
-        try connection.send(
-            Message(
-                request: request, flags: Header.version | Header.replyFlag,
-                payload: payload.bytes, fds: fds))
+        let message = Message(
+            request: request, flags: Header.version | Header.replyFlag, payload: payload.bytes,
+            fds: fds)
+        try connection.send(message, timeoutMilliseconds: options.answerTimeoutMilliseconds)
     }
 
     private func checkLegal(_ request: FrontendRequest) throws(ProtocolError) {
@@ -232,7 +232,9 @@ final class BackendSession {
 
     func setChannel(_ fd: SharedFD) throws(ProtocolError) {
         do {
-            let new = BackendChannel(try UnixSocket(adopting: fd))
+            let new = BackendChannel(
+                try UnixSocket(adopting: fd), patience: min(1000, options.answerTimeoutMilliseconds)
+            )
             closeChannel()
             channel = new
         } catch {

@@ -30,7 +30,10 @@ final class SwitchDevice {
             configChanged: { [weak self] in self?.server?.configurationChanged() },
             makePairs: { [SwitchedPair(port, of: thread, onLinkChange: $0)] })
         device.canSaveState = false
-        let new = BackendServer(device, on: loop, as: .listen(place.listener))
+        // Front ends share the process.
+        var serving = BackendServer.Options()
+        serving.answerTimeoutMilliseconds = 0
+        let new = BackendServer(device, on: loop, as: .listen(place.listener), options: serving)
         server = new
         new.start()
     }
