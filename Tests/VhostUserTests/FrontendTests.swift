@@ -295,24 +295,4 @@ struct FrontendTests {
         frontend.close()
         backend.end()
     }
-
-    @Test("takes a back end that connects to it, again and again")
-    func listen() throws {
-        let folder = try TestFolder()
-        let path = folder["socket"]
-        let loop = try EventLoop()
-        let listener = try UnixListener(path: path)
-        let frontend = Frontend(
-            FrontendOptions(.listen(listener), deviceID: VirtioDeviceID(42)), on: loop)
-        let first = try BackendThread(.connect(path: path))
-        try frontend.connect()
-        var states: [Frontend.State] = []
-        frontend.onStateChange = { states.append($0) }
-        first.end()
-        let second = try BackendThread(.connect(path: path))
-        #expect(loop.run { states.last == .connected })
-        #expect(states.count == 2)
-        frontend.close()
-        second.end()
-    }
 }

@@ -85,8 +85,10 @@ final class BlockWorker<Engine: IOEngine> {
         while !isStopping || slots.inFlight > 0 {
             imageEnd = 0
             let isIdle = !mustLook && !isStopping && slots.inFlight == 0
-            if isIdle { batch = Engine.firstBatch }
-            if isIdle { mustLook = polling.find(in: queue) }
+            if isIdle {
+                batch = Engine.firstBatch
+                mustLook = polling.find(in: queue)
+            }
             engine.wait(mayBlock: !mustLook || isStopping || slots.inFlight == slots.count)
             if isIdle, !mustLook { polling.endSleep() }
             while let event = engine.nextEvent() {

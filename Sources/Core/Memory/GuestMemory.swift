@@ -31,9 +31,6 @@ public final class GuestMemory: Sendable {
         self.regions = sorted
     }
 
-    /// Bytes in all regions.
-    public var totalSize: UInt64 { regions.reduce(0) { $0 + $1.size } }
-
     /// The region that holds all `count` bytes from `address`.
     @inlinable
     public func region(_ address: GuestAddress, count: UInt64) -> GuestRegion? {

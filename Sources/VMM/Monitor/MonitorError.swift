@@ -5,8 +5,6 @@ package struct MonitorError: Error, Equatable, Sendable {
         case generic = "GenericError"
         case commandNotFound = "CommandNotFound"
         case deviceNotFound = "DeviceNotFound"
-        case deviceNotActive = "DeviceNotActive"
-        case kvmMissingCapability = "KVMMissingCap"
     }
 
     package let kind: Class

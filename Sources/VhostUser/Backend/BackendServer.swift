@@ -11,8 +11,6 @@ package final class BackendServer {
         case listen(UnixListener)
         /// There is one connection; after it there is nothing left to serve.
         case connected(UnixSocket)
-        /// We connect to a front end that listens at a path, again and again.
-        case connect(path: String)
 
         /// The role that goes with a socket that was passed down.
         package init(_ socket: InheritedSocket) {
@@ -95,7 +93,6 @@ package final class BackendServer {
                 accept(from: listener)
             }
         case .connected(let socket): serve(socket)
-        case .connect(let path): connect(path)
         }
     }
 
@@ -107,17 +104,6 @@ package final class BackendServer {
             serve(socket)
         } catch {
             Self.log(.error, "a connection could not be accepted: \(error)")
-            retryLater()
-        }
-    }
-
-    private func connect(_ path: String) {
-        do {
-            serve(try UnixSocket(connectingTo: path))
-        } catch {
-            if retryDelay == Self.shortestRetry {
-                Self.log(.warning, "waiting for a front end at \(path): \(error.reason)")
-            }
             retryLater()
         }
     }
@@ -155,7 +141,6 @@ package final class BackendServer {
         switch role {
         case .listen: waitForFrontend()
         case .connected: onFinished?()
-        case .connect: retryLater()
         }
     }
 }

@@ -24,15 +24,6 @@ extension Frontend {
                 } catch {
                     failure = "\(error)"
                 }
-            case .listen(let listener):
-                do {
-                    if let socket = try listener.accept() { return try attach(socket) }
-                    failure = "no back end has connected"
-                } catch let error as FrontendError {
-                    throw error
-                } catch {
-                    failure = "\(error)"
-                }
             case .supervised: throw FrontendError("there is no back end yet")
             }
             guard Clock.monotonic() < deadline else { throw FrontendError(failure) }
@@ -237,10 +228,7 @@ extension Frontend {
         onStateChange?(state)
     }
 
-    private func stopWaiting() {
-        retryTimer = nil
-        acceptWatch = nil
-    }
+    private func stopWaiting() { retryTimer = nil }
 
     private func waitForBackend() {
         switch options.role {
@@ -248,10 +236,6 @@ extension Frontend {
         case .connect(let path):
             retryTimer = loop.after(milliseconds: retryDelay) { [unowned self] in retry(path) }
             retryDelay = min(retryDelay * 2, Self.longestRetry)
-        case .listen(let listener):
-            acceptWatch = loop.watch(listener.fd.rawValue, for: .readable) { [unowned self] _ in
-                accept(listener)
-            }
         }
     }
 
@@ -271,19 +255,5 @@ extension Frontend {
         if reason == lastComplaint { return }
         lastComplaint = reason
         Self.log.guest("\(options.backendName) is still waited for: \(reason)")
-    }
-
-    private func accept(_ listener: UnixListener) {
-        do {
-            guard let socket = try listener.accept() else { return }
-            try attach(socket)
-            Self.log(.warning, "\(options.backendName) is back")
-        } catch {
-            complain("\(error)")
-            acceptWatch = nil
-            retryTimer = loop.after(milliseconds: Self.longestRetry) { [unowned self] in
-                waitForBackend()
-            }
-        }
     }
 }

@@ -56,7 +56,6 @@ package final class Frontend: VirtioDevice {
     var link: FrontendLink?
     var retryTimer: EventRegistration?
     var retryDelay = Frontend.shortestRetry
-    var acceptWatch: EventRegistration?
     /// When to mention that the first back end is waited for.
     var waitWarning: UInt64?
     var configTimer: EventRegistration?

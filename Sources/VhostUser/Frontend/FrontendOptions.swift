@@ -6,8 +6,6 @@ package struct FrontendOptions {
     package enum Role {
         /// The back end listens at a path.
         case connect(path: String)
-        /// The back end connects to us.
-        case listen(UnixListener)
         /// Somebody else brings a connected socket each time: `Frontend.attach`.
         case supervised
     }

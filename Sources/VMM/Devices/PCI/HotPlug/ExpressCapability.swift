@@ -28,7 +28,6 @@ enum ExpressCapability {
 
     enum Control {
         static let interruptEnable: UInt16 = 1 << 5
-        static let powerIndicator: UInt16 = 3 << 8
         static let indicatorOn: UInt16 = 1 << 8
         static let indicatorOff: UInt16 = 3 << 8
         static let powerOff: UInt16 = 1 << 10
