@@ -67,7 +67,8 @@ final class FuzzMachine {
             vcpu.cpu.fields = state
             unsafe vcpu.cpu.fields.codeCache = old.codeCache
             unsafe vcpu.cpu.fields.jumpCache = old.jumpCache
-            vcpu.cpu.fields.codeGeneration = old.codeGeneration
+            vcpu.cpu.fields.codeViews = old.codeViews
+            unsafe vcpu.cpu.fields.singleBlock = old.singleBlock
         }
     }
 

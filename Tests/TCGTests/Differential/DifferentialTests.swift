@@ -181,11 +181,44 @@ extension HostTests {
 
     // MARK: Running
 
-    private func run(_ instruction: Instruction, _ bytes: [UInt8]) {
+    /// Runs a sequence from random registers; the result says what differs.
+    func compare(_ sequence: (bytes: [UInt8], undefined: UInt64), _ kind: SequenceKind) -> String? {
+        let bytes = sequence.bytes
+        unsafe native.pointee = native_state()
+        guest.enterUserMode()
+        unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: false)
+        maskExceptions()
+        for pointer in SequenceGenerator.pointers { set(pointer, target()) }
+        // Runs of PUSHes and POPs cross the border of the two pages, or leave them.
+        let middle = UserModeGuest.dataBase + 0xFF0 + (random.next() & 0x38)
+        set(4, kind == .stack && random.next() & 1 == 0 ? middle : target() & ~7)
+        place(bytes)
+        unsafe native_run(native)
+        defer { restore(bytes.count) }
+        guard let ending = guest.run() else { return "\(hex(bytes)): did not end" }
+        // Flags that nothing reads are lost where an instruction faults.
+        let mask = ending.vector == 3 ? sequence.undefined : RFLAGS.arithmetic
+        return difference(ending, mask: mask, .dpps).map { "\(hex(bytes)): \($0)" }
+    }
+
+    /// All of SSE's.
+    private func maskExceptions() {
+        guest.cpu.mxcsr |= MXCSR.masks
+        unsafe withUnsafeMutableBytes(of: &native.pointee.fx) { image in
+            unsafe image.storeBytes(
+                of: guest.cpu.mxcsr, toByteOffset: FXImage.mxcsr, as: UInt32.self)
+        }
+    }
+
+    private func place(_ bytes: [UInt8]) {
         unsafe nativeCode.copyMemory(from: bytes, byteCount: bytes.count)
         unsafe guest.code.copyMemory(from: bytes, byteCount: bytes.count)
-        guest.cpu.invalidateCode(physical: UserModeGuest.codeBase, count: 16)
+        guest.cpu.invalidateCode(physical: UserModeGuest.codeBase, count: bytes.count + 1)
         unsafe native.pointee.rip = UserModeGuest.codeBase
+    }
+
+    private func run(_ instruction: Instruction, _ bytes: [UInt8]) {
+        place(bytes)
         unsafe native_run(native)
         let ending = guest.run()
         if let text = difference(instruction, ending) {
@@ -208,6 +241,18 @@ extension HostTests {
         // A call to a non-canonical target with a stack that faults: which of the two faults comes
         // is the processor's choice.
         if instruction.mnemonic == .call, expected.vector == 14, ending.vector == 13 { return nil }
+        var mask = ending.vector == 3 ? undefinedFlags(after: instruction) : 0
+        if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
+        return difference(
+            ending, mask: mask, instruction.mnemonic,
+            comparesResult: !hasUndefinedResult(instruction))
+    }
+
+    private func difference(
+        _ ending: UserModeGuest.Ending, mask: UInt64, _ mnemonic: Mnemonic,
+        comparesResult: Bool = true
+    ) -> String? {
+        let expected = unsafe native.pointee
         if expected.vector != ending.vector || expected.rip != ending.rip {
             return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
                 + "\(expected.vector) at \(String(expected.rip, radix: 16))"
@@ -223,13 +268,11 @@ extension HostTests {
         // The frame has the guest's RSP and flags.
         guest.cpu[4] = ending.rsp
         guest.cpu.setArithmeticFlags(ending.flags & RFLAGS.arithmetic)
-        var mask = ending.vector == 3 ? undefinedFlags(after: instruction) : 0
-        if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
         if (expected.rflags ^ ending.flags) & RFLAGS.df != 0 { return "DF differs" }
-        if hasUndefinedResult(instruction) { return nil }
-        let text = unsafe LeafTests.difference(
-            native, guest.cpu, mask: mask, instruction.mnemonic)
-        if let text { return text }
+        guard comparesResult else { return nil }
+        if let text = unsafe LeafTests.difference(native, guest.cpu, mask: mask, mnemonic) {
+            return text
+        }
         let size = Int(UserModeGuest.dataSize)
         if unsafe memcmp(nativeData, guest.data, size) != 0 {
             for offset in 0..<size {
@@ -244,8 +287,8 @@ extension HostTests {
     private var guestCR2: UInt64 { unsafe guest.cpu.state.pointee.cr2 }
 
     private func restore(_ length: Int) {
-        unsafe memset(nativeCode, 0xCC, 16)
-        unsafe memset(guest.code, 0xCC, 16)
+        unsafe memset(nativeCode, 0xCC, length + 1)
+        unsafe memset(guest.code, 0xCC, length + 1)
         let size = Int(UserModeGuest.dataSize)
         if unsafe memcmp(nativeData, pristine, size) != 0 {
             unsafe nativeData.copyMemory(from: pristine, byteCount: size)

@@ -73,7 +73,12 @@ final class BareMachine {
             memory: memory, surface: surface,
             options: TCGOptions(clock: clock, cpuCount: cpuCount))
         var cpus: [TCGVCPU] = []
-        for index in 0..<cpuCount { cpus.append(try machine.makeCPU(index: index)) }
+        for index in 0..<cpuCount {
+            let vcpu = try machine.makeCPU(index: index)
+            // 64-bit code is translated at once.
+            vcpu.cpu.fields.translationThreshold = 0
+            cpus.append(vcpu)
+        }
         self.cpus = cpus
     }
 

@@ -70,8 +70,8 @@ package struct VMMCommand: Sendable {
             "clock", .choice(TCGOptions.ClockSource.self), default: .host,
             help: "tcg: time is the host's clock, or counted instructions (repeatable runs)")
         static let tier = OptionKey(
-            "tier", .choice(TCGOptions.Tier.self), default: .interpreter,
-            help: "tcg: interpret the guest's code, or translate what runs often (being built)")
+            "tier", .choice(TCGOptions.Tier.self), default: .translator,
+            help: "tcg: interpret the guest's code, or translate what runs often")
         static let schema = OptionSchema(
             "accel", leadingKey: "provider", keys: [provider.any, clock.any, tier.any])
     }
@@ -278,7 +278,7 @@ package struct VMMCommand: Sendable {
             throw OptionError(
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
         }
-        let tier = values.map { $0[Accel.tier] } ?? .interpreter
+        let tier = values.map { $0[Accel.tier] } ?? .translator
         let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier)
         return switch provider {
         case .kvm: .kvm

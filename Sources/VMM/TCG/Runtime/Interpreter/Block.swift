@@ -1,5 +1,5 @@
 /// The head of a decoded block. Its operations follow, then a copy of the instruction bytes.
-struct BlockHeader: BitwiseCopyable {
+@safe struct BlockHeader: BitwiseCopyable {
     /// RIP of the first instruction.
     var rip: UInt64
     /// RIP after the last instruction, and where its direct branch goes.
@@ -32,11 +32,15 @@ struct BlockHeader: BitwiseCopyable {
     var nextInBucket: UInt32 = 0
     var nextOnPage: UInt32 = 0
     var nextOnSecondPage: UInt32 = 0
-    /// The translated code's address, or 0.
+    /// Where the translated code is entered with the flags in the frame, or 0.
     var host: UInt = 0
-    /// Where its jumps to the following blocks are in the arena, or 0.
-    var nextJump: UInt32 = 0
-    var takenJump: UInt32 = 0
+    /// Where the translated code has the generation, or `nil`.
+    // SAFETY: part of the arena, which is emptied together with the blocks.
+    var hostCheck: UnsafeMutableRawPointer?
+    /// Where in the arena it is entered with the flags in EFLAGS.
+    var nativeEntry: UInt32 = 0
+    var nextJump = HostJump()
+    var takenJump = HostJump()
     /// Runs in the interpreter until the block is translated; negative once it is.
     var heat: Int32 = Int32.max
 
@@ -68,6 +72,12 @@ struct BlockHeader: BitwiseCopyable {
     @inline(__always) var key: UInt32 { unsafe header.pointee.key }
     var isTransient: Bool { unsafe header.pointee.isTransient }
     @inline(__always) var generation: UInt32 { unsafe header.pointee.generation }
+
+    /// The block may run in this generation. Translated code has it too.
+    func setGeneration(_ generation: UInt32) {
+        unsafe header.pointee.generation = generation
+        unsafe header.pointee.hostCheck?.storeBytes(of: generation, as: UInt32.self)
+    }
 
     static let headerSize = (MemoryLayout<BlockHeader>.size + 31) & ~31
 
@@ -102,7 +112,7 @@ struct BlockHeader: BitwiseCopyable {
     func kill() {
         unsafe header.pointee.key |= BlockHeader.dead
         // Translated code that jumps here finds that it may not run.
-        unsafe header.pointee.generation = UInt32.max
+        setGeneration(UInt32.max)
         var op = unsafe operations.pointer
         for _ in 0..<(unsafe header.pointee.operationCount) {
             unsafe op.pointee.code = .stop
@@ -117,6 +127,8 @@ struct BlockExit {
         case next, taken
         /// An exception was delivered.
         case faulted
+        /// The block itself may not run any more.
+        case stale
     }
 
     var block: UInt
@@ -132,7 +144,7 @@ struct BlockExit {
         switch edge {
         case .next: unsafe block.header.pointee.nextBlock = target.address
         case .taken: unsafe block.header.pointee.takenBlock = target.address
-        case .faulted: break
+        case .faulted, .stale: break
         }
     }
 }

@@ -18,7 +18,7 @@ extension CPU {
         unsafe block.header.initialize(
             to: BlockHeader(
                 rip: rip, nextRIP: 0, takenRIP: 0,
-                generation: state.pointee.codeGeneration, key: key, linear: linear,
+                generation: codeGeneration, key: key, linear: linear,
                 physical: page.physical | (linear & 0xFFF)))
         let codeLimit = is64Bit ? UInt64.max : UInt64(segment(SegmentRegister.cs).limit)
         unsafe block.header.pointee.codeLimit = UInt32(truncatingIfNeeded: codeLimit)

@@ -36,10 +36,11 @@ extension CPU {
         case .taken:
             rip = unsafe header.pointee.takenRIP
             address = unsafe header.pointee.takenBlock
-        case .faulted: address = 0
+        case .faulted, .stale: address = 0
         }
-        guard unsafe header.pointee.generation == state.pointee.codeGeneration,
-            let next = Block(address: address), begin(next)
+        let generation = codeGeneration
+        guard unsafe header.pointee.generation == generation, let next = Block(address: address),
+            next.generation == generation, begin(next)
         else {
             exit = BlockExit(block: block.address, edge: edge)
             return false

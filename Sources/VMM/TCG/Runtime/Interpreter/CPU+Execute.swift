@@ -37,7 +37,7 @@ extension CPU {
 
     /// Finds and runs a block, and those that it leads to.
     private func step(_ cache: CodeCache, after exit: BlockExit, single: Bool) -> BlockExit {
-        let generation = unsafe state.pointee.codeGeneration
+        let generation = codeGeneration
         var single = single
         let block: Block
         do throws(Fault) {
@@ -57,7 +57,7 @@ extension CPU {
             runAlone(block)
             return .none
         }
-        let isConnected = unsafe generation == state.pointee.codeGeneration
+        let isConnected = generation == codeGeneration
         if isConnected { exit.connect(to: block, generation: generation) }
         // RF lasts for one instruction, and only breakpoints care when it ends.
         fields.systemFlags &= ~RFLAGS.rf
@@ -138,7 +138,7 @@ extension CPU {
     }
 
     @inline(__always)
-    private func count(_ block: Block) {
+    func count(_ block: Block) {
         unsafe state.pointee.budget &-= Int64(block.count)
         unsafe state.pointee.retired &+= UInt64(block.count)
     }

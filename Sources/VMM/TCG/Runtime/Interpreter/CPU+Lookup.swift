@@ -3,10 +3,26 @@ internal import Glibc
 // From RIP to a decoded block.
 
 extension CPU {
+    /// Which of `codeViews` is the current mode's.
+    @inline(__always)
+    private var codeViewIndex: Int { Int(unsafe state.pointee.modeKey / ModeKey.user & 1) }
+
+    /// The generation of the current mode's code.
+    @inline(__always)
+    var codeGeneration: UInt32 {
+        unsafe state.pointee.codeViews[unchecked: codeViewIndex].generation
+    }
+
+    /// Code of the current mode was fetched through a translation.
+    @inline(__always)
+    func noteCode(_ linear: UInt64, flags: UInt64) {
+        unsafe state.pointee.codeViews[unchecked: codeViewIndex].note(linear, flags: flags)
+    }
+
     /// What an entry of the jump cache must have: the mode, and the generation.
     @inline(__always)
     var lookupKey: UInt64 {
-        unsafe UInt64(state.pointee.modeKey) | UInt64(state.pointee.codeGeneration) << 32
+        unsafe UInt64(state.pointee.modeKey) | UInt64(codeGeneration) << 32
     }
 
     @inline(__always)
@@ -23,7 +39,9 @@ extension CPU {
         guard unsafe entry.pointee.linear == linear && entry.pointee.key == lookupKey else {
             return nil
         }
-        return unsafe Block(address: entry.pointee.block)
+        let block = unsafe Block(address: entry.pointee.block)
+        // It may have died since.
+        return block?.generation == codeGeneration ? block : nil
     }
 
     /// The block at RIP. `single`: one that holds a single instruction.
@@ -57,14 +75,14 @@ extension CPU {
             }
         }
         if let secondFault { throw secondFault }
-        let generation = unsafe state.pointee.codeGeneration
+        let generation = codeGeneration
         let block: Block
         if let found {
             block = found
             if block.generation != generation {
                 unsafe block.header.pointee.nextBlock = 0
                 unsafe block.header.pointee.takenBlock = 0
-                unsafe block.header.pointee.generation = generation
+                block.setGeneration(generation)
             }
         } else {
             block = try buildBlock(cache, page, linear, key: key)
@@ -117,10 +135,33 @@ extension CPU {
 
     /// Empties the jump cache and cuts the connections between blocks.
     func flushCodeLookups() {
-        let generation = unsafe state.pointee.codeGeneration &+ 1
-        unsafe state.pointee.codeGeneration = generation
-        // When the count wraps, old blocks would look current.
-        if generation == UInt32.max { invalidateAllCode() }
+        for view in 0..<2 { flushCodeLookups(view: view) }
+    }
+
+    private func flushCodeLookups(view: Int) {
+        if !fields.codeViews[view].renew() { invalidateAllCode() }
+    }
+
+    /// The same after a change that leaves code on global pages of supervisor mode alone.
+    func flushLocalCodeLookups() {
+        if fields.codeViews[0].hasLocalCode { flushCodeLookups(view: 0) }
+        flushCodeLookups(view: 1)
+    }
+
+    /// The same for the current mode, and if there is no code but on global pages not at all.
+    ///
+    /// A device has been told something, and may write to memory without the processor. Code that
+    /// systems with paging read from devices goes to pages that are mapped afterwards, and that
+    /// were taken out of the TLB when they had another use: that has begun a new generation.
+    func flushCodeLookupsForDevice() {
+        if fields.codeViews[codeViewIndex].hasLocalCode { flushCodeLookups(view: codeViewIndex) }
+    }
+
+    /// The same for a linear address, if some code was fetched from its page.
+    func flushCodeLookups(at linear: UInt64) {
+        for view in 0..<2 where fields.codeViews[view].mayHaveCode(at: linear) {
+            flushCodeLookups(view: view)
+        }
     }
 
     /// Bytes at a guest-physical address are about to change or have changed.
@@ -130,8 +171,7 @@ extension CPU {
         var first = physical
         while true {
             let end = min(last, first | 0xFFF)
-            let (died, isEmpty) = cache.invalidate(first, end)
-            if died { flushCodeLookups() }
+            let isEmpty = cache.invalidate(first, end)
             if isEmpty { unmarkCode(physical: first & ~0xFFF) }
             if end == last { return }
             first = end &+ 1
@@ -143,8 +183,9 @@ extension CPU {
         guard let cache = codeCache else { return }
         cache.forEachPage { unmarkCode(physical: $0) }
         cache.removeAll()
-        let next = unsafe state.pointee.codeGeneration &+ 1
-        unsafe state.pointee.codeGeneration = next == 0 ? 1 : next
+        for view in 0..<2 where !fields.codeViews[view].renew() {
+            fields.codeViews[view] = CodeView()
+        }
     }
 
     // MARK: The cache
@@ -161,10 +202,10 @@ extension CPU {
         let translates = fields.translationThreshold >= 0
         guard let cache = CodeCache(translates: translates) else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
+        unsafe state.pointee.singleBlock = cache.singleBlock
         unsafe state.pointee.codeCache = UnsafeRawPointer(
             Unmanaged.passRetained(cache).toOpaque())
-        // Zeroed entries must not look like matches.
-        unsafe state.pointee.codeGeneration = 1
+        // Zeroed entries must not look like matches: no generation is 0.
         return cache
     }
 
@@ -173,6 +214,7 @@ extension CPU {
         guard let pointer = unsafe state.pointee.codeCache else { return }
         unsafe state.pointee.codeCache = nil
         unsafe state.pointee.jumpCache = nil
+        unsafe state.pointee.singleBlock = nil
         unsafe Unmanaged<CodeCache>.fromOpaque(pointer).release()
     }
 }

@@ -22,7 +22,7 @@ struct JumpEntry: BitwiseCopyable {
 // SAFETY: one mapping with the tables and the arena at offsets computed from their sizes; block
 // offsets are made by `allocate` alone.
 @safe final class CodeCache {
-    static let jumpEntries = 4096
+    static let jumpEntries = 16384
     private static let buckets = 1 << 16
     private static let pageBuckets = 1 << 14
 
@@ -42,7 +42,7 @@ struct JumpEntry: BitwiseCopyable {
     /// Translates blocks that run often, if that is wanted.
     let translator: HostTranslator?
     /// Room for a block of one operation.
-    private let singleBlock: Block
+    let singleBlock: UnsafeMutablePointer<BlockHeader>
 
     /// Where instruction bytes are collected for decoding.
     let scratch: UnsafeMutablePointer<UInt8>
@@ -69,8 +69,7 @@ struct JumpEntry: BitwiseCopyable {
         unsafe pageTable = (base + jumpSize + tableSize).assumingMemoryBound(to: UInt32.self)
         unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
         unsafe arena = base + arenaOffset
-        singleBlock = unsafe Block(
-            (base + singleOffset).assumingMemoryBound(to: BlockHeader.self))
+        unsafe singleBlock = (base + singleOffset).assumingMemoryBound(to: BlockHeader.self)
         translator = translates ? try? HostTranslator() : nil
     }
 
@@ -94,23 +93,6 @@ struct JumpEntry: BitwiseCopyable {
 
     private func offset(_ block: Block) -> UInt32 {
         UInt32(truncatingIfNeeded: unsafe UnsafeMutableRawPointer(block.header) - arena)
-    }
-
-    /// A block of its own for one operation of another one.
-    func single(_ block: Block, _ op: OperationPointer) -> Block {
-        var header = unsafe block.header.pointee
-        header.count = UInt16(op.number) + 1
-        header.operationCount = 2
-        // Its exits lead nowhere.
-        header.generation = 0
-        header.key &= ~BlockHeader.dead
-        var stop = Operation(.stop)
-        stop.number = op.number &+ 1
-        stop.nextOffset = op.nextOffset
-        unsafe singleBlock.header.pointee = header
-        unsafe singleBlock.operations.pointer[0] = op.pointer.pointee
-        unsafe singleBlock.operations.pointer[1] = stop
-        return singleBlock
     }
 
     /// Forgets all blocks.
@@ -196,13 +178,12 @@ struct JumpEntry: BitwiseCopyable {
         Int(((physical >> 12) &* 0x9E37_79B9_7F4A_7C15) >> 50) & (Self.pageBuckets - 1)
     }
 
-    /// Kills the blocks with bytes in `first...last`, which lies in one page. Returns whether any
-    /// died, and whether other blocks of the page are left.
-    func invalidate(_ first: UInt64, _ last: UInt64) -> (died: Bool, isEmpty: Bool) {
+    /// Kills the blocks with bytes in `first...last`, which lies in one page. Returns whether no
+    /// other blocks of the page are left.
+    func invalidate(_ first: UInt64, _ last: UInt64) -> Bool {
         let page = first & ~0xFFF
         let slot = unsafe pageTable + pageBucket(page)
         var link = unsafe slot.pointee
-        var died = false
         var isEmpty = true
         var place = unsafe slot
         while link != 0 {
@@ -215,7 +196,6 @@ struct JumpEntry: BitwiseCopyable {
                 unsafe isSecond
                 ? header.pointee.secondPage == page : header.pointee.physical & ~0xFFF == page
             if isHere, overlaps(candidate, isSecond: isSecond, first, last) {
-                unsafe died = died || !header.pointee.isDead
                 candidate.kill()
                 unsafe place.pointee = next
             } else {
@@ -224,7 +204,7 @@ struct JumpEntry: BitwiseCopyable {
             }
             link = next
         }
-        return (died, isEmpty)
+        return isEmpty
     }
 
     // Looked up once: a key path is a good part of Swift's runtime.

@@ -10,7 +10,7 @@ final class LeafLibrary: Sendable {
     static let shared = LeafLibrary()
 
     private struct Contents {
-        var code: CodeBuffer?
+        var code: HostArena?
         var known: [UInt64: UInt] = [:]
     }
 
@@ -72,7 +72,7 @@ final class LeafLibrary: Sendable {
     }
 
     private static func make(
-        _ descriptor: LeafDescriptor, _ classifier: LeafClassifier, _ buffer: inout CodeBuffer?
+        _ descriptor: LeafDescriptor, _ classifier: LeafClassifier, _ arena: inout HostArena?
     ) -> UInt? {
         var descriptor = descriptor
         let instruction = classifier.instruction
@@ -96,9 +96,9 @@ final class LeafLibrary: Sendable {
         default: break
         }
         if !assembler.code.isEmpty {
-            if buffer == nil { buffer = try? CodeBuffer(capacity: codeCapacity) }
-            guard let stub = unsafe buffer?.append(assembler.code) else { return nil }
-            descriptor.stub = UInt(bitPattern: stub)
+            if arena == nil { arena = try? HostArena(capacity: codeCapacity) }
+            guard let stub = arena?.append(assembler.code) else { return nil }
+            descriptor.stub = stub
         }
         // SAFETY: one descriptor, initialised here and never freed.
         let pointer = UnsafeMutablePointer<LeafDescriptor>.allocate(capacity: 1)

@@ -20,7 +20,7 @@ public final class TCGFallback: InstructionFallback {
     public init(memory: GuestMemory, surface: any ExitSurface, cpuCount: Int) {
         self.memory = memory
         self.surface = surface
-        options = TCGOptions(cpuCount: cpuCount)
+        options = TCGOptions(cpuCount: cpuCount, tier: .interpreter)
         state = Mutex(State(cpus: Array(repeating: nil, count: cpuCount)))
     }
 

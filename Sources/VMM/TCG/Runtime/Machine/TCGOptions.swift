@@ -28,7 +28,7 @@ public struct TCGOptions: Sendable, Equatable {
 
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
-        tier: Tier = .interpreter
+        tier: Tier = .translator
     ) {
         self.clock = clock
         self.tier = tier

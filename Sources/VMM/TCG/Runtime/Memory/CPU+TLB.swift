@@ -56,6 +56,11 @@ extension CPU {
         if unsafe host == nil || isAPICPage(physical) { physical |= TLBFlags.device }
         if isWatched(page: page) { physical |= TLBFlags.watched }
         let old = unsafe slot.pointee.physical & (TLBFlags.valid | TLBFlags.global)
+        if physical & TLBFlags.huge != 0 {
+            fields.hasHugeEntries = true
+        } else if physical & TLBFlags.large != 0 {
+            fields.largeEntries.insert(page >> 21)
+        }
         if physical & TLBFlags.global != 0 {
             fields.hasGlobalEntries = true
         } else if old != TLBFlags.valid {
@@ -111,6 +116,8 @@ extension CPU {
     func flushTLB() {
         forEachFilledSlot { clear($0) }
         fields.hasGlobalEntries = false
+        fields.largeEntries.removeAll()
+        fields.hasHugeEntries = false
         fields.tlbLogCount = 0
         flushCodeLookups()
     }
@@ -134,7 +141,7 @@ extension CPU {
             }
         }
         fields.tlbLogCount = 0
-        flushCodeLookups()
+        flushLocalCodeLookups()
     }
 
     /// Drops what is cached for one linear address, global or not, and whatever else came from
@@ -146,17 +153,23 @@ extension CPU {
             let own = base + TLB.index(linear)
             // SAFETY: slots in range throughout.
             if unsafe state.pointee.tlbTables[own].holds(page: linear & ~0xFFF) { clear(own) }
-            // A large page's pieces lie in a run of 512 or 1024 slots.
-            for slot in base..<base + TLB.entries {
-                let entry = unsafe state.pointee.tlbTables[slot]
-                guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
-                let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.host
-                let shift: UInt64 =
-                    entry.physical & TLBFlags.huge != 0
-                    ? 30 : fields.cr4 & CR4.pae != 0 ? 21 : 22
-                if page >> shift == linear >> shift { clear(slot) }
-            }
         }
-        flushCodeLookups()
+        if fields.hasHugeEntries || fields.largeEntries.mayHoldLarge(linear) {
+            flushLargePage(linear)
+        }
+        flushCodeLookups(at: linear)
+    }
+
+    /// Drops all entries that came from the large page that holds `linear`.
+    private func flushLargePage(_ linear: UInt64) {
+        let largeShift: UInt64 = fields.cr4 & CR4.pae != 0 ? 21 : 22
+        for slot in 0..<3 * TLB.entries {
+            // SAFETY: slots in range.
+            let entry = unsafe state.pointee.tlbTables[slot]
+            guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
+            let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.host
+            let shift = entry.physical & TLBFlags.huge != 0 ? 30 : largeShift
+            if page >> shift == linear >> shift { clear(slot) }
+        }
     }
 }

@@ -161,6 +161,10 @@ struct TableRegister: BitwiseCopyable {
     var tlbMode: UInt8 = 2
     /// There may be global entries, which are not in the log.
     var hasGlobalEntries = false
+    /// Which 2 or 4 MiB pages (by 2 MiB) have entries that stand for a part of them; for 1 GiB
+    /// pages it is all or none.
+    var largeEntries = PageFilter<8>()
+    var hasHugeEntries = false
     /// Some enabled debug register watches data.
     var hasDataBreakpoints = false
 
@@ -183,8 +187,11 @@ struct TableRegister: BitwiseCopyable {
     /// Its jump cache.
     // SAFETY: as above.
     var jumpCache: UnsafeMutablePointer<JumpEntry>?
-    /// Changes whenever what is known about decoded code must be checked again. Never 0.
-    var codeGeneration: UInt32 = 1
+    /// Its room for a block of one operation.
+    // SAFETY: as above.
+    var singleBlock: UnsafeMutablePointer<BlockHeader>?
+    /// What is known of decoded code: of supervisor mode's, and of user mode's.
+    var codeViews = InlineArray<2, CodeView>(repeating: CodeView())
     /// No other CPU runs: LOCK has no effect. Blocks depend on it; see `invalidateAllCode`.
     var isOnlyCPU = true
     /// Runs in the interpreter before a block is translated; negative: none is.

@@ -51,10 +51,23 @@ extension CPU {
         case 2:
             rip = unsafe last.header.pointee.takenRIP
             return BlockExit(block: last.address, edge: .taken)
+        case 4:
+            // Exceptions that the guest has not masked are not for the host to take.
+            rip = last.rip
+            guard Int64(last.count) <= fields.budget else { return .none }
+            count(last)
+            return run(last)
         default:
             rip = last.rip
-            return .none
+            return BlockExit(block: last.address, edge: .stale)
         }
+    }
+
+    /// Translated code has the vector registers, and some exception is not masked any more.
+    private var mayRaise: Bool {
+        // SAFETY: as in `frame`.
+        let vectors = unsafe frame.load(fromByteOffset: Int(HostFrame.vectors), as: UInt32.self)
+        return vectors != 0 && mxcsr & MXCSR.masks != MXCSR.masks
     }
 
     /// Lets translated code run as long as there is no exit request.
@@ -64,7 +77,7 @@ extension CPU {
             let word = unsafe UnsafeMutableRawPointer(check).assumingMemoryBound(
                 to: Atomic<UInt32>.self)
             unsafe word.pointee.store(
-                state.pointee.codeGeneration, ordering: .sequentiallyConsistent)
+                codeGeneration, ordering: .sequentiallyConsistent)
             if hasExitRequest { unsafe word.pointee.store(0, ordering: .relaxed) }
         }
     }
@@ -74,33 +87,92 @@ extension CPU {
     func interpret(_ packed: UInt, hasFlags: Bool) -> Bool {
         settle()
         if hasFlags { setArithmeticFlags(HostFlags.unpacked(frameFlags)) }
-        guard let block = Block(address: packed & (1 << 48 - 1)), let cache = codeCache else {
-            return false
+        guard let block = Block(address: packed & (1 << 48 - 1)) else { return false }
+        let generation = codeGeneration
+        // SAFETY: the number is one of the block's operations.
+        let op = unsafe OperationPointer(block.operations.pointer + Int(packed >> 48))
+        switch perform(op, of: block) {
+        case .left: return false
+        case .done: break
         }
-        let number = Int(packed >> 48)
-        let op = unsafe OperationPointer(block.operations.pointer + number)
-        let single = cache.single(block, op)
-        let generation = fields.codeGeneration
+        if block.generation == generation, generation == codeGeneration, !hasExitRequest, !mayRaise
+        {
+            frameFlags = HostFlags.packed(arithmeticFlags)
+            budgetMark = fields.budget
+            return true
+        }
+        rip = block.nextRIP(op)
+        uncount(block, from: op.next)
+        return false
+    }
+
+    private enum Outcome {
+        case done
+        /// RIP says where to go on, and what has not been executed has been taken back.
+        case left
+    }
+
+    private func perform(_ op: OperationPointer, of block: Block) -> Outcome {
+        do throws(Fault) {
+            switch op.code {
+            case .general:
+                try general(op)
+                return .done
+            case .leaf:
+                try leaf(op, rip: block.rip(of: op))
+                return .done
+            case .string:
+                if try string(op) { return .done }
+                _ = stop(block, op)
+                return .left
+            case .transfer:
+                rip = block.rip(of: op)
+                if try !transfer(op, nextRIP: block.nextRIP(op)) { uncount(block, from: op) }
+                return .left
+            default: return performAlone(op, of: block)
+            }
+        } catch {
+            fault(error, block, op)
+            return .left
+        }
+    }
+
+    /// Has the interpreter run a block of this operation alone.
+    private func performAlone(_ op: OperationPointer, of block: Block) -> Outcome {
+        let single = single(block, op)
         let next = block.nextRIP(op)
         let isLast = op.code.endsBlock
+        let number = Int64(op.number)
+        let rest = max(0, Int64(block.count) - number - 1)
         // Without budget nothing is followed.
         let budget = fields.budget
         fields.budget = min(budget, 0)
         let before = fields.budget
         let exit = run(single)
         fields.budget = budget &+ (fields.budget &- before)
-        let goesOn =
-            !isLast && exit.edge != .faulted && rip == next
-            && generation == fields.codeGeneration && !hasExitRequest
-        if goesOn {
-            frameFlags = HostFlags.packed(arithmeticFlags)
-            budgetMark = fields.budget
-        } else {
-            let rest = max(0, Int64(block.count) - Int64(number) - 1)
-            fields.budget &+= rest
-            fields.retired &-= UInt64(rest)
-        }
-        return goesOn
+        if !isLast && exit.edge != .faulted && rip == next { return .done }
+        fields.budget &+= rest
+        fields.retired &-= UInt64(rest)
+        return .left
+    }
+
+    /// A block of its own for one operation of another one.
+    private func single(_ block: Block, _ op: OperationPointer) -> Block {
+        // SAFETY: the room is the code cache's, and translated blocks are in one.
+        let single = unsafe Block(state.pointee.singleBlock.unsafelyUnwrapped)
+        var header = unsafe block.header.pointee
+        header.count = UInt16(op.number) + 1
+        header.operationCount = 2
+        // Its exits lead nowhere.
+        header.generation = 0
+        header.key &= ~BlockHeader.dead
+        var stop = Operation(.stop)
+        stop.number = op.number &+ 1
+        stop.nextOffset = op.nextOffset
+        unsafe single.header.pointee = header
+        unsafe single.operations.pointer[0] = op.pointer.pointee
+        unsafe single.operations.pointer[1] = stop
+        return single
     }
 }
 

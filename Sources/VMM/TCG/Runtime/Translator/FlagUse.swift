@@ -56,8 +56,61 @@ struct FlagUse {
             reads = Self.condition(UInt8(code - OperationCode.seto.rawValue))
         case OperationCode.cmovoRR32.rawValue...OperationCode.cmovgRR64.rawValue:
             reads = Self.condition(UInt8((code - OperationCode.cmovoRR32.rawValue) & 15))
-        case OperationCode.stop.rawValue, OperationCode.general.rawValue...: reads = Self.all
+        case OperationCode.leaf.rawValue:
+            guard let leaf = op.leaf, leaf.isNative else {
+                reads = Self.all
+                break
+            }
+            if leaf.flags.contains(.flags) { writes = Self.all }
+        case OperationCode.general.rawValue: self = Self(general: op)
+        case OperationCode.stop.rawValue, OperationCode.transfer.rawValue...: reads = Self.all
         default: break
         }
     }
+    /// Of an operation of code `general`.
+    private init(general op: OperationPointer) {
+        switch GeneralOperation(rawValue: op.detail) {
+        case .shift: self = Self(shift: op)
+        case .shld, .shrd:
+            let isDone = op.form.contains(.immediateSource) && op.maskedCount != 0
+            self.init(writes: isDone ? Self.all : 0)
+        case .imul1, .imul2, .mul, .popcnt, .cmpxchg, .xadd: self.init(writes: Self.all)
+        case .div, .idiv, .crc32, .xchg, .movzx, .movsx, .cbw, .cwd, .movFromSegment, .cli, .cld:
+            self.init()
+        case .bt, .bts, .btr, .btc, .clc, .stc: self.init(writes: Self.carry)
+        case .cmc: self.init(reads: Self.carry, writes: Self.carry)
+        case .bsf, .bsr, .cmpxchg8b, .cmpxchg16b: self.init(writes: Self.zero)
+        case .alu:
+            let isWithCarry =
+                op.destination == ALUOperation.adc.rawValue
+                || op.destination == ALUOperation.sbb.rawValue
+            self.init(reads: isWithCarry ? Self.carry : 0, writes: Self.all)
+        case .unary:
+            switch UnaryOperation(rawValue: op.destination) {
+            case .not?: self.init()
+            case .neg?: self.init(writes: Self.all)
+            default: self.init(writes: Self.all & ~Self.carry)
+            }
+        case .cmov: self.init(reads: Self.condition(UInt8(truncatingIfNeeded: op.immediate)))
+        case .setcc: self.init(reads: Self.condition(op.source))
+        case .lahf: self.init(reads: Self.all & ~Self.overflow)
+        case .sahf: self.init(writes: Self.all & ~Self.overflow)
+        default: self.init(reads: Self.all)
+        }
+    }
+
+    /// By CL, and through the carry, all may stay as they are.
+    private init(shift op: OperationPointer) {
+        let isImmediate = op.form.contains(.immediateSource) && op.maskedCount != 0
+        switch ShiftOperation(rawValue: op.source) {
+        case .rol?, .ror?: self.init(writes: isImmediate ? Self.carry | Self.overflow : 0)
+        case .rcl?, .rcr?: self.init(reads: Self.carry)
+        default: self.init(writes: isImmediate ? Self.all : 0)
+        }
+    }
+}
+
+extension OperationPointer {
+    /// The count of a shift by an immediate.
+    fileprivate var maskedCount: Int64 { immediate & (size == 8 ? 63 : 31) }
 }

@@ -84,7 +84,7 @@
         operand(reg & 7, memory)
     }
 
-    private mutating func operand(_ reg: UInt8, _ memory: HostMemory) {
+    mutating func operand(_ reg: UInt8, _ memory: HostMemory) {
         let displacement = memory.displacement
         let isShort = displacement >= -128 && displacement < 128
         // RBP and R13 as a base always have a displacement.
@@ -170,6 +170,12 @@
     /// Jumps or calls to a place in the arena; `base` is the arena offset of this code.
     mutating func jump(to target: Int, base: Int) {
         byte(0xE9)
+        word(Int32(truncatingIfNeeded: target - (base + count + 4)))
+    }
+
+    mutating func jump(if condition: UInt8, to target: Int, base: Int) {
+        byte(0x0F)
+        byte(0x80 | condition)
         word(Int32(truncatingIfNeeded: target - (base + count + 4)))
     }
 

@@ -1,13 +1,13 @@
 // The stack, and branches.
 extension HostBlock {
     /// Moves the guest's RSP. Does not touch flags.
-    private mutating func moveStack(_ distance: Int32) {
+    mutating func moveStack(_ distance: Int32) {
         code.lea(
             HostRegister.guestRSP, HostMemory(HostRegister.guestRSP, distance))
     }
 
     /// Leaves the host address of a stack slot in R9.
-    private mutating func accessStack(_ distance: Int32, isWrite: Bool) {
+    mutating func accessStack(_ distance: Int32, isWrite: Bool) {
         saveFlags()
         code.lea(HostRegister.first, HostMemory(HostRegister.guestRSP, distance))
         translate(size: 8, isWrite: isWrite)
@@ -26,6 +26,16 @@ extension HostBlock {
             accessStack(-8, isWrite: true)
             code.memory(0xC7, size: 8, reg: 0, HostMemory(first))
             code.word(value)
+            moveStack(-8)
+        case .pushM64:
+            guard canAddress(op) else { return false }
+            let value = HostFrame.slot(HostFrame.target)
+            access(op, size: 8, isWrite: false)
+            code.load(second, HostMemory(first))
+            code.store(value, second)
+            accessStack(-8, isWrite: true)
+            code.load(second, value)
+            code.store(HostMemory(first), second)
             moveStack(-8)
         case .popR64:
             accessStack(0, isWrite: false)
@@ -47,6 +57,61 @@ extension HostBlock {
         }
         resume()
         return true
+    }
+
+    // MARK: Several at once
+
+    /// How many PUSHes or POPs of registers follow each other, with a RET behind POPs. One look
+    /// into the TLB serves them.
+    func stackRun(_ end: Int) -> Int {
+        let code = operation(index).code
+        guard code == .pushR64 || code == .popR64 else { return 1 }
+        var last = index
+        while last < end, last - index < 15, operation(last).code == code {
+            // RSP itself changes meanwhile.
+            let register = code == .pushR64 ? operation(last).source : operation(last).destination
+            if register == Register.rsp { break }
+            last += 1
+        }
+        if code == .popR64, last > index, last < end, operation(last).code == .ret64 { last += 1 }
+        return max(1, last - index)
+    }
+
+    mutating func emitStackRun() {
+        let isPush = operation(index).code == .pushR64
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        let size = Int32(runLength) * 8
+        saveFlags()
+        code.lea(first, HostMemory(HostRegister.guestRSP, isPush ? -size : 0))
+        translate(size: UInt8(size), isWrite: isPush)
+        for number in 0..<runLength {
+            let op = operation(index + number)
+            let place = Int32(number) * 8
+            if isPush {
+                let value = source(op.source, second)
+                code.store(HostMemory(first, size - 8 - place), value)
+            } else if op.code == .ret64 {
+                code.load(first, HostMemory(first, place))
+                moveStack(place)
+                returnAfterRun()
+                return
+            } else {
+                code.load(target(op.destination, second), HostMemory(first, place))
+                store(op.destination, second)
+            }
+        }
+        moveStack(isPush ? -size : size)
+        resume()
+    }
+
+    /// RET at the end of a run, which is complete but for it. The address is in R9.
+    private mutating func returnAfterRun() {
+        let (start, count) = (index, runLength)
+        // From the look into the TLB the interpreter has all of the run.
+        resume()
+        (index, runLength) = (start + count - 1, 1)
+        goTo(stack: 8)
+        (index, runLength) = (start, count)
     }
 
     mutating func emitBranch(_ op: OperationPointer) -> Bool {
@@ -105,7 +170,6 @@ extension HostBlock {
         code.store(target, HostRegister.second)
         pushReturn(op)
         moveStack(-8)
-        restoreFlags()
         code.memory(0xFF, size: 4, reg: 4, target)  // jmp
         resume()
     }
@@ -114,7 +178,6 @@ extension HostBlock {
     private mutating func goTo(stack: Int32) {
         lookUp()
         if stack != 0 { moveStack(stack) }
-        restoreFlags()
         code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
         resume()
     }

@@ -69,15 +69,37 @@ extension HostBlock {
     }
 
     /// Leaves the host address of the operation's memory operand in R9.
-    mutating func access(_ op: OperationPointer, size: UInt8, isWrite: Bool) {
+    mutating func access(
+        _ op: OperationPointer, size: UInt8, isWrite: Bool, isAligned: Bool = false
+    ) {
         saveFlags()
         address(op)
-        translate(size: size, isWrite: isWrite)
+        translate(size: size, isWrite: isWrite, isAligned: isAligned)
+    }
+
+    /// The same for the word that has the bit whose number a register holds, counted from the
+    /// operand (SDM volume 2, section 3.1.1.9).
+    mutating func accessBit(_ op: OperationPointer, isWrite: Bool, isAligned: Bool) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        saveFlags()
+        address(op)
+        let number = source(op.source, second)
+        if op.size == 8 {
+            code.move(second, number)
+        } else {
+            code.registers(0x63, size: 8, reg: second, rm: number)  // movsxd
+        }
+        code.registers(0xC1, size: 8, reg: 7, rm: second)  // sar r10, log2 of the bits
+        code.byte(op.size == 8 ? 6 : 5)
+        code.lea(first, HostMemory(first, index: second, scale: op.size == 8 ? 3 : 2, 0))
+        translate(size: op.size, isWrite: isWrite, isAligned: isAligned)
     }
 
     /// Turns the linear address in R9 into a host address; the interpreter has what cannot be.
     /// Takes R10 and the flags, which have been saved.
-    mutating func translate(size: UInt8, isWrite: Bool) {
+    ///
+    /// - Parameter isAligned: an address that is no multiple of the size is the interpreter's too.
+    mutating func translate(size: UInt8, isWrite: Bool, isAligned: Bool = false) {
         let (first, second) = (HostRegister.first, HostRegister.second)
         code.move(second, first)
         code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 7
@@ -86,9 +108,15 @@ extension HostBlock {
         code.word(Int32((TLB.entries - 1) << 5))
         code.memory(0x03, size: 8, reg: second, HostState.tlb)  // add r10, [tlb]
         code.memory(0x33, size: 8, reg: first, HostMemory(second, isWrite ? 8 : 0))
-        code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - size
-        code.word(4096 - Int32(size))
-        orInterpret(code.jump(if: 7))
+        if isAligned {
+            code.registers(0xF7, size: 8, reg: 0, rm: first)  // test r9, all but an aligned offset
+            code.word(~(4096 - Int32(size)))
+            orInterpret(code.jump(if: 5))
+        } else {
+            code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - size
+            code.word(4096 - Int32(size))
+            orInterpret(code.jump(if: 7))
+        }
         code.memory(0x03, size: 8, reg: first, HostMemory(second, 16))  // add r9, [r10 + host]
     }
 }

@@ -11,12 +11,14 @@ struct HostBlock {
 
     /// What is put behind the block's code.
     enum Cold {
-        /// Has the interpreter execute the operation.
-        case helper(jump: Int, op: Int, flags: FlagPlace?, resume: Int)
+        /// Has the interpreter execute `count` operations from `op` on.
+        case helper(jump: Int, op: Int, count: Int, flags: FlagPlace?, resume: Int)
         /// Leaves by one of the block's exits.
-        case exit(jump: Int, edge: UInt)
+        case exit(jump: Int, edge: UInt, flags: FlagPlace)
         /// Leaves before the block has begun.
-        case start(jump: Int, flags: FlagPlace, isCounted: Bool)
+        case start(jump: Int, isCounted: Bool)
+        /// Brings the guest's vector registers, or leaves the block to the interpreter.
+        case vectors(jump: Int, resume: Int)
     }
 
     let block: Block
@@ -31,8 +33,13 @@ struct HostBlock {
     var liveAfter: UInt8 = 0
     /// The current operation's number.
     var index = 0
-    private(set) var nextJump = 0
-    private(set) var takenJump = 0
+    /// The ways in: with the flags in EFLAGS, at `base`, and in the frame.
+    private(set) var frameEntry = 0
+    /// Where the block's generation is in the code.
+    private(set) var checkPlace = 0
+    /// The jumps to the blocks that follow, and where the flags are there.
+    private(set) var nextJump: (place: Int, flags: FlagPlace) = (0, .frame)
+    private(set) var takenJump: (place: Int, flags: FlagPlace) = (0, .frame)
 
     init(_ block: Block, _ arena: HostArena, _ stubs: HostStubs) {
         self.block = block
@@ -42,7 +49,7 @@ struct HostBlock {
     }
 
     // SAFETY: the block's operations, as many as its header says.
-    private func operation(_ index: Int) -> OperationPointer {
+    func operation(_ index: Int) -> OperationPointer {
         unsafe OperationPointer(block.operations.pointer + index)
     }
 
@@ -57,13 +64,19 @@ struct HostBlock {
             liveBefore[index] =
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
-        begin(isLive: liveBefore[0] != 0)
-        for index in 0..<count {
-            self.index = index
+        var hasVectors = false
+        for index in 0..<count where usesVectors(operation(index)) { hasVectors = true }
+        begin(isLive: liveBefore[0] != 0, hasVectors: hasVectors)
+        while index < count {
+            live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
-            live = liveAfter & ~uses[index].writes | uses[index].reads
-            let op = operation(index)
-            if !emit(op, uses[index]) { callHelper(op) }
+            runLength = stackRun(count)
+            if runLength > 1 {
+                emitStackRun()
+            } else if !emit(operation(index), uses[index]) {
+                callHelper()
+            }
+            index += runLength
         }
         finish()
     }
@@ -71,29 +84,36 @@ struct HostBlock {
     // MARK: The beginning
 
     /// Looks whether the block may run, and counts its instructions.
-    private mutating func begin(isLive: Bool) {
+    private mutating func begin(isLive: Bool, hasVectors: Bool) {
         live = isLive ? FlagUse.all : 0
         saveFlags()
-        let header = UInt64(UInt(bitPattern: unsafe block.header))
-        code.set(HostRegister.first, to: header + HostState.blockGeneration)
-        code.load(HostRegister.second, HostState.check, size: 4)
-        code.memory(0x3B, size: 4, reg: HostRegister.second, HostMemory(HostRegister.first))
-        colds.append(.start(jump: code.jump(if: 5), flags: flags, isCounted: false))
+        flags = .frame
+        frameEntry = base + code.count
+        code.memory(0x81, size: 4, reg: 7, HostState.check)  // cmp [check], generation
+        checkPlace = base + code.count
+        code.word(Int32(bitPattern: block.generation))
+        colds.append(.start(jump: code.jump(if: 5), isCounted: false))
+        if hasVectors {
+            // cmp [vectors], 0
+            code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
+            code.byte(0)
+            let jump = code.jump(if: 4)
+            colds.append(.vectors(jump: jump, resume: code.count))
+        }
         code.memory(0x81, size: 8, reg: 5, HostState.budget)
         code.word(Int32(block.count))
-        colds.append(.start(jump: code.jump(if: 8), flags: flags, isCounted: true))
+        colds.append(.start(jump: code.jump(if: 8), isCounted: true))
     }
 
     // MARK: Flags
 
-    /// Keeps the flags, if somebody reads them, from what follows.
+    /// Keeps the flags, if somebody reads them, from what follows. Takes R10.
     mutating func saveFlags() {
         guard live != 0, flags == .native else { return }
-        let scratch = HostFrame.slot(HostFrame.scratch)
-        code.store(scratch, HostRegister.rax)
+        code.move(HostRegister.second, HostRegister.rax)
         code.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
-        code.load(HostRegister.rax, scratch)
+        code.move(HostRegister.rax, HostRegister.second)
         flags = .frame
     }
 
@@ -128,14 +148,20 @@ struct HostBlock {
     }
 
     /// Has the interpreter execute the operation here, not only where something is out of the way.
-    private mutating func callHelper(_ op: OperationPointer) {
-        code.set(HostRegister.first, to: packed(index))
-        let stub =
-            live == 0
-            ? stubs.helperWithoutFlags
-            : flags == .frame ? stubs.helperWithFlagsInFrame : stubs.helper
-        code.call(stub, base: base)
+    private mutating func callHelper() {
+        callHelper(index, live == 0 ? nil : flags)
         flags = .native
+    }
+
+    private mutating func callHelper(_ number: Int, _ flags: FlagPlace?) {
+        code.set(HostRegister.first, to: packed(number))
+        let stub =
+            switch flags {
+            case .native?: stubs.helper
+            case .frame?: stubs.helperWithFlagsInFrame
+            case nil: stubs.helperWithoutFlags
+            }
+        code.call(stub, base: base)
     }
 
     /// What the code does not do itself from `jump` on is the interpreter's. Call `resume` where
@@ -145,11 +171,15 @@ struct HostBlock {
     }
 
     private var pending: [(jump: Int, flags: FlagPlace?)] = []
+    /// How many operations are one piece of code.
+    var runLength = 1
 
     /// The operation is complete here.
     mutating func resume() {
         for (jump, flags) in pending {
-            colds.append(.helper(jump: jump, op: index, flags: flags, resume: code.count))
+            colds.append(
+                .helper(
+                    jump: jump, op: index, count: runLength, flags: flags, resume: code.count))
         }
         pending.removeAll(keepingCapacity: true)
     }
@@ -157,11 +187,7 @@ struct HostBlock {
     // MARK: Exits
 
     /// Goes to the following block, if it is known.
-    mutating func exit(_ edge: BlockExit.Edge) {
-        restoreFlags()
-        let place = code.jump()
-        noteExit(place, edge)
-    }
+    mutating func exit(_ edge: BlockExit.Edge) { noteExit(code.jump(), edge) }
 
     mutating func exit(if condition: UInt8) {
         restoreFlags()
@@ -170,36 +196,44 @@ struct HostBlock {
     }
 
     private mutating func noteExit(_ place: Int, _ edge: BlockExit.Edge) {
-        if edge == .taken { takenJump = base + place } else { nextJump = base + place }
-        colds.append(.exit(jump: place, edge: edge == .taken ? 2 : 1))
+        if edge == .taken {
+            takenJump = (base + place, flags)
+        } else {
+            nextJump = (base + place, flags)
+        }
+        colds.append(.exit(jump: place, edge: edge == .taken ? 2 : 1, flags: flags))
     }
 
     private mutating func finish() {
         for cold in colds {
             switch cold {
-            case .helper(let jump, let op, let flags, let resume):
+            case .helper(let jump, let op, let count, let flags, let resume):
                 code.land(jump)
-                code.set(HostRegister.first, to: packed(op))
-                switch flags {
-                case .native?: code.call(stubs.helper, base: base)
-                case .frame?: code.call(stubs.helperWithFlagsInFrame, base: base)
-                case nil: code.call(stubs.helperWithoutFlags, base: base)
-                }
+                callHelper(op, flags)
+                for next in 1..<count { callHelper(op + next, flags == nil ? nil : .frame) }
                 code.jump(to: base + resume, base: base)
-            case .exit(let jump, let edge):
+            case .exit(let jump, let edge, let flags):
                 code.land(jump)
-                code.set(HostRegister.first, to: packed(Int(edge)))
-                code.jump(to: stubs.leave, base: base)
-            case .start(let jump, let flags, let isCounted):
+                leave(Int(edge), flags)
+            case .start(let jump, let isCounted):
                 code.land(jump)
                 if isCounted {
                     code.memory(0x81, size: 8, reg: 0, HostState.budget)
                     code.word(Int32(block.count))
                 }
-                code.set(HostRegister.first, to: packed(3))
-                code.jump(
-                    to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave, base: base)
+                leave(3, .frame)
+            case .vectors(let jump, let resume):
+                code.land(jump)
+                code.call(stubs.loadVectors, base: base)
+                code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
+                code.jump(if: 4, to: base + resume, base: base)
+                leave(4, .frame)
             }
         }
+    }
+
+    private mutating func leave(_ reason: Int, _ flags: FlagPlace) {
+        code.set(HostRegister.first, to: packed(reason))
+        code.jump(to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave, base: base)
     }
 }

@@ -25,6 +25,17 @@ enum HostFrame {
     static let mark: Int32 = 40
     /// Where the code is that an indirect call goes to.
     static let target: Int32 = 48
+    /// Not 0: the guest's vector registers and MXCSR are in the host's (4 bytes).
+    static let vectors: Int32 = 56
+    /// What the host's own code wants in MXCSR.
+    static let hostMXCSR: Int32 = 60
+
+    /// MXCSR and the XMM registers in the FXSAVE image.
+    static let mxcsr = HostMemory(HostRegister.rsp, Int32(size + FXImage.mxcsr))
+
+    static func vector(_ number: UInt8) -> HostMemory {
+        HostMemory(HostRegister.rsp, Int32(size + FXImage.xmm0) + Int32(number) * 16)
+    }
 
     static let state: Int32 = Int32(size + VCPUState.fxImageSize)
 
@@ -46,14 +57,22 @@ enum HostState {
     static let check = field(MemoryLayout.offset(of: \VCPUState.hostCheck))
     static let tlb = unsafe field(MemoryLayout.offset(of: \VCPUState.tlb))
     static let jumpCache = unsafe field(MemoryLayout.offset(of: \VCPUState.jumpCache))
+    static let systemFlags = field(MemoryLayout.offset(of: \VCPUState.systemFlags))
+    static let cpl = field(MemoryLayout.offset(of: \VCPUState.cpl))
+    private static let selectors = field(
+        (MemoryLayout.offset(of: \VCPUState.segments) ?? 0)
+            + (MemoryLayout.offset(of: \Segment.selector) ?? 0))
     private static let bases = field(MemoryLayout.offset(of: \VCPUState.addressBase))
 
     static func addressBase(_ segment: UInt8) -> HostMemory {
         HostMemory(HostRegister.rsp, bases.displacement + Int32(segment & 7) * 8)
     }
 
-    static let blockGeneration = UInt64(
-        MemoryLayout.offset(of: \BlockHeader.generation) ?? 0)
+    static func selector(_ segment: UInt8) -> HostMemory {
+        let distance = Int32(segment & 7) * Int32(MemoryLayout<Segment>.stride)
+        return HostMemory(HostRegister.rsp, selectors.displacement + distance)
+    }
+
 }
 
 /// Flags in the form of `HostFrame.flags`.

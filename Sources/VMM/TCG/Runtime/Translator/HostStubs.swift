@@ -10,6 +10,8 @@ struct HostStubs {
     private(set) var helper = 0
     private(set) var helperWithFlagsInFrame = 0
     private(set) var helperWithoutFlags = 0
+    /// Brings MXCSR and the vector registers, if the guest masks all exceptions: R9 is 0 then.
+    private(set) var loadVectors = 0
 
     typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
     typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32
@@ -23,6 +25,8 @@ struct HostStubs {
         code.lea(HostRegister.rax, HostMemory(HostRegister.rdi, -HostFrame.state))
         code.store(HostMemory(HostRegister.rax, HostFrame.hostStack), HostRegister.rsp)
         code.move(HostRegister.rsp, HostRegister.rax)
+        // stmxcsr [hostMXCSR]
+        code.memory(0x0FAE, size: 4, reg: 3, HostFrame.slot(HostFrame.hostMXCSR))
         code.move(HostRegister.first, HostRegister.rsi)
         Self.restore(&code)
         code.bytes(0x41, 0xFF, 0xE1)  // jmp r9
@@ -35,6 +39,10 @@ struct HostStubs {
         leaveWithFlagsInFrame = code.count
         Self.save(&code)
         code.land(end)
+        let noVectors = Self.whenVectors(&code)
+        Self.saveVectors(&code)
+        Self.setVectors(&code, to: 0)
+        code.land(noVectors)
         let leaveSaved = code.count
         code.move(HostRegister.rax, HostRegister.first)
         code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
@@ -60,6 +68,18 @@ struct HostStubs {
         code.land(first)
         code.land(second)
         unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved)
+
+        loadVectors = code.count
+        code.bytes(0x41, 0x5A)  // pop r10
+        code.load(HostRegister.first, HostFrame.mxcsr, size: 4)
+        code.registers(0xF7, size: 4, reg: 2, rm: HostRegister.first)  // not r9d
+        code.registers(0x81, size: 4, reg: 4, rm: HostRegister.first)  // and r9d, masks
+        code.word(Int32(MXCSR.masks))
+        let isUnmasked = code.jump(if: 5)
+        Self.restoreVectors(&code)
+        Self.setVectors(&code, to: 1)
+        code.land(isUnmasked)
+        code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
         arena.commit(code.count)
         arena.keep()
     }
@@ -72,6 +92,9 @@ struct HostStubs {
     private static func callHelper(
         _ code: inout HostAssembler, _ function: Helper, leaveSaved: Int
     ) {
+        let noVectors = whenVectors(&code)
+        saveVectors(&code)
+        code.land(noVectors)
         code.move(HostRegister.rsi, HostRegister.first)
         code.lea(HostRegister.rdi, HostFrame.slot(HostFrame.state))
         code.move(HostRegister.rbx, HostRegister.rsp)
@@ -85,10 +108,43 @@ struct HostStubs {
         code.set(HostRegister.first, to: 0)
         code.bytes(0x85, 0xC0)  // test eax, eax
         let goOn = code.jump(if: 4)
+        setVectors(&code, to: 0)
         code.jump(to: leaveSaved, base: 0)
         code.land(goOn)
+        let hadNone = whenVectors(&code)
+        restoreVectors(&code)
+        code.land(hadNone)
         restore(&code)
         code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp
+    }
+
+    /// - Returns: the jump that is taken if the vector registers are not the guest's.
+    private static func whenVectors(_ code: inout HostAssembler) -> Int {
+        // cmp [vectors], 0
+        code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
+        code.byte(0)
+        return code.jump(if: 4)
+    }
+
+    private static func setVectors(_ code: inout HostAssembler, to value: Int32) {
+        code.memory(0xC7, size: 4, reg: 0, HostFrame.slot(HostFrame.vectors))
+        code.word(value)
+    }
+
+    private static func saveVectors(_ code: inout HostAssembler) {
+        code.memory(0x0FAE, size: 4, reg: 3, HostFrame.mxcsr)  // stmxcsr
+        // ldmxcsr
+        code.memory(0x0FAE, size: 4, reg: 2, HostFrame.slot(HostFrame.hostMXCSR))
+        for number in 0..<UInt8(16) {
+            code.memory(0x0F29, size: 4, reg: number, HostFrame.vector(number))  // movaps
+        }
+    }
+
+    private static func restoreVectors(_ code: inout HostAssembler) {
+        code.memory(0x0FAE, size: 4, reg: 2, HostFrame.mxcsr)  // ldmxcsr
+        for number in 0..<UInt8(16) {
+            code.memory(0x0F28, size: 4, reg: number, HostFrame.vector(number))
+        }
     }
 
     private static func save(_ code: inout HostAssembler) {

@@ -31,9 +31,11 @@ internal import Core
             return
         }
         let header = unsafe block.header
-        unsafe header.pointee.host = arena.address(translation.base)
-        unsafe header.pointee.nextJump = UInt32(translation.nextJump)
-        unsafe header.pointee.takenJump = UInt32(translation.takenJump)
+        unsafe header.pointee.host = arena.address(translation.frameEntry)
+        unsafe header.pointee.nativeEntry = UInt32(translation.base)
+        unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
+        unsafe header.pointee.nextJump = HostJump(translation.nextJump)
+        unsafe header.pointee.takenJump = HostJump(translation.takenJump)
         unsafe header.pointee.heat = -1
         arena.commit(translation.code.count)
         blockCount += 1
@@ -41,15 +43,29 @@ internal import Core
 
     /// Makes a block's exit go straight to another block's code.
     func connect(_ exit: BlockExit, to target: Block, generation: UInt32) {
-        guard let block = Block(address: exit.block), block.generation == generation else {
-            return
-        }
-        let host = unsafe target.header.pointee.host
-        let place =
-            unsafe exit.edge == .taken
-            ? block.header.pointee.takenJump : block.header.pointee.nextJump
-        guard exit.edge != .faulted, host != 0, place != 0 else { return }
-        arena.patch(Int(place), to: arena.offset(of: host))
+        guard let block = Block(address: exit.block) else { return }
+        if exit.edge == .stale { return replace(block, by: target) }
+        let (from, to) = unsafe (block.header.pointee, target.header.pointee)
+        let jump = exit.edge == .taken ? from.takenJump : from.nextJump
+        guard block.generation == generation, exit.edge != .faulted, to.host != 0, jump.place != 0
+        else { return }
+        arena.patch(
+            Int(jump.place),
+            to: jump.hasNativeFlags ? Int(to.nativeEntry) : arena.offset(of: to.host))
+    }
+
+    /// What jumps to the code of a dead block finds the block in its place.
+    private func replace(_ dead: Block, by target: Block) {
+        let (old, new) = unsafe (dead.header.pointee, target.header.pointee)
+        guard old.isDead, old.host != 0, new.host != 0, old.linear == new.linear,
+            old.key & ~BlockHeader.dead == new.key
+        else { return }
+        let (entry, newEntry) = (arena.offset(of: old.host), arena.offset(of: new.host))
+        let hasTwo = entry != Int(old.nativeEntry)
+        // Where one entry was for both, what comes from it is not known.
+        guard hasTwo || newEntry == Int(new.nativeEntry) else { return }
+        arena.writeJump(at: entry, to: newEntry)
+        if hasTwo { arena.writeJump(at: Int(old.nativeEntry), to: Int(new.nativeEntry)) }
     }
 
     func removeAll() {
@@ -61,6 +77,21 @@ internal import Core
     /// Runs a block's code, and what it leads to. The result is what the code has left in R9.
     func run(_ block: Block, _ cpu: CPU) -> UInt {
         unsafe entry(UnsafeMutableRawPointer(cpu.state), block.header.pointee.host)
+    }
+}
+
+/// A jump from a block's code to the block that follows.
+struct HostJump: BitwiseCopyable {
+    /// Where its distance is in the arena, or 0.
+    var place: UInt32 = 0
+    /// The arithmetic flags are in EFLAGS there, otherwise in the frame.
+    var hasNativeFlags = false
+
+    init() {}
+
+    init(_ jump: (place: Int, flags: HostBlock.FlagPlace)) {
+        place = UInt32(jump.place)
+        hasNativeFlags = jump.flags == .native
     }
 }
 

@@ -2,7 +2,7 @@ internal import CLinux
 internal import Core
 internal import Glibc
 
-/// Memory for translated code: one memfd seen twice, once writable, once executable, so that no
+/// Memory for generated code: one memfd seen twice, once writable, once executable, so that no
 /// page is ever both (W^X). Filled from the bottom and emptied as a whole; code in it is patched
 /// through the writable view.
 // SAFETY: both views stay mapped for the life of the object; offsets are checked by those who
@@ -40,10 +40,28 @@ internal import Glibc
 
     func commit(_ count: Int) { used = min(capacity, (used + count + 15) & ~15) }
 
+    /// Adds code, and returns where it can be called, or `nil` if there is no room.
+    func append(_ bytes: [UInt8]) -> UInt? {
+        guard bytes.count <= capacity - used else { return nil }
+        let start = used
+        unsafe bytes.span.withUnsafeBytes { bytes in
+            unsafe UnsafeMutableRawBufferPointer(start: writable(start), count: bytes.count)
+                .copyMemory(from: bytes)
+        }
+        commit(bytes.count)
+        return address(start)
+    }
+
     /// What is there now stays when the arena is emptied.
     func keep() { base = used }
 
     func removeAll() { used = base }
+
+    /// Puts a jump over the code at `offset`.
+    func writeJump(at offset: Int, to target: Int) {
+        patch(offset + 1, to: target)
+        unsafe writable(offset).storeBytes(of: 0xE9, as: UInt8.self)
+    }
 
     /// Makes the relative jump whose last four bytes are at `place` go to `target`.
     func patch(_ place: Int, to target: Int) {

@@ -1,0 +1,74 @@
+/// What is known about the code that supervisor mode, or user mode, runs: in which generation it
+/// was looked up, and on which pages.
+///
+/// A change of the address space concerns user mode alone as long as all supervisor code is on
+/// global pages, and INVLPG concerns code only if there is some on the page.
+struct CodeView: BitwiseCopyable {
+    /// Changes whenever what is known about decoded code must be checked again. Never 0.
+    var generation: UInt32 = 1
+    /// Some code was fetched from a page that is not global.
+    private(set) var hasLocalCode = false
+    /// Some code was fetched from a 1 GiB page.
+    private var hasHugeCode = false
+    private var pages = PageFilter<32>()
+    private var largePages = PageFilter<8>()
+
+    /// Code was fetched from the page.
+    /// - Parameter flags: the translation's `TLBFlags`.
+    @inline(__always)
+    mutating func note(_ linear: UInt64, flags: UInt64) {
+        if flags & TLBFlags.global == 0 { hasLocalCode = true }
+        if flags & TLBFlags.huge != 0 {
+            hasHugeCode = true
+        } else if flags & TLBFlags.large != 0 {
+            largePages.insert(linear >> 21)
+        } else {
+            pages.insert(linear >> 12)
+        }
+    }
+
+    /// Whether code may have been fetched by the translation of `linear`.
+    func mayHaveCode(at linear: UInt64) -> Bool {
+        hasHugeCode || pages.mayHold(linear >> 12) || largePages.mayHoldLarge(linear)
+    }
+
+    /// Nothing is known any more. Returns `false` when the count has wrapped, so that old blocks
+    /// would look current.
+    mutating func renew() -> Bool {
+        self = CodeView(generation: generation &+ 1)
+        return generation != UInt32.max && generation != 0
+    }
+
+    init(generation: UInt32 = 1) { self.generation = generation }
+}
+
+/// A set of page numbers that may claim to hold more than it does.
+struct PageFilter<let words: Int>: BitwiseCopyable {
+    private var bits = InlineArray<words, UInt64>(repeating: 0)
+
+    @inline(__always)
+    private func place(_ page: UInt64) -> (word: Int, bit: UInt64) {
+        let number = (page ^ page >> 11) & UInt64(words * 64 - 1)
+        return (Int(number >> 6), 1 << (number & 63))
+    }
+
+    @inline(__always)
+    mutating func insert(_ page: UInt64) {
+        let (word, bit) = place(page)
+        bits[word] |= bit
+    }
+
+    @inline(__always)
+    func mayHold(_ page: UInt64) -> Bool {
+        let (word, bit) = place(page)
+        return bits[word] & bit != 0
+    }
+
+    /// Of a filter of 2 and 4 MiB pages, by 2 MiB.
+    @inline(__always)
+    func mayHoldLarge(_ linear: UInt64) -> Bool {
+        mayHold(linear >> 21) || mayHold(linear >> 21 ^ 1)
+    }
+
+    mutating func removeAll() { bits = InlineArray(repeating: 0) }
+}

@@ -1,0 +1,132 @@
+import CNativeRun
+import TCGDecoder
+import Testing
+
+@testable import TCG
+
+extension HostTests {
+    /// Random sequences run on the host CPU and in both tiers. What single instructions cannot
+    /// show: flags that live across instructions, vector registers that stay in the host's, and
+    /// several stack accesses behind one look into the TLB.
+    ///
+    /// `APUS_DIFFERENTIAL_COUNT` and `APUS_DIFFERENTIAL_SEED` as for single instructions.
+    @Suite("Sequences")
+    struct SequenceTests {
+        @Test("instruction sequences", arguments: SequenceKind.allCases, TCGOptions.Tier.allCases)
+        func sequences(_ kind: SequenceKind, _ tier: TCGOptions.Tier) throws {
+            let count = Int(DifferentialTests.setting("APUS_DIFFERENTIAL_COUNT") ?? 4_000)
+            let seed = DifferentialTests.setting("APUS_DIFFERENTIAL_SEED") ?? 1
+            let run = try DifferentialRun(seed: seed, tier: tier)
+            var generator = SequenceGenerator(seed: seed, kind: kind)
+            var differences: [String] = []
+            for _ in 0..<count where differences.count < 20 {
+                if let text = run.compare(generator.next(), kind) { differences.append(text) }
+            }
+            #expect(differences.isEmpty, "\(differences.joined(separator: "\n"))")
+        }
+    }
+}
+
+enum SequenceKind: String, CaseIterable, Sendable {
+    case integer
+    case vector
+    /// PUSHes and POPs, at a page's end now and then.
+    case stack
+}
+
+/// Draws sequences of instructions that leave RBX, RBP, RSI and RDI alone, through which they
+/// access memory.
+struct SequenceGenerator {
+    private let kind: SequenceKind
+    private var generator: InstructionGenerator
+    /// Flags that the last instruction left undefined.
+    private var undefined: UInt64 = 0
+
+    static let pointers: Set<UInt8> = [3, 5, 6, 7]
+
+    init(seed: UInt64, kind: SequenceKind) {
+        self.kind = kind
+        generator = InstructionGenerator(seed: seed &* 31)
+    }
+
+    mutating func next() -> (bytes: [UInt8], undefined: UInt64) {
+        undefined = 0
+        if kind == .stack { return (stackRuns(), 0) }
+        var bytes: [UInt8] = []
+        for _ in 0..<(2 + generator.random.next() % 10) {
+            let wanted: InstructionClass =
+                kind == .vector && generator.random.next() & 3 != 0 ? .vector : .integer
+            while true {
+                let (instruction, code) = generator.next(wanted)
+                guard isSuitable(instruction) else { continue }
+                bytes += code
+                let own = undefinedFlags(after: instruction)
+                undefined = instruction.definesFlags ? own : undefined | own
+                break
+            }
+        }
+        return (bytes, undefined)
+    }
+
+    private mutating func stackRuns() -> [UInt8] {
+        var bytes: [UInt8] = []
+        for _ in 0..<(1 + generator.random.next() % 4) {
+            let word = generator.random.next()
+            // Now and then flags that must survive.
+            if word & 3 == 0 { bytes += [0x4D, 0x01, 0xC0] }  // add r8, r8
+            let opcode: UInt8 = word & 16 == 0 ? 0x50 : 0x58
+            for _ in 0..<(1 + (word >> 8) % 17) {
+                let register = UInt8(truncatingIfNeeded: generator.random.next()) & 15
+                if register >= 8 { bytes.append(0x41) }
+                // POP RSP would lose the stack.
+                let isKept = opcode == 0x50 || register != 4
+                bytes.append(opcode | (isKept ? register & 7 : 0))
+            }
+        }
+        return bytes
+    }
+
+    private func isSuitable(_ instruction: Instruction) -> Bool {
+        if InstructionGenerator.branches.contains(instruction.mnemonic) { return false }
+        switch instruction.mnemonic {
+        // They change RSI, RDI or RSP, or are left to the single instructions.
+        case .movs, .cmps, .stos, .lods, .scas, .leave, .xlat, .div, .idiv, .maskmovq,
+            .maskmovdqu, .ldmxcsr, .std:
+            return false
+        case .cmovcc, .setcc, .adc, .sbb, .rcl, .rcr, .lahf, .cmc:
+            if undefined != 0 { return false }
+        default: break
+        }
+        if hasUndefinedResult(instruction) { return false }
+        var hasMemory = false
+        for index in 0..<Int(instruction.operandCount) {
+            let operand = instruction.operands[index]
+            if operand.kind == .memory { hasMemory = true }
+            // What is only read is refused too: RSP is not the same where flags are pushed.
+            let isGeneral = operand.kind == .general || operand.kind == .generalHigh
+            if isGeneral, Self.pointers.contains(operand.register) || operand.register == 4 {
+                return false
+            }
+        }
+        guard hasMemory, instruction.mnemonic != .lea else { return true }
+        let memory = instruction.memory
+        let isBitString =
+            [.bt, .bts, .btr, .btc].contains(instruction.mnemonic)
+            && instruction.operands[1].kind == .general
+        return instruction.addressSize == 8 && Self.pointers.contains(memory.base)
+            && memory.index == MemoryOperand.noRegister && abs(memory.displacement) < 256
+            && !isBitString
+    }
+}
+
+extension Instruction {
+    /// All arithmetic flags have values of its own behind it, or are undefined.
+    fileprivate var definesFlags: Bool {
+        switch mnemonic {
+        case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp, .test, .neg, .mul, .imul, .popcnt,
+            .cmpxchg, .xadd, .comiss, .comisd, .ucomiss, .ucomisd, .ptest:
+            true
+        default: false
+        }
+    }
+}

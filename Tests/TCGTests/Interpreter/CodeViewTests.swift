@@ -1,0 +1,134 @@
+import Testing
+
+@testable import TCG
+
+/// Code follows the address space: what is mapped anew is looked up anew.
+@Suite("Code and address spaces")
+struct CodeViewTests {
+    static let page = PageWalkTests.page
+    static let entry = BareMachine.tables + 0x3000
+    static let present: UInt64 = 7
+
+    /// Long mode, `mov eax, 1; hlt` at 6 MiB and `mov eax, 2; hlt` at 7 MiB; the page at 4 MiB is
+    /// the first of the two.
+    private func machine(flags: UInt64, cpl: UInt8 = 0) throws -> BareMachine {
+        let machine = try BareMachine()
+        try machine.enterLong(cpl: cpl)
+        machine.cpu.fields.cr4 |= CR4.pge
+        machine.put(BareMachine.tables + 0x2010, BareMachine.tables + 0x3000 | 7)
+        machine.put(Self.entry, 0x60_0000 | flags)
+        machine.put(0x60_0000, bytes: [0xB8, 1, 0, 0, 0, 0xF4])
+        machine.put(0x70_0000, bytes: [0xB8, 2, 0, 0, 0, 0xF4])
+        return machine
+    }
+
+    /// What the code at 4 MiB finds for EAX.
+    private func run(_ machine: BareMachine) -> UInt64 {
+        machine.cpu.rip = Self.page
+        machine.cpu.fields.isHalted = false
+        machine.runUntilHalt()
+        return machine.cpu[0]
+    }
+
+    @Test("a CR3 load lets go of code on pages that are not global, in supervisor mode too")
+    func local() throws {
+        let machine = try machine(flags: Self.present)
+        #expect(run(machine) == 1)
+        machine.put(Self.entry, 0x70_0000 | Self.present)
+        try machine.cpu.writeControlRegister(3, BareMachine.tables)
+        #expect(run(machine) == 2)
+    }
+
+    @Test("code on global pages survives a CR3 load, and INVLPG of its page drops it")
+    func global() throws {
+        let machine = try machine(flags: Self.present | 0x100)
+        #expect(run(machine) == 1)
+        // Only the code on the global page counts: the rest of the test's world is forgotten.
+        machine.cpu.flushTLB()
+        #expect(run(machine) == 1)
+        machine.put(Self.entry, 0x70_0000 | Self.present | 0x100)
+        let generation = machine.cpu.codeGeneration
+        try machine.cpu.writeControlRegister(3, BareMachine.tables)
+        #expect(machine.cpu.codeGeneration == generation)
+        #expect(run(machine) == 1)
+        try machine.cpu.invalidatePage(Self.page + 0x3000)
+        #expect(machine.cpu.codeGeneration == generation, "no code is there")
+        try machine.cpu.invalidatePage(Self.page + 0x123)
+        #expect(run(machine) == 2)
+    }
+
+    @Test("INVLPG of any address of a large page drops its code")
+    func large() throws {
+        let machine = try machine(flags: Self.present)
+        machine.put(BareMachine.tables + 0x2010, UInt64(0x60_0000 | 0x87 | 0x100))
+        machine.put(0x20_0000, bytes: [0xB8, 3, 0, 0, 0, 0xF4])
+        #expect(run(machine) == 1)
+        machine.put(BareMachine.tables + 0x2010, UInt64(0x20_0000 | 0x87 | 0x100))
+        try machine.cpu.invalidatePage(Self.page + 0x1F_F000)
+        #expect(run(machine) == 3)
+    }
+
+    @Test("user code is looked up anew after a CR3 load, supervisor code on global pages is not")
+    func twoViews() throws {
+        let machine = try machine(flags: Self.present | 0x100)
+        machine.cpu.flushTLB()
+        #expect(run(machine) == 1)
+        let supervisor = machine.cpu.codeGeneration
+        machine.cpu.fields.cpl = 3
+        machine.cpu.updateMode()
+        let user = machine.cpu.codeGeneration
+        try machine.cpu.loadCR3(BareMachine.tables)
+        #expect(machine.cpu.codeGeneration != user)
+        machine.cpu.fields.cpl = 0
+        machine.cpu.updateMode()
+        #expect(machine.cpu.codeGeneration == supervisor)
+    }
+
+    @Test("a view's count of generations never shows an old one again")
+    func wrapping() {
+        var view = CodeView(generation: UInt32.max - 2)
+        let isNew = view.renew()
+        #expect(isNew)
+        let isNewAgain = view.renew()
+        #expect(!isNewAgain, "the generation of dead blocks")
+    }
+
+    @Test("a loop of translated blocks finds the block in a dead one's place")
+    func replaced() throws {
+        let machine = try BareMachine.running([
+            0xB9, 0x05, 0x00, 0x00, 0x00, 0x31, 0xDB,  // mov ecx, 5; xor ebx, ebx
+            0xE8, 0xF4, 0x0F, 0x00, 0x00,  // again: call 6000
+            0x01, 0xC3,  // add ebx, eax
+            0xFE, 0x04, 0x25, 0x01, 0x60, 0x00, 0x00,  // inc byte [6001]
+            0xFF, 0xC9, 0x75, 0xEE, 0xF4,  // dec ecx; jnz again; hlt
+        ])
+        machine.put(0x6000, bytes: [0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3])  // mov eax, 1; ret
+        machine.runUntilHalt()
+        #expect(machine.cpu[3] == 1 + 2 + 3 + 4 + 5)
+    }
+
+    @Test("SSE's exceptions come where the guest has not masked them, in the middle of a loop")
+    func unmasked() throws {
+        let machine = try BareMachine.running([
+            0xB9, 0x03, 0x00, 0x00, 0x00,  // mov ecx, 3
+            0xF2, 0x0F, 0x5E, 0xC1,  // again: divsd xmm0, xmm1
+            0xFF, 0xC9, 0x75, 0xF8,  // dec ecx; jnz again
+            0x0F, 0xAE, 0x14, 0x25, 0x00, 0x70, 0x00, 0x00,  // ldmxcsr [7000]
+            0xF2, 0x0F, 0x5E, 0xC1, 0xF4,  // divsd xmm0, xmm1; hlt
+        ])
+        let cpu = machine.cpu
+        cpu.fields.cr4 |= CR4.osxmmexcpt
+        machine.put(0x7000, UInt32(0x1D80))  // division by zero is not masked
+        unsafe cpu.xmm(0).storeBytes(of: 1.0, as: Double.self)
+        unsafe cpu.xmm(1).storeBytes(of: 0.0, as: Double.self)
+        machine.runUntilHalt()
+        // Infinity by zero raises nothing; one more division of a number does.
+        #expect(machine.exception == nil)
+        unsafe cpu.xmm(0).storeBytes(of: 1.0, as: Double.self)
+        cpu.rip = BareMachine.code + 21
+        cpu.fields.isHalted = false
+        machine.runUntilHalt()
+        #expect(machine.exception?.vector == 19)
+        #expect(machine.exception?.rip == BareMachine.code + 21)
+    }
+}
