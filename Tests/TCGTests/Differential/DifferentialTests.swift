@@ -186,7 +186,7 @@ extension HostTests {
         let bytes = sequence.bytes
         unsafe native.pointee = native_state()
         guest.enterUserMode()
-        unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: false)
+        unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: kind == .x87)
         maskExceptions()
         for pointer in SequenceGenerator.pointers { set(pointer, target()) }
         // Runs of PUSHes and POPs cross the border of the two pages, or leave them.

@@ -30,6 +30,7 @@ extension HostTests {
 enum SequenceKind: String, CaseIterable, Sendable {
     case integer
     case vector
+    case x87
     /// PUSHes and POPs, at a page's end now and then.
     case stack
 }
@@ -54,8 +55,8 @@ struct SequenceGenerator {
         if kind == .stack { return (stackRuns(), 0) }
         var bytes: [UInt8] = []
         for _ in 0..<(2 + generator.random.next() % 10) {
-            let wanted: InstructionClass =
-                kind == .vector && generator.random.next() & 3 != 0 ? .vector : .integer
+            let isOwn = kind != .integer && generator.random.next() & 3 != 0
+            let wanted: InstructionClass = !isOwn ? .integer : kind == .x87 ? .x87 : .vector
             while true {
                 let (instruction, code) = generator.next(wanted)
                 guard isSuitable(instruction) else { continue }
@@ -95,7 +96,7 @@ struct SequenceGenerator {
             return false
         case .cmovcc, .setcc, .adc, .sbb, .rcl, .rcr, .lahf, .cmc:
             if undefined != 0 { return false }
-        default: break
+        default: if instruction.mnemonic.readsFlagsForX87, undefined != 0 { return false }
         }
         if hasUndefinedResult(instruction) { return false }
         var hasMemory = false

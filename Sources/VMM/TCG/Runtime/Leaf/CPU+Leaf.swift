@@ -114,8 +114,14 @@ extension CPU {
         }
         switch descriptor.kind {
         case .fninit, .fnclex, .fnstcw, .fnstsw, .fnstenv, .fnsave: break
+        // FNENI, FNDISI and FNSETPM do nothing, and do not wait either.
+        case .image where descriptor.flags.contains(.x87) && Self.isIdle(descriptor.opcode): break
         default: if statusWord & X87Status.errorSummary != 0 { throw .floatingPoint }
         }
+    }
+
+    private static func isIdle(_ opcode: UInt16) -> Bool {
+        opcode == 0x3E0 || opcode == 0x3E1 || opcode == 0x3E4
     }
 
     @inline(__always)

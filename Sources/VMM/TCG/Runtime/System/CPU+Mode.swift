@@ -17,6 +17,8 @@ extension CPU {
         if size == 8 || hasFlatSegments { key |= ModeKey.flat }
         let isStepping = fields.systemFlags & RFLAGS.tf != 0
         if isStepping || hasBreakpoints { key |= ModeKey.singleStep }
+        let hasNoFPU = fields.cr0 & (CR0.em | CR0.ts) != 0 || fields.cr4 & CR4.osfxsr == 0
+        if hasNoFPU { key |= ModeKey.noFPU }
         fields.modeKey = key
     }
 

@@ -63,10 +63,15 @@ extension CPU {
         }
     }
 
-    /// Translated code has the vector registers, and some exception is not masked any more.
+    /// Translated code has the vector or x87 registers, and some exception is not masked any more.
     private var mayRaise: Bool {
         // SAFETY: as in `frame`.
         let vectors = unsafe frame.load(fromByteOffset: Int(HostFrame.vectors), as: UInt32.self)
+        if vectors == UInt32(HostFrame.Vectors.x87),
+            controlWord & X87Status.exceptions != X87Status.exceptions
+        {
+            return true
+        }
         return vectors != 0 && mxcsr & MXCSR.masks != MXCSR.masks
     }
 

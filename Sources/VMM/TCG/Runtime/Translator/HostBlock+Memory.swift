@@ -69,11 +69,17 @@ extension HostBlock {
     }
 
     /// Leaves the host address of the operation's memory operand in R9.
+    ///
+    /// - Parameter keepsAddress: the linear address is in the frame's `target` then.
     mutating func access(
-        _ op: OperationPointer, size: UInt8, isWrite: Bool, isAligned: Bool = false
+        _ op: OperationPointer, size: UInt8, isWrite: Bool, isAligned: Bool = false,
+        keepsAddress: Bool = false
     ) {
         saveFlags()
         address(op)
+        if keepsAddress {
+            code.store(HostFrame.slot(HostFrame.target), HostRegister.first)
+        }
         translate(size: size, isWrite: isWrite, isAligned: isAligned)
     }
 

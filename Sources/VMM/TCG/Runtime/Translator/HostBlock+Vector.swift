@@ -1,13 +1,15 @@
 internal import TCGDecoder
 
-// SSE instructions run as they are: the guest's XMM registers and MXCSR are the host's from the
-// first block that needs them until something else runs (see `HostStubs.loadVectors`). Only what
-// names general registers or memory is encoded anew.
+// SSE, MMX and x87 instructions run as they are: the guest's XMM registers and MXCSR, and with the
+// first block that needs them its x87 registers, are the host's until translated code is left (see
+// HostStubs+Vectors.swift). Only what names general registers or memory is encoded anew.
 
 extension LeafDescriptor {
-    /// Translated code executes the instruction itself. What works on the x87 stack or on MMX
-    /// registers, and what loads or stores state, is the interpreter's.
-    var isNative: Bool {
+    /// Translated code executes the instruction itself. What loads or stores state is the
+    /// interpreter's.
+    var isNative: Bool { usesX87 || usesSSE }
+
+    private var usesSSE: Bool {
         guard flags.contains(.sse) else { return false }
         switch kind {
         case .vector, .vectorToGeneral, .generalToVector, .extract, .string, .loadPart, .loadZero,
@@ -15,6 +17,15 @@ extension LeafDescriptor {
             return true
         default: return false
         }
+    }
+
+    /// It works on x87 or MMX registers, or their state, in the host.
+    var usesX87: Bool { kind == .image || kind == .fnstcw || kind == .fnstsw }
+
+    /// FCMOVcc, by FOP.
+    var readsFlags: Bool {
+        flags.contains(.x87) && (opcode >> 8 == 2 || opcode >> 8 == 3)
+            && (0xC0...0xDF).contains(opcode & 0xFF)
     }
 }
 
@@ -36,16 +47,32 @@ extension HostBlock {
         return leaf.isNative
     }
 
+    /// What `count` operations need, as `HostFrame.Vectors`.
+    func neededVectors(_ count: Int) -> UInt8 {
+        var needed: UInt8 = 0
+        for index in 0..<count where usesVectors(operation(index)) {
+            let isX87 = operation(index).leaf?.usesX87 == true
+            needed = max(needed, isX87 ? HostFrame.Vectors.x87 : HostFrame.Vectors.sse)
+        }
+        return needed
+    }
+
     mutating func emitVector(_ op: OperationPointer, _ use: FlagUse) -> Bool {
         guard usesVectors(op), let leaf = op.leaf, let instruction = instruction(op) else {
             return false
         }
-        if !instruction.isRegisterForm {
+        if instruction.hasModRM && !instruction.isRegisterForm {
             return emitVectorMemory(op, leaf, instruction, use)
         }
         let general = instruction.operands.firstIndex(of: .general)
         guard let general else {
             prepareFlags(use)
+            copyBytes(op)
+            setPointers(op, leaf)
+            return true
+        }
+        // FNSTSW AX.
+        if leaf.kind == .fnstsw {
             copyBytes(op)
             return true
         }
@@ -55,7 +82,7 @@ extension HostBlock {
         let scratch = HostRegister.first
         let host = isWritten ? target(number, scratch) : source(number, scratch)
         // MOVD, MOVQ and the PEXTRs name the general register in ModRM.rm, as do all that read it.
-        let isInRM = !isWritten || leaf.kind == .extract
+        let isInRM = !isWritten || leaf.kind == .extract || instruction.opcode == 0x7E
         prepareFlags(use)
         code.vector(
             instruction, reg: isInRM ? other : host, .register(isInRM ? host : other))
@@ -68,9 +95,17 @@ extension HostBlock {
     ) -> Bool {
         guard canAddress(op) else { return false }
         let isWrite = op.form.contains(.memoryDestination)
+        let setsPointers = leaf.flags.contains(.setsPointers)
         access(
             op, size: UInt8(leaf.memorySize), isWrite: isWrite,
-            isAligned: leaf.flags.contains(.aligned))
+            isAligned: leaf.flags.contains(.aligned), keepsAddress: setsPointers)
+        if instruction.map == 0 {
+            code.vector(
+                instruction, reg: instruction.modRMReg, .memory(HostMemory(HostRegister.first)))
+            setPointers(op, leaf)
+            resume()
+            return true
+        }
         let operand = instruction.operands[isWrite ? 1 : 0]
         let isGeneral = operand.kind == .general
         let register =
@@ -80,6 +115,20 @@ extension HostBlock {
         if isGeneral { store(operand.register, HostRegister.second) }
         resume()
         return true
+    }
+
+    /// FOP, FIP and FDP are kept in the image; the host's have the host's addresses.
+    private mutating func setPointers(_ op: OperationPointer, _ leaf: LeafDescriptor) {
+        guard leaf.flags.contains(.setsPointers) else { return }
+        let second = HostRegister.second
+        if leaf.flags.contains(.memory) {
+            code.load(second, HostFrame.slot(HostFrame.target))
+            code.store(HostFrame.image(FXImage.dataPointer), second)
+        }
+        code.set(second, to: block.rip(of: op))
+        code.store(HostFrame.image(FXImage.instructionPointer), second)
+        code.memory(0xC7, size: 2, reg: 0, HostFrame.image(FXImage.opcode))
+        code.immediate(Int64(leaf.opcode), size: 2)
     }
 
     /// The operation's instruction, decoded again.

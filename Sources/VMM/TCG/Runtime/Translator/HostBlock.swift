@@ -18,7 +18,7 @@ struct HostBlock {
         /// Leaves before the block has begun.
         case start(jump: Int, isCounted: Bool)
         /// Brings the guest's vector registers, or leaves the block to the interpreter.
-        case vectors(jump: Int, resume: Int)
+        case vectors(jump: Int, withX87: Bool, resume: Int)
     }
 
     let block: Block
@@ -64,9 +64,7 @@ struct HostBlock {
             liveBefore[index] =
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
-        var hasVectors = false
-        for index in 0..<count where usesVectors(operation(index)) { hasVectors = true }
-        begin(isLive: liveBefore[0] != 0, hasVectors: hasVectors)
+        begin(isLive: liveBefore[0] != 0, needs: neededVectors(count))
         while index < count {
             live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
@@ -84,7 +82,8 @@ struct HostBlock {
     // MARK: The beginning
 
     /// Looks whether the block may run, and counts its instructions.
-    private mutating func begin(isLive: Bool, hasVectors: Bool) {
+    /// - Parameter vectors: the block needs these of the guest's registers (`HostFrame.Vectors`).
+    private mutating func begin(isLive: Bool, needs vectors: UInt8) {
         live = isLive ? FlagUse.all : 0
         saveFlags()
         flags = .frame
@@ -93,12 +92,13 @@ struct HostBlock {
         checkPlace = base + code.count
         code.word(Int32(bitPattern: block.generation))
         colds.append(.start(jump: code.jump(if: 5), isCounted: false))
-        if hasVectors {
-            // cmp [vectors], 0
+        if vectors != 0 {
+            let withX87 = vectors == HostFrame.Vectors.x87
+            // cmp [vectors], needed: those of SSE may come with the others
             code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
-            code.byte(0)
-            let jump = code.jump(if: 4)
-            colds.append(.vectors(jump: jump, resume: code.count))
+            code.byte(vectors)
+            let jump = code.jump(if: 2)
+            colds.append(.vectors(jump: jump, withX87: withX87, resume: code.count))
         }
         code.memory(0x81, size: 8, reg: 5, HostState.budget)
         code.word(Int32(block.count))
@@ -222,9 +222,9 @@ struct HostBlock {
                     code.word(Int32(block.count))
                 }
                 leave(3, .frame)
-            case .vectors(let jump, let resume):
+            case .vectors(let jump, let withX87, let resume):
                 code.land(jump)
-                code.call(stubs.loadVectors, base: base)
+                code.call(withX87 ? stubs.loadX87 : stubs.loadVectors, base: base)
                 code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
                 code.jump(if: 4, to: base + resume, base: base)
                 leave(4, .frame)

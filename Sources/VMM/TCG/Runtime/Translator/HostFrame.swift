@@ -25,17 +25,28 @@ enum HostFrame {
     static let mark: Int32 = 40
     /// Where the code is that an indirect call goes to.
     static let target: Int32 = 48
-    /// Not 0: the guest's vector registers and MXCSR are in the host's (4 bytes).
+    /// `Vectors` (4 bytes).
     static let vectors: Int32 = 56
+
+    /// Which of the guest's registers are in the host's besides the general ones; 0 is none.
+    enum Vectors {
+        /// XMM registers and MXCSR.
+        static let sse: UInt8 = 1
+        /// Those, and the x87 or MMX registers.
+        static let x87: UInt8 = 3
+    }
+
     /// What the host's own code wants in MXCSR.
     static let hostMXCSR: Int32 = 60
 
-    /// MXCSR and the XMM registers in the FXSAVE image.
-    static let mxcsr = HostMemory(HostRegister.rsp, Int32(size + FXImage.mxcsr))
-
-    static func vector(_ number: UInt8) -> HostMemory {
-        HostMemory(HostRegister.rsp, Int32(size + FXImage.xmm0) + Int32(number) * 16)
+    /// A place in the FXSAVE image.
+    static func image(_ offset: Int) -> HostMemory {
+        HostMemory(HostRegister.rsp, Int32(size + offset))
     }
+
+    static let mxcsr = image(FXImage.mxcsr)
+
+    static func vector(_ number: UInt8) -> HostMemory { image(FXImage.xmm0 + Int(number) * 16) }
 
     static let state: Int32 = Int32(size + VCPUState.fxImageSize)
 

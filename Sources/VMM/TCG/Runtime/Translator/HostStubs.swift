@@ -12,6 +12,8 @@ struct HostStubs {
     private(set) var helperWithoutFlags = 0
     /// Brings MXCSR and the vector registers, if the guest masks all exceptions: R9 is 0 then.
     private(set) var loadVectors = 0
+    /// Brings the x87 registers as well, if the guest masks their exceptions, too.
+    private(set) var loadX87 = 0
 
     typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
     typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32
@@ -76,10 +78,12 @@ struct HostStubs {
         code.registers(0x81, size: 4, reg: 4, rm: HostRegister.first)  // and r9d, masks
         code.word(Int32(MXCSR.masks))
         let isUnmasked = code.jump(if: 5)
-        Self.restoreVectors(&code)
-        Self.setVectors(&code, to: 1)
+        Self.restoreSSE(&code)
+        Self.setVectors(&code, to: HostFrame.Vectors.sse)
         code.land(isUnmasked)
         code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
+        loadX87 = code.count
+        Self.bringX87(&code)
         arena.commit(code.count)
         arena.keep()
     }
@@ -116,35 +120,6 @@ struct HostStubs {
         code.land(hadNone)
         restore(&code)
         code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp
-    }
-
-    /// - Returns: the jump that is taken if the vector registers are not the guest's.
-    private static func whenVectors(_ code: inout HostAssembler) -> Int {
-        // cmp [vectors], 0
-        code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
-        code.byte(0)
-        return code.jump(if: 4)
-    }
-
-    private static func setVectors(_ code: inout HostAssembler, to value: Int32) {
-        code.memory(0xC7, size: 4, reg: 0, HostFrame.slot(HostFrame.vectors))
-        code.word(value)
-    }
-
-    private static func saveVectors(_ code: inout HostAssembler) {
-        code.memory(0x0FAE, size: 4, reg: 3, HostFrame.mxcsr)  // stmxcsr
-        // ldmxcsr
-        code.memory(0x0FAE, size: 4, reg: 2, HostFrame.slot(HostFrame.hostMXCSR))
-        for number in 0..<UInt8(16) {
-            code.memory(0x0F29, size: 4, reg: number, HostFrame.vector(number))  // movaps
-        }
-    }
-
-    private static func restoreVectors(_ code: inout HostAssembler) {
-        code.memory(0x0FAE, size: 4, reg: 2, HostFrame.mxcsr)  // ldmxcsr
-        for number in 0..<UInt8(16) {
-            code.memory(0x0F28, size: 4, reg: number, HostFrame.vector(number))
-        }
     }
 
     private static func save(_ code: inout HostAssembler) {
