@@ -1,3 +1,4 @@
+import CLinux
 import Core
 import Glibc
 import Synchronization
@@ -294,5 +295,32 @@ struct FrontendTests {
         #expect(states.count == 2)
         frontend.close()
         backend.end()
+    }
+
+    @Test("waits for a new back end that does not listen yet, and says if none comes")
+    func upgradeFromPath() throws {
+        let folder = try TestFolder()
+        let path = folder["socket"]
+        let loop = try EventLoop()
+        let frontend = Frontend(
+            FrontendOptions(.connect(path: path), deviceID: VirtioDeviceID(42)), on: loop)
+        // A socket that has its place already, but does not listen.
+        let early = SharedFD(owning: try checking("socket", clinux_unix_socket()))
+        try UnixListener.bind(early, at: path)
+        let error = #expect(throws: FrontendError.self) {
+            try frontend.upgradeFromPath(timeoutMilliseconds: 20)
+        }
+        #expect(error?.description.contains("\(path): Connection refused") == true)
+        let backend = Lock<BackendThread?>(nil)
+        let thread = try Thread(name: "late-backend") {
+            Clock.sleep(milliseconds: 200)
+            let new = try? BackendThread(.listen(UnixListener(path: path)))
+            backend.withLock { $0 = new }
+        }
+        try frontend.upgradeFromPath()
+        #expect(frontend.state == .connected)
+        thread.join()
+        frontend.close()
+        backend.withLock { $0?.end() }
     }
 }

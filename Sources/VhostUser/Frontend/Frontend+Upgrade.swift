@@ -1,4 +1,5 @@
 package import Core
+internal import Glibc
 
 // One back end takes over from another that still works, and the driver does not notice.
 extension Frontend {
@@ -75,17 +76,35 @@ extension Frontend {
     }
 
     /// Finds another back end at the place where this one was found: somebody has put a newer one
-    /// there.
-    package func upgradeFromPath() throws(FrontendError) {
+    /// there. Between its beginning and its listening, it is waited for.
+    package func upgradeFromPath(
+        timeoutMilliseconds: UInt64 = listeningMilliseconds
+    ) throws(FrontendError) {
         guard case .connect(let path) = options.role else {
             throw FrontendError("the back end is not found by a path")
         }
-        let socket: UnixSocket
-        do {
-            socket = try UnixSocket(connectingTo: path)
-        } catch {
-            throw FrontendError("no new back end answers at \(path): \(error.reason)")
+        try upgrade(to: try Self.awaitListening(at: path, timeoutMilliseconds))
+    }
+
+    /// How long a new back end may take to listen; the old one works meanwhile.
+    package static let listeningMilliseconds: UInt64 = 2000
+
+    private static func awaitListening(
+        at path: String, _ timeoutMilliseconds: UInt64
+    ) throws(FrontendError) -> UnixSocket {
+        let deadline = Clock.monotonic() &+ timeoutMilliseconds &* 1_000_000
+        while true {
+            do throws(SystemError) {
+                return try UnixSocket(connectingTo: path)
+            } catch {
+                // There is no socket yet, nobody listens at it yet, or others come first.
+                guard [ENOENT, ECONNREFUSED, EAGAIN].contains(error.code),
+                    Clock.monotonic() < deadline
+                else {
+                    throw FrontendError("no new back end answers at \(path): \(error.reason)")
+                }
+            }
+            Clock.sleep(milliseconds: 10)
         }
-        try upgrade(to: socket)
     }
 }
