@@ -110,6 +110,34 @@ struct ConsoleTests {
         try user.expect("ended 0 in line mode")
     }
 
+    @Test("a client that closes before its input was wanted does not end apus-console")
+    func earlyClient() throws {
+        let path = folder["tty"]
+        // No front end comes, so nobody wants input.
+        let console = try RunningProgram.apus([
+            "console", "--socket-path", folder["c"], "--console", "listen=\(path)",
+        ])
+        defer { console.kill() }
+        try console.awaitListening(at: folder["c"])
+        // It fails while as many wait as may.
+        func join() throws -> SocketReader {
+            for _ in 0..<1000 {
+                if let reader = try? SocketReader(path) { return reader }
+                usleep(10_000)
+            }
+            throw TestFailure("nobody is let in: \(console.errorText)")
+        }
+        try join().send(Array("before it is wanted\n".utf8))
+        // What it has said is kept, so it is one of the 16 that there may be; who is turned away the
+        // second time comes later than its end was noticed.
+        let others = try (0..<15).map { _ in try join() }
+        for _ in 0..<2 { _ = try join().readToEnd() }
+        withExtendedLifetime(others) {}
+        console.kill(SIGTERM)
+        #expect(try console.wait() == 0)
+        #expect(!console.errorText.contains("system call"))
+    }
+
     @Test("apus attach hears its keys while the console takes no input")
     func attached() throws {
         let listener = try UnixListener(path: folder["c"])

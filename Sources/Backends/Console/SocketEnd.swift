@@ -1,4 +1,3 @@
-internal import CLinux
 internal import Core
 internal import Glibc
 
@@ -32,14 +31,7 @@ final class SocketEnd: HostEnd {
         }
 
         /// Something waits to be read.
-        var hasInput: Bool {
-            var count: Int32 = 0
-            // SAFETY: the call fills the integer, which lives long enough.
-            let result = unsafe withUnsafeMutablePointer(to: &count) {
-                clinux_ioctl(fd.rawValue, UInt(FIONREAD), UInt(bitPattern: $0))
-            }
-            return result >= 0 && count > 0
-        }
+        var hasInput: Bool { ((try? fd.waitingBytes()) ?? 0) > 0 }
     }
 
     private let listener: UnixListener

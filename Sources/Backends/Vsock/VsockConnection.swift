@@ -1,4 +1,3 @@
-internal import CLinux
 internal import Core
 internal import Glibc
 
@@ -230,13 +229,8 @@ final class VsockConnection {
 
     /// Finds out what can be read.
     private func look(isHungUp: Bool) {
-        var count: Int32 = 0
-        // SAFETY: the call fills the integer, which lives long enough.
-        let result = unsafe withUnsafeMutablePointer(to: &count) {
-            clinux_ioctl(fd.rawValue, UInt(FIONREAD), UInt(bitPattern: $0))
-        }
-        guard result >= 0 else { return fail() }
-        available = Int(count)
+        guard let waiting = try? fd.waitingBytes() else { return fail() }
+        available = waiting
         guard available == 0 else { return }
         var byte: UInt8 = 0
         // SAFETY: there is room for one byte.

@@ -35,6 +35,18 @@ public final class SharedFD: Sendable {
 
     public func duplicate() throws(SystemError) -> OwnedFD { try fd.duplicate() }
 
+    /// How many bytes of a socket or a pipe wait to be read. A process with a filter needs
+    /// `ioctl` with `FIONREAD`.
+    package func waitingBytes() throws(SystemError) -> Int {
+        var count: Int32 = 0
+        // SAFETY: the call fills the integer, which lives long enough.
+        let result = unsafe withUnsafeMutablePointer(to: &count) {
+            clinux_ioctl(rawValue, UInt(FIONREAD), UInt(bitPattern: $0))
+        }
+        _ = try checking("ioctl", result)
+        return Int(count)
+    }
+
     /// Reads `count` bytes of a file, without a mapping that somebody could cut off.
     /// - Throws: also if the file ends before (`EOVERFLOW`).
     package func read(_ count: Int, at offset: UInt64) throws(SystemError) -> [UInt8] {
