@@ -3,6 +3,7 @@ import Glibc
 import Synchronization
 import TestSupport
 import Testing
+import VhostUser
 
 @testable import FileSystemBackend
 
@@ -282,6 +283,16 @@ struct WindowTests {
         try rig.replace()
         #expect(try rig.lookUp("file").error == 0)
         #expect(pages(0, 4) == [0, 0, 0, 0])
+    }
+
+    @Test("a folder whose files no window shows is refused at the start")
+    func foreignFolder() throws {
+        func open(_ text: String) throws {
+            _ = try SharedFolder(FSOptions(FSOptions.schema.parse("path=/proc" + text)))
+        }
+        try open("")
+        let error = #expect(throws: BackendError.self) { try open(",cache-size=2M") }
+        #expect(error?.description.contains("lies on a file system (proc)") == true)
     }
 
     @Test("a window has whole pieces of 2 MiB", arguments: ["1M", "4K", "33G", "2097153"])

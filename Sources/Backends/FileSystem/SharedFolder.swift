@@ -17,6 +17,13 @@ struct SharedFolder {
         folder = try SharedFD(
             opened: unsafe clinux_open_share(options.path, options.isReadOnly ? 1 : 0),
             orFail: "cannot open the folder \(options.path)")
+        // Other file systems that are mounted in it are known when they are used.
+        if options.cacheSize > 0, let name = SharedWindow.foreignFileSystem(folder) {
+            throw BackendError(
+                "cache-size: the folder \(options.path) lies on a file system (\(name)) that does not"
+                    + " have its pages on a disk of this host, so no window can show its files; share"
+                    + " it without cache-size")
+        }
         proc = try SharedFD(opened: clinux_open_proc(), orFail: "cannot open /proc")
         do {
             keeperFiles = try Keeper.makeFiles()

@@ -105,6 +105,12 @@ package enum WindowError: Error, Equatable, Sendable, CustomStringConvertible {
 
     private static let emptyFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 
+    /// What the file system is called on which a folder lies, if none of its files can be shown because
+    /// it is not a local one (WindowFile.swift).
+    package static func foreignFileSystem(_ folder: SharedFD) -> String? {
+        WindowFile.foreignFileSystem(folder.rawValue)
+    }
+
     /// Shows a part of a file, in the place of what was there; at no time is there something else.
     /// - Parameters:
     ///   - fileOffset: a multiple of `pageSize`, as are `offset` and `size`.

@@ -49,9 +49,13 @@ enum WindowFile {
         guard unsafe clinux_file_shape(fd, &alignment, &fileSize) == 0, fileSize >= 0,
             alignment == SharedWindow.pageSize
         else { throw .file }
+        if let name = foreignFileSystem(fd) { throw .fileSystem(name) }
+    }
+
+    /// What the file system is called on which a file or folder lies; `nil`: it is a local one.
+    static func foreignFileSystem(_ fd: Int32) -> String? {
         let type = clinux_file_system(fd)
-        guard local.contains(type) else {
-            throw .fileSystem(names[type] ?? "type 0x" + String(type, radix: 16))
-        }
+        if local.contains(type) { return nil }
+        return names[type] ?? "type 0x" + String(type, radix: 16)
     }
 }
