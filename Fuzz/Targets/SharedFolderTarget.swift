@@ -51,7 +51,9 @@ struct SharedFolderTarget: FuzzTarget {
         share = parent["share"]
         guard unsafe mkdir(share, 0o755) == 0 else { throw SystemError("mkdir", errno: errno) }
         let options = try FSOptions(
-            FSOptions.schema.parse("path=\(share),num-queues=1,xattr=on,cache-size=2M"))
+            FSOptions.schema.parse(
+                "path=\(share),num-queues=1,xattr=on,cache-size=2M,security-label=on,"
+                    + "xattrmap=:map::user.virtiofs.:"))
         fileSystem = try FileSystem(SharedFolder(options), options)
         device = FSDevice(options) { [fileSystem] in fileSystem }
         window = try FuzzWindow(size: options.cacheSize)
@@ -135,14 +137,15 @@ struct SharedFolderTarget: FuzzTarget {
         let size = UInt64(input.number(UInt16.self))
         switch opcode {
         case 1, 10, 11, 24: return name
-        case 6: return name + other
-        case 8: return littleEndian(0o100644 ^ word << 8, word, 0, 0) + name
-        case 9: return littleEndian(0o755, word) + name
+        case 6: return name + other + labels(&input)
+        case 8: return littleEndian(0o100644 ^ word << 8, word, 0, 0) + name + labels(&input)
+        case 9: return littleEndian(0o755, word) + name + labels(&input)
         case 12: return littleEndian(number(&input)) + name + other
         case 45: return littleEndian(number(&input)) + littleEndian(word, 0) + name + other
         case 13: return littleEndian(number(&input)) + name
         case 14, 27, 34: return littleEndian(word, 0)
-        case 35, 51: return littleEndian(2 ^ word << 6, 0o644, 0, 0) + name
+        case 35, 51:
+            return littleEndian(2 ^ word << 6, 0o644, 0, 0) + name + labels(&input)
         case 15, 28, 44:
             return littleEndian(number(&input), input.edge()) + littleEndian(UInt32(size), 0)
                 + littleEndian(0 as UInt64) + littleEndian(0, 0 as UInt32)
@@ -173,6 +176,21 @@ struct SharedFolderTarget: FuzzTarget {
                 + littleEndian(0, word, 0, word, 0, 0, 0, 0)
         default: return littleEndian(number(&input), input.edge(), input.edge())
         }
+    }
+
+    /// A list of security labels, more or less as its header says.
+    private func labels(_ input: inout FuzzInput) -> [UInt8] {
+        let count = input.below(4)
+        var list: [UInt8] = []
+        for _ in 0..<count {
+            let value = [UInt8](repeating: 1, count: input.below(20))
+            let size = input.rarely(8) ? input.number() : UInt32(value.count)
+            let name = input.rarely(8) ? "user.x" : "security.x"
+            list += littleEndian(size, 0) + Array(name.utf8) + (input.rarely(8) ? [] : [0]) + value
+            list += [UInt8](repeating: 0, count: (8 - list.count % 8) % 8)
+        }
+        let size = input.rarely(8) ? input.number() : UInt32(8 + list.count)
+        return littleEndian(size, input.rarely(8) ? input.number() : UInt32(count)) + list
     }
 
     /// A place in the window, or the size of a part of it.

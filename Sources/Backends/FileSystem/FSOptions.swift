@@ -37,6 +37,8 @@ package struct FSOptions: Equatable, Sendable {
     package var fileHandles = FileHandles.never
     package var hasExtendedAttributes = false
     package var hasAccessLists = false
+    /// Guests' kernels send the security labels of what they make.
+    package var takesLabels = false
     /// A guest keeps what is written, and writes it later.
     package var writesBack = false
     package var announcesSubmounts = true
@@ -102,6 +104,10 @@ package struct FSOptions: Equatable, Sendable {
         static let accessLists = OptionKey(
             "posix-acl", .bool, default: false,
             help: "let guests keep and check POSIX ACLs, which are extended attributes")
+        static let labels = OptionKey(
+            "security-label", .bool, default: false,
+            help: "give files the security labels (security.selinux and the like) that a guest's "
+                + "kernel sends with what it makes; with xattr=on, and mostly an xattrmap")
         static let writeback = OptionKey(
             "writeback", .bool, default: false,
             help: "let guests keep for a while what is written; with cache=auto or always, and if "
@@ -141,7 +147,7 @@ package struct FSOptions: Equatable, Sendable {
             Keys.descriptors.any,
             Keys.fileHandles.any, Keys.cacheSize.any,
             Keys.xattr.any,
-            Keys.accessLists.any,
+            Keys.accessLists.any, Keys.labels.any,
             Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
             Keys.attributeMap.any, Keys.users.any, Keys.groups.any,
         ])
@@ -161,6 +167,7 @@ package struct FSOptions: Equatable, Sendable {
         fileHandles = values[Keys.fileHandles]
         hasExtendedAttributes = values[Keys.xattr]
         hasAccessLists = values[Keys.accessLists]
+        takesLabels = values[Keys.labels]
         writesBack = values[Keys.writeback]
         announcesSubmounts = values[Keys.submounts]
         hasPosixLocks = values[Keys.posixLocks]
@@ -192,6 +199,9 @@ package struct FSOptions: Equatable, Sendable {
         }
         guard hasExtendedAttributes || !hasAccessLists else {
             throw OptionError("posix-acl: ACLs are extended attributes; add xattr=on")
+        }
+        guard hasExtendedAttributes || !takesLabels else {
+            throw OptionError("security-label: labels are extended attributes; add xattr=on")
         }
         guard !writesBack || cache == .auto || cache == .always else {
             throw OptionError(

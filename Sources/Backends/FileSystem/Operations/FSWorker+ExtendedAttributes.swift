@@ -11,7 +11,11 @@ extension FSWorker {
 
     /// What the host calls the attribute whose name comes next.
     private func hostName() throws(FUSEError) -> FUSEText {
-        let name = try request.freeText(Self.nameLimit)
+        try hostName(of: try request.freeText(Self.nameLimit))
+    }
+
+    /// What the host calls an attribute. Valid until the next one.
+    func hostName(of name: FUSEText) throws(FUSEError) -> FUSEText {
         guard let map = fileSystem.options.attributeMap else { return name }
         let bytes = unsafe UnsafeRawBufferPointer(
             start: name.pointer, count: strlen(name.pointer))

@@ -49,6 +49,7 @@ extension FSWorker {
     private func make(
         _ folder: Node, _ name: FUSEText, _ type: UInt32, mask: UInt32, _ body: () -> Int32
     ) throws(FUSEError) {
+        let labels = try labels()
         try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             try fuseChecking(
                 task.change { [self] time, _ in
@@ -57,6 +58,7 @@ extension FSWorker {
                     expecting(name) { Int64(body()) }
                 })
         }
+        try setLabels(labels, folder, name, isFolder: type == S_IFDIR)
         try putEntry(folder, name)
     }
 

@@ -80,6 +80,8 @@ extension FSWorker {
         let mask = try request.next(UInt32.self)
         try request.skip(4)  // open_flags: what is new has no set-ID bits to lose
         let name = try request.name()
+        let labels = try labels()
+        var lacksLabels = labels != nil
         let wanted = hostFlags(flags) | O_CREAT | O_EXCL
         var fd: Int32 = -1
         let result = try asUser(in: folder, mask: mask) { () throws(FUSEError) in
@@ -87,9 +89,23 @@ extension FSWorker {
                 wasMade(folder, name, S_IFREG, since: time) ? 0 : nil
             } _: {
                 expecting(name) {
-                    fd = unsafe clinux_open_name(folder.fd, name.pointer, wanted, mode)
+                    if let labels, let new = makeLabelled(labels, folder, name, wanted, mode) {
+                        lacksLabels = false
+                        fd = new
+                    } else {
+                        fd = unsafe clinux_open_name(folder.fd, name.pointer, wanted, mode)
+                    }
                     return Int64(min(fd, 0))
                 }
+            }
+        }
+        // As well if an earlier process has made the file.
+        if result == 0, lacksLabels {
+            do throws(FUSEError) {
+                try setLabels(labels, folder, name)
+            } catch {
+                if fd >= 0 { close(fd) }
+                throw error
             }
         }
         if fd >= 0 {
@@ -135,12 +151,23 @@ extension FSWorker {
         let mode = try request.next(UInt32.self)
         let mask = try request.next(UInt32.self)
         guard Int32(bitPattern: flags) & O_ACCMODE != O_RDONLY else { throw .invalid }
+        let labels = try temporaryLabels()
         // Whether the file may get a name later.
         let wanted = hostFlags(flags) | CLINUX_O_TMPFILE | Int32(bitPattern: flags) & O_EXCL
         let result = try asUser(in: folder, mask: mask) { () throws(FUSEError) in
             unsafe clinux_open_beneath(folder.fd, ".", wanted, mode)
         }
-        try putCreated(OwnedFD(owning: try fuseChecking(result)), flags, at: nil)
+        let fd = OwnedFD(owning: try fuseChecking(result))
+        if let labels { try setLabels(labels, fd.rawValue) }
+        try putCreated(fd, flags, at: nil)
+    }
+
+    /// The labels of a file without a name: they are behind one that says nothing.
+    private func temporaryLabels() throws(FUSEError) -> Labels? {
+        guard fileSystem.has(.securityLabels) else { return nil }
+        try request.skip(4)  // open_flags
+        _ = try request.freeText(FUSELimit.name)
+        return try labels()
     }
 
     /// Opens a new file only to name it. Its name leads there sooner than the way through /proc, unless

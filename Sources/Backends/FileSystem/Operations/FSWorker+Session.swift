@@ -54,6 +54,7 @@ extension FSWorker {
         ]
         let options = fileSystem.options
         if options.hasAccessLists { wanted.formUnion(Self.accessListAbilities) }
+        if options.takesLabels { wanted.insert(.securityLabels) }
         if options.hasPosixLocks { wanted.insert(.recordLocks) }
         if options.hasFileLocks { wanted.insert(.fileLocks) }
         if options.writesBack { wanted.insert(.writebackCache) }

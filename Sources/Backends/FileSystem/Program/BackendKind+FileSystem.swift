@@ -14,6 +14,7 @@ extension BackendKind {
             OptionAlias("readonly", for: "readonly", value: "on"),
             OptionAlias("xattr", for: "xattr", value: "on"),
             OptionAlias("posix-acl", for: "posix-acl", value: "on"),
+            OptionAlias("security-label", for: "security-label", value: "on"),
             OptionAlias("writeback", for: "writeback", value: "on"),
             OptionAlias("xattrmap", for: "xattrmap"),
             OptionAlias("thread-pool-size", for: "thread-pool-size"),

@@ -26,6 +26,8 @@ struct FUSEAbilities: OptionSet {
     static let largeSetAttribute = FUSEAbilities(rawValue: 1 << 29)  // SETXATTR_EXT
     /// There are more than 32 bits.
     static let extended = FUSEAbilities(rawValue: 1 << 30)  // INIT_EXT
+    /// The driver sends the labels of what it makes.
+    static let securityLabels = FUSEAbilities(rawValue: 1 << 32)  // SECURITY_CTX
     /// The device says of each file whether it is to be mapped.
     static let perFileMapping = FUSEAbilities(rawValue: 1 << 33)  // HAS_INODE_DAX
     static let mapsDirectIO = FUSEAbilities(rawValue: 1 << 36)  // DIRECT_IO_ALLOW_MMAP

@@ -64,6 +64,14 @@ internal import Glibc
     /// Bytes that have not been looked at.
     var rest: Int { count - position }
 
+    /// How far the request has been looked at, to go back there.
+    var mark: Int { position }
+
+    func goBack(to mark: Int) {
+        precondition(mark <= position, "a mark of another request")
+        position = mark
+    }
+
     /// The next value.
     @inline(__always)
     func next<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type) throws(FUSEError) -> T {
