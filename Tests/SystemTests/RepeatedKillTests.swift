@@ -70,7 +70,8 @@ struct RepeatedKillTests {
         // Connections end with the process that served them; making others must go on.
         guest.send(
             "(n=0; until [ -e /run/stop ]; do echo $n | /bin/vsock 1234 2>/dev/null"
-                + " && n=$((n + 1)); usleep 20000; done; echo $n >/run/vsock) &")
+                + " && n=$((n + 1)) && echo $n >/run/connections; usleep 20000; done;"
+                + " echo $n >/run/vsock) &")
     }
 
     private func process(_ name: String) -> Int32? {
@@ -123,7 +124,8 @@ struct RepeatedKillTests {
         let seen = reader.last
         try reader.read(until: seen + 1000, seconds: 300)
         let counts = try guest.run(
-            "sleep 3; touch /run/stop; for f in disk rng tty vsock;"
+            "until [ $(cat /run/connections 2>/dev/null || echo 0) -gt 2 ]; do usleep 50000; done;"
+                + " sleep 3; touch /run/stop; for f in disk rng tty vsock;"
                 + " do until [ -s /run/$f ]; do usleep 50000; done; cat /run/$f; done", seconds: 120
         )
         let numbers = counts.split(separator: " ").compactMap { Int($0) }

@@ -211,6 +211,8 @@ extension HostTests {
     }
 
     private func place(_ bytes: [UInt8]) {
+        // LOCK has an effect where there are other CPUs.
+        guest.cpu.fields.isOnlyCPU = random.next() & 1 == 0
         unsafe nativeCode.copyMemory(from: bytes, byteCount: bytes.count)
         unsafe guest.code.copyMemory(from: bytes, byteCount: bytes.count)
         guest.cpu.invalidateCode(physical: UserModeGuest.codeBase, count: bytes.count + 1)

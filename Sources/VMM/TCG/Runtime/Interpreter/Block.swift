@@ -41,8 +41,11 @@
     var nativeEntry: UInt32 = 0
     var nextJump = HostJump()
     var takenJump = HostJump()
-    /// Runs in the interpreter until the block is translated; negative once it is.
-    var heat: Int32 = Int32.max
+    /// Runs in the interpreter until the block is translated, which a negative number says;
+    /// `never` for blocks that stay the interpreter's.
+    var heat: Int32 = BlockHeader.never
+
+    static let never = Int32.max
 
     static let dead: UInt32 = 1 << 31
 
@@ -72,6 +75,13 @@
     @inline(__always) var key: UInt32 { unsafe header.pointee.key }
     var isTransient: Bool { unsafe header.pointee.isTransient }
     @inline(__always) var generation: UInt32 { unsafe header.pointee.generation }
+
+    /// One run less until the block is translated.
+    @inline(__always)
+    func coolDown() {
+        let heat = unsafe header.pointee.heat
+        if heat >= 0 && heat != BlockHeader.never { unsafe header.pointee.heat = heat - 1 }
+    }
 
     /// The block may run in this generation. Translated code has it too.
     func setGeneration(_ generation: UInt32) {

@@ -5,14 +5,16 @@ extension CPU {
     /// The most instructions in a block.
     private static let maximumCount = 64
 
-    /// Decodes the block at `linear`, which is RIP, and enters it into the cache.
+    /// Room for any block.
+    static var largestBlock: Int {
+        Block.headerSize + (maximumCount + 1) * MemoryLayout<Operation>.stride
+            + CodeCache.scratchSize
+    }
+
+    /// Decodes the block at `linear`, which is RIP, and enters it into the cache, which has room.
     func buildBlock(
         _ cache: CodeCache, _ page: FetchPage, _ linear: UInt64, key: UInt32
     ) throws(Fault) -> Block {
-        let largest =
-            Block.headerSize + (Self.maximumCount + 1) * MemoryLayout<Operation>.stride
-            + CodeCache.scratchSize
-        if cache.free < largest { invalidateAllCode() }
         var source = try fetch(cache, page, linear)
         let block = cache.allocate(0)
         unsafe block.header.initialize(

@@ -73,7 +73,7 @@ extension CPU {
     @inline(__always)
     func begin(_ block: Block) -> Bool {
         let left = unsafe state.pointee.budget &- Int64(block.count)
-        unsafe block.header.pointee.heat &-= 1
+        block.coolDown()
         // Translated blocks, and those that are to be, are the outer loop's.
         if unsafe left < 0 || hasExitRequest || block.header.pointee.heat < 0 { return false }
         unsafe state.pointee.budget = left

@@ -73,7 +73,7 @@ extension CPU {
     /// Counts a run of the interpreter.
     /// - Returns: whether it is one too many.
     private func isHot(_ block: Block) -> Bool {
-        unsafe block.header.pointee.heat &-= 1
+        block.coolDown()
         return unsafe block.header.pointee.heat < 0
     }
 

@@ -60,6 +60,8 @@ extension CPU {
     private func lookUpBlock(
         _ cache: CodeCache, _ linear: UInt64, single: Bool
     ) throws(Fault) -> Block {
+        // Before the page is noted: the note must outlive the new generation.
+        if cache.free < Self.largestBlock { invalidateAllCode() }
         let page = try translateFetch(linear)
         let physical = page.physical | (linear & 0xFFF)
         let modeKey = unsafe state.pointee.modeKey
@@ -142,19 +144,13 @@ extension CPU {
         if !fields.codeViews[view].renew() { invalidateAllCode() }
     }
 
-    /// The same after a change that leaves code on global pages of supervisor mode alone.
+    /// The same after a change that leaves code on global pages of supervisor mode alone: a new
+    /// address space, and a device that has been told something and may write to memory without
+    /// the processor. Code that systems with global pages read from devices goes to pages that are
+    /// mapped afterwards, and that were taken out of the TLB when they had another use.
     func flushLocalCodeLookups() {
         if fields.codeViews[0].hasLocalCode { flushCodeLookups(view: 0) }
         flushCodeLookups(view: 1)
-    }
-
-    /// The same for the current mode, and if there is no code but on global pages not at all.
-    ///
-    /// A device has been told something, and may write to memory without the processor. Code that
-    /// systems with paging read from devices goes to pages that are mapped afterwards, and that
-    /// were taken out of the TLB when they had another use: that has begun a new generation.
-    func flushCodeLookupsForDevice() {
-        if fields.codeViews[codeViewIndex].hasLocalCode { flushCodeLookups(view: codeViewIndex) }
     }
 
     /// The same for a linear address, if some code was fetched from its page.

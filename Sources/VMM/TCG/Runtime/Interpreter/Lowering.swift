@@ -133,7 +133,8 @@ struct Lowering {
         }
         if instruction.operandCount > 1 { setSource(&op, instruction, instruction.operands[1]) }
         let isLocked = instruction.prefixes.contains(.lock) || instruction.mnemonic == .xchg
-        if isLocked && !isOnlyCPU { op.form.insert(.locked) }
+        let isMemory = instruction.operands[0].kind == .memory
+        if isLocked && isMemory && !isOnlyCPU { op.form.insert(.locked) }
     }
 
     func setSource(_ op: inout Operation, _ instruction: Instruction, _ source: Operand) {

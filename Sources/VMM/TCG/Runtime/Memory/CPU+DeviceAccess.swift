@@ -77,7 +77,7 @@ extension CPU {
         }
         note(owner.core.surface.writeMMIO(GuestAddress(physical), size: size, value))
         // A device may have been told to write to memory that holds code.
-        flushCodeLookupsForDevice()
+        flushLocalCodeLookups()
     }
 
     /// Keeps what must happen to the machine until `run` returns it.

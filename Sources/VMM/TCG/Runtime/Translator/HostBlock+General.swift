@@ -59,16 +59,16 @@ extension HostBlock {
     ) -> Bool {
         guard let instruction = instruction(op) else { return false }
         var shape = wanted
-        // A locked operation with a register as its source.
-        if instruction.operands[1].kind == .general, op.detail == GeneralOperation.alu.rawValue {
-            shape.hasRegister = true
+        // A locked operation may have a register as its source.
+        if op.detail == GeneralOperation.alu.rawValue {
+            shape.hasRegister = instruction.operands[1].kind != .immediate
         }
         let rm = instruction.operands[shape.isRMFirst ? 0 : 1]
         let reg = instruction.operands[shape.isRMFirst ? 1 : 0]
         // AH to BH would need an encoding without REX.
-        guard rm.kind != .generalHigh, !shape.hasRegister || reg.kind == .general else {
-            return false
-        }
+        guard instruction.hasModRM, rm.kind != .generalHigh,
+            !shape.hasRegister || reg.kind == .general
+        else { return false }
         let (first, second) = (HostRegister.first, HostRegister.second)
         let isMemory = rm.kind == .memory
         let size = op.detail == GeneralOperation.cmpxchg8b.rawValue ? 8 : rm.size
@@ -89,7 +89,7 @@ extension HostBlock {
         prepareFlags(use, mayWrite: use.writes == 0 && instruction.mayWriteFlags)
         code.integer(
             instruction, reg: b, isMemory ? .memory(HostMemory(first)) : .register(a),
-            isLocked: op.form.contains(.locked))
+            isLocked: isMemory && op.form.contains(.locked))
         if !isMemory && (shape.writesRM || isSame && shape.writesRegister) {
             store(rm.register, first)
         }
