@@ -51,7 +51,7 @@ final class Guest {
     /// Waits until the guest's shell takes commands.
     func awaitShell(seconds: Double = 120) throws {
         try wait(for: "apus-guest: ready", seconds: seconds)
-        // What is typed before the shell has the terminal may be lost.
+        // What is typed before the prompt is echoed twice.
         try wait(for: "apus:~# ", seconds: seconds)
         // The shell wraps what it echoes at the terminal's width.
         apus.send("stty cols 500\n")
