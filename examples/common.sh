@@ -170,8 +170,8 @@ make_initramfs() {
 # What root disks are made from: a busybox user space. $CACHE/root.d
 make_root() {
     local root=$CACHE/root.d applet version module
-    [ "$root/sbin/init" -nt examples/guest/root-init ] && [ "$root/sbin/init" -nt examples/common.sh ] &&
-        [ "$root/sbin/init" -nt examples/guest/profile ] && return
+    [ -e "$root/sbin/init" ] &&
+        [ -z "$(find examples/common.sh examples/guest -newer "$root/sbin/init" -print -quit)" ] && return
     rm -rf "$root"
     mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,tmp,root,etc}
     cp "$CACHE/busybox" "$root/bin/busybox"
@@ -187,6 +187,7 @@ make_root() {
     # It misses lists that a whole set of modules would have.
     depmod -b "$root" "$version" 2>/dev/null || die "depmod failed"
     cp examples/guest/profile "$root/etc/profile"
+    install -D -m 755 examples/guest/dhcp "$root/etc/udhcpc/default.script"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     install -m 755 examples/guest/root-init "$root/sbin/init"
 }
