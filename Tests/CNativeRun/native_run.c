@@ -25,6 +25,25 @@ __asm__(".text\n"
         "    push %rbx\n    push %rbp\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"
         "    mov %rsp, native_host_rsp(%rip)\n"
         "    fxrstor64 (%rdi)\n"
+        "    cmpq $0, 512+176(%rdi)\n"
+        "    je 1f\n"
+        "    vinsertf128 $1, 512+184+0(%rdi), %ymm0, %ymm0\n"
+        "    vinsertf128 $1, 512+184+16(%rdi), %ymm1, %ymm1\n"
+        "    vinsertf128 $1, 512+184+32(%rdi), %ymm2, %ymm2\n"
+        "    vinsertf128 $1, 512+184+48(%rdi), %ymm3, %ymm3\n"
+        "    vinsertf128 $1, 512+184+64(%rdi), %ymm4, %ymm4\n"
+        "    vinsertf128 $1, 512+184+80(%rdi), %ymm5, %ymm5\n"
+        "    vinsertf128 $1, 512+184+96(%rdi), %ymm6, %ymm6\n"
+        "    vinsertf128 $1, 512+184+112(%rdi), %ymm7, %ymm7\n"
+        "    vinsertf128 $1, 512+184+128(%rdi), %ymm8, %ymm8\n"
+        "    vinsertf128 $1, 512+184+144(%rdi), %ymm9, %ymm9\n"
+        "    vinsertf128 $1, 512+184+160(%rdi), %ymm10, %ymm10\n"
+        "    vinsertf128 $1, 512+184+176(%rdi), %ymm11, %ymm11\n"
+        "    vinsertf128 $1, 512+184+192(%rdi), %ymm12, %ymm12\n"
+        "    vinsertf128 $1, 512+184+208(%rdi), %ymm13, %ymm13\n"
+        "    vinsertf128 $1, 512+184+224(%rdi), %ymm14, %ymm14\n"
+        "    vinsertf128 $1, 512+184+240(%rdi), %ymm15, %ymm15\n"
+        "1:\n"
         "    mov 512+128(%rdi), %rax\n"
         "    mov %rax, native_guest_rip(%rip)\n"
         "    push 512+136(%rdi)\n"
@@ -70,6 +89,8 @@ __asm__(".text\n"
 
 _Static_assert(offsetof(struct native_state, cs) == 512 + 168, "layout");
 _Static_assert(offsetof(struct native_state, registers) == 512, "layout");
+_Static_assert(offsetof(struct native_state, has_upper) == 512 + 176, "layout");
+_Static_assert(offsetof(struct native_state, upper) == 512 + 184, "layout");
 _Static_assert(offsetof(struct native_state, rip) == 512 + 128, "layout");
 _Static_assert(offsetof(struct native_state, rflags) == 512 + 136, "layout");
 
@@ -107,6 +128,12 @@ static void on_trap(int number, siginfo_t *info, void *context)
     memcpy(fp + 24, &mxcsr, 4);
     uint64_t features;
     memcpy(&features, fp + 512, 8);
+    // AVX's component is at 576 in all processors.
+    memset(state->upper, 0, sizeof state->upper);
+    if (state->has_upper && (features & 4))
+        memcpy(state->upper, fp + 576, sizeof state->upper);
+    if (state->has_upper)
+        features &= ~4ULL; // zeroes for the host
     features |= 3;
     memcpy(fp + 512, &features, 8);
     registers[REG_RIP] = (greg_t)native_resume;

@@ -114,6 +114,7 @@ enum LeafTests {
                 as: UInt32.self)
             unsafe cpu.fxImage.copyMemory(from: image.baseAddress.unsafelyUnwrapped, byteCount: 512)
         }
+        unsafe randomiseUpperHalves(native, cpu, &random)
         unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
             for index in 0..<16 {
                 let word = value(&random)
@@ -124,6 +125,24 @@ enum LeafTests {
         let flags = random.next() & RFLAGS.arithmetic
         unsafe native.pointee.rflags = 0x202 | flags
         cpu.setArithmeticFlags(flags)
+    }
+
+    private static func randomiseUpperHalves(
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ random: inout SeededRandom
+    ) {
+        cpu.fields.hasUpperHalves = 0
+        guard HostFeatures.shared.hasUpperHalves else { return }
+        unsafe native.pointee.has_upper = 1
+        cpu.fields.hasUpperHalves = random.next() & 3 != 0 ? 1 : 0
+        unsafe withUnsafeMutableBytes(of: &native.pointee.upper) { upper in
+            for word in 0..<32 {
+                let value = cpu.fields.hasUpperHalves != 0 ? value(&random) : 0
+                unsafe upper.storeBytes(of: value, toByteOffset: 8 * word, as: UInt64.self)
+                // Without them, what is there means nothing.
+                cpu.fields.upperHalves[word] =
+                    cpu.fields.hasUpperHalves != 0 ? value : random.next()
+            }
+        }
     }
 
     /// The flags of MXCSR that are not compared: what overflow and underflow leave of PE when they
@@ -156,6 +175,14 @@ enum LeafTests {
         let own = cpu.arithmeticFlags & ~mask
         if flags != own {
             text = "flags \(String(own, radix: 16)) not \(String(flags, radix: 16))"
+        }
+        unsafe withUnsafeBytes(of: &native.pointee.upper) { upper in
+            for number in 0..<UInt8(16) where unsafe native.pointee.has_upper != 0 {
+                let expected = unsafe upper.loadUnaligned(
+                    fromByteOffset: 16 * Int(number), as: SIMD2<UInt64>.self)
+                let own = cpu.ymm(number).highHalf
+                if own != expected { text = "upper half of ymm\(number): \(own) not \(expected)" }
+            }
         }
         unsafe withUnsafeBytes(of: &native.pointee.fx) { image in
             for offset in Array(0..<5) + Array(24..<28) + Array(32..<416) {

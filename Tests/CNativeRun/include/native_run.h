@@ -21,6 +21,10 @@ struct native_state {
     uint16_t ss;
     uint16_t ds;
     uint16_t es;
+    // Whether the upper halves of YMM registers are loaded before the run; they are always given
+    // back (as zeroes, where the host has none).
+    uint64_t has_upper;
+    uint8_t upper[256];
 };
 
 // Installs the signal handlers and maps `size` bytes at `address` (which must be free), readable,

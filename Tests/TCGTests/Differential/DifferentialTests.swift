@@ -24,8 +24,9 @@ extension HostTests {
             "single instructions", arguments: InstructionClass.allCases, TCGOptions.Tier.allCases)
         func singleInstructions(_ wanted: InstructionClass, _ tier: TCGOptions.Tier) throws {
             let count =
-                Self.setting("APUS_DIFFERENTIAL_COUNT") ?? (tier == .interpreter ? 350_000 : 50_000)
+                Self.setting("APUS_DIFFERENTIAL_COUNT") ?? wanted.quickCount(tier)
             let seed = Self.setting("APUS_DIFFERENTIAL_SEED") ?? 1
+            guard wanted.isSupported else { return }
             let run = try DifferentialRun(seed: seed, tier: tier)
             run.compare(wanted, count: Int(count))
             #expect(
@@ -119,7 +120,7 @@ extension HostTests {
     private func placeOperands(_ instruction: Instruction) -> Bool {
         set(4, target() & ~7)
         switch instruction.mnemonic {
-        case .maskmovq, .maskmovdqu:
+        case _ where instruction.isMaskedStore:
             // Whether bytes that are not selected may fault is the processor's choice.
             set(7, UserModeGuest.dataBase + 512 + random.next() & 0x3FF)
             return instruction.addressSize == 8
@@ -172,11 +173,45 @@ extension HostTests {
         }
         var rest = UInt64(bitPattern: memory.displacement)
         if memory.index < 16 {
+            if memory.hasVectorIndex {
+                placeIndices(instruction)
+                set(memory.base, target() &- rest)
+                return true
+            }
             if memory.index != 4 { set(memory.index, random.next() & 0xFF) }
             rest = rest &+ guest.cpu[memory.index] &* UInt64(memory.scale)
         }
         set(memory.base, target() &- rest)
         return true
+    }
+
+    /// A gather's indices: small numbers, now and then one that leads out of the data pages.
+    private func placeIndices(_ instruction: Instruction) {
+        let isWide = instruction.opcode & 1 != 0
+        let number = instruction.memory.index
+        var words = SIMD4<UInt64>()
+        func index(_ word: UInt64) -> UInt64 {
+            word & 63 == 0 ? word >> 40 & 0x7FFF : word >> 20 & 0x3F
+        }
+        for place in 0..<4 {
+            let word = random.next()
+            words[place] = isWide ? index(word) : index(word) | index(word << 3) << 32
+        }
+        guest.cpu.setYMM(number, words)
+        unsafe withUnsafeMutableBytes(of: &native.pointee.fx) { image in
+            for word in 0..<2 {
+                unsafe image.storeBytes(
+                    of: words[word], toByteOffset: 160 + Int(number) * 16 + 8 * word,
+                    as: UInt64.self)
+            }
+        }
+        unsafe withUnsafeMutableBytes(of: &native.pointee.upper) { upper in
+            for word in 0..<2 {
+                unsafe upper.storeBytes(
+                    of: words[2 + word], toByteOffset: Int(number) * 16 + 8 * word,
+                    as: UInt64.self)
+            }
+        }
     }
 
     // MARK: Running
@@ -224,7 +259,10 @@ extension HostTests {
         unsafe native_run(native)
         let ending = guest.run()
         if let text = difference(instruction, ending) {
-            let name = "\(instruction.mnemonic)"
+            let name =
+                instruction.mnemonic == .vex
+                ? "vex \(instruction.map) \(String(instruction.opcode, radix: 16))"
+                : "\(instruction.mnemonic)"
             if differences[name] == nil { differences[name] = "\(hex(bytes)): \(text)" }
             if differences.count > 60 { compared = .max }
         }
@@ -246,7 +284,7 @@ extension HostTests {
         var mask = ending.vector == 3 ? undefinedFlags(after: instruction) : 0
         if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
         return difference(
-            ending, mask: mask, instruction.mnemonic,
+            ending, mask: mask, instruction.isDotProduct ? .dpps : instruction.mnemonic,
             comparesResult: !hasUndefinedResult(instruction))
     }
 
@@ -298,5 +336,19 @@ extension HostTests {
         if unsafe memcmp(guest.data, pristine, size) != 0 {
             unsafe guest.data.copyMemory(from: pristine, byteCount: size)
         }
+    }
+}
+
+extension Instruction {
+    private func isVEX(_ map: UInt8, _ opcodes: ClosedRange<UInt8>) -> Bool {
+        encoding == .vex && self.map == map && opcodes.contains(opcode)
+    }
+
+    /// VDPPS and VDPPD.
+    fileprivate var isDotProduct: Bool { mnemonic == .dppd || isVEX(3, 0x40...0x41) }
+
+    /// To [RDI].
+    var isMaskedStore: Bool {
+        mnemonic == .maskmovq || mnemonic == .maskmovdqu || isVEX(1, 0xF7...0xF7)
     }
 }

@@ -194,6 +194,9 @@ extension HostTests {
         let before = unsafe native + Place.state
         unsafe cpu.fxImage.copyMemory(from: before, byteCount: 512)
         unsafe extended.copyMemory(from: before, byteCount: 4096)
+        let header = unsafe before.load(fromByteOffset: 512, as: UInt64.self)
+        cpu.fields.hasUpperHalves = header & ExtendedStateLayout.avx != 0 ? 1 : 0
+        unsafe cpu.upperHalf(0).copyMemory(from: before + 576, byteCount: 256)
         machine.put(Place.guest, bytes: image)
         cpu[0] = mask & 0xFFFF_FFFF
         cpu[2] = mask >> 32

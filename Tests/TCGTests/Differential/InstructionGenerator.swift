@@ -1,5 +1,7 @@
 import TCGDecoder
 
+@testable import TCG
+
 /// A small, fast, seedable generator (SplitMix64).
 struct SeededRandom: RandomNumberGenerator {
     private var state: UInt64
@@ -20,6 +22,27 @@ enum InstructionClass: String, CaseIterable, Sendable {
     case integer
     case x87
     case vector
+    /// Instructions with VEX on vector registers.
+    case avx
+    /// BMI1, BMI2, LZCNT and MOVBE.
+    case bits
+
+    /// How many are compared where nobody says how many.
+    func quickCount(_ tier: TCGOptions.Tier) -> UInt64 {
+        switch self {
+        case .avx, .bits: 50_000
+        default: tier == .interpreter ? 350_000 : 50_000
+        }
+    }
+
+    /// Whether the host can run them.
+    var isSupported: Bool {
+        switch self {
+        case .avx: CPUModel.missing(.level3).isEmpty
+        case .bits: CPUModel.missing(.level3).isEmpty
+        default: true
+        }
+    }
 }
 
 /// Draws random instructions that user-mode code may execute, as bytes.
@@ -48,7 +71,9 @@ struct InstructionGenerator {
     private mutating func candidate(_ wanted: InstructionClass) -> [UInt8] {
         var bytes: [UInt8] = []
         let choice = random.next()
-        if wanted == .vector {
+        if wanted == .avx || wanted == .bits && choice & 0x7000_0000 != 0 {
+            bytes = vexPrefix(isBits: wanted == .bits)
+        } else if wanted == .vector {
             switch choice & 3 {
             case 0: bytes.append(0x66)
             case 1: bytes.append(0xF3)
@@ -61,7 +86,8 @@ struct InstructionGenerator {
             if choice & 0x1F00 == 0 { bytes.append(0x67) }
             if choice & 0x1F_0000 == 0 { bytes.append(0xF0) }
         }
-        if choice & 0x300_0000 != 0, wanted != .x87, mode == .bits64 {
+        let hasVEX = bytes.count > 1 && (bytes[0] == 0xC4 || bytes[0] == 0xC5)
+        if choice & 0x300_0000 != 0, wanted != .x87, mode == .bits64, !hasVEX {
             bytes.append(0x40 | UInt8(truncatingIfNeeded: choice >> 32) & 15)
         }
         switch wanted {
@@ -70,6 +96,15 @@ struct InstructionGenerator {
             bytes.append(0x0F)
             if choice >> 60 & 3 == 1 { bytes.append(0x38) }
             if choice >> 60 & 3 == 2 { bytes.append(0x3A) }
+        case .avx: break
+        case .bits where !hasVEX:
+            bytes.append(0x0F)
+            if choice >> 61 & 1 == 1 {
+                bytes += [0x38, 0xF0 | UInt8(truncatingIfNeeded: choice >> 62) & 1]
+            } else {
+                bytes.append(0xBC | UInt8(truncatingIfNeeded: choice >> 62) & 1)
+            }
+        case .bits: break
         case .integer: if choice >> 61 & 1 == 1 { bytes.append(0x0F) }
         }
         for _ in 0..<2 {
@@ -82,8 +117,24 @@ struct InstructionGenerator {
         return Array(bytes.prefix(15))
     }
 
+    /// Up to the opcode, most of which exist.
+    private mutating func vexPrefix(isBits: Bool) -> [UInt8] {
+        let word = random.next()
+        var second = UInt8(truncatingIfNeeded: word >> 8)
+        // Many instructions have nothing in VEX.vvvv.
+        if word & 3 == 0 { second |= 0x78 }
+        if word & 0xC == 0, !isBits { return [0xC5, second] }
+        let map = isBits ? 2 + (word >> 16 & 7) / 7 : 1 + (word >> 16 & 7) % 3
+        let first = UInt8(truncatingIfNeeded: word >> 24) & 0xE0 | UInt8(map)
+        if isBits {
+            return [0xC4, first, second & ~4, UInt8(truncatingIfNeeded: word >> 32) & 7 | 0xF0]
+        }
+        return [0xC4, first, second]
+    }
+
     private func isAllowed(_ instruction: Instruction, _ wanted: InstructionClass) -> Bool {
-        guard instruction.encoding == .legacy, Self.features.contains(instruction.feature),
+        let isKnown = instruction.encoding == .legacy || instruction.encoding == .vex
+        guard isKnown, Self.features.contains(instruction.feature),
             !Self.excluded.contains(instruction.mnemonic), instruction.memory.segment < 4
         else { return false }
         // A branch into its own bytes may loop for ever, natively as well.
@@ -104,11 +155,16 @@ struct InstructionGenerator {
         let usesVectors =
             Self.vectorFeatures.contains(instruction.feature)
             && !Self.scalar.contains(instruction.mnemonic)
+        let isVEX = instruction.encoding == .vex
+        let isBits = Self.bits.contains(instruction.mnemonic)
         switch wanted {
         case .x87: return isFloating
-        case .vector: return usesVectors
+        case .vector: return usesVectors && !isVEX
+        case .avx: return isVEX && !isBits && CPUModel.max.supports(instruction)
+        case .bits: return isBits
         case .integer:
-            return !isFloating && !usesVectors && !touchesForeignState(instruction)
+            return !isFloating && !usesVectors && !isVEX && !isBits
+                && !touchesForeignState(instruction)
         }
     }
 
@@ -123,8 +179,13 @@ struct InstructionGenerator {
         return false
     }
 
-    static let vectorFeatures: Set<Feature> = [
-        .mmx, .sse, .sse2, .sse3, .ssse3, .sse4_1, .sse4_2,
+    static let vectorFeatures: Set<Feature> = Set(
+        [.mmx, .sse, .sse2, .sse3, .ssse3, .sse4_1, .sse4_2]
+            + [.aes, .pclmulqdq].filter(CPUModel.max.supports))
+
+    static let bits: Set<Mnemonic> = [
+        .andn, .bextr, .blsi, .blsmsk, .blsr, .bzhi, .mulx, .pdep, .pext, .rorx, .sarx, .shlx,
+        .shrx, .lzcnt, .tzcnt, .movbe,
     ]
 
     static let branches: Set<Mnemonic> = [
@@ -135,7 +196,8 @@ struct InstructionGenerator {
     static let scalar: Set<Mnemonic> = [.crc32, .lfence, .mfence, .sfence, .movnti]
 
     static let features: Set<Feature> = vectorFeatures.union([
-        .base, .cmov, .cmpxchg8b, .cmpxchg16b, .fpu, .fxsr, .popcnt, .fisttp,
+        .base, .cmov, .cmpxchg8b, .cmpxchg16b, .fpu, .fxsr, .popcnt, .fisttp, .movbe, .bmi1, .bmi2,
+        .avx, .avx2, .fma, .f16c, .vaes, .vpclmulqdq,
     ])
 
     /// Instructions whose result depends on the machine rather than on the registers, or that
@@ -146,7 +208,7 @@ struct InstructionGenerator {
         .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss, .lar, .lsl, .verr, .verw, .sldt,
         .str, .sgdt, .sidt, .smsw, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts, .invd, .wbinvd,
         .invlpg, .invlpga, .rdmsr, .wrmsr, .swapgs, .monitor, .mwait, .vmcall, .vmmcall, .ud0,
-        .ud1, .ud2, .tzcnt, .lzcnt, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter,
+        .ud1, .ud2, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter,
         .fxsave, .fxrstor, .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
         .getsec, .invept, .invvpid, .fldenv, .frstor,
     ]

@@ -14,6 +14,7 @@ extension HostTests {
     struct SequenceTests {
         @Test("instruction sequences", arguments: SequenceKind.allCases, TCGOptions.Tier.allCases)
         func sequences(_ kind: SequenceKind, _ tier: TCGOptions.Tier) throws {
+            guard kind != .avx || InstructionClass.avx.isSupported else { return }
             let count = Int(DifferentialTests.setting("APUS_DIFFERENTIAL_COUNT") ?? 4_000)
             let seed = DifferentialTests.setting("APUS_DIFFERENTIAL_SEED") ?? 1
             let run = try DifferentialRun(seed: seed, tier: tier)
@@ -31,6 +32,8 @@ enum SequenceKind: String, CaseIterable, Sendable {
     case integer
     case vector
     case x87
+    /// Instructions with VEX, among them SSE's and others.
+    case avx
     /// PUSHes and POPs, at a page's end now and then.
     case stack
 }
@@ -56,7 +59,7 @@ struct SequenceGenerator {
         var bytes: [UInt8] = []
         for _ in 0..<(2 + generator.random.next() % 10) {
             let isOwn = kind != .integer && generator.random.next() & 3 != 0
-            let wanted: InstructionClass = !isOwn ? .integer : kind == .x87 ? .x87 : .vector
+            let wanted = kind == .avx ? mixed() : !isOwn ? .integer : kind == .x87 ? .x87 : .vector
             while true {
                 let (instruction, code) = generator.next(wanted)
                 guard isSuitable(instruction) else { continue }
@@ -67,6 +70,16 @@ struct SequenceGenerator {
             }
         }
         return (bytes, undefined)
+    }
+
+    private mutating func mixed() -> InstructionClass {
+        switch generator.random.next() & 15 {
+        case 0...8: .avx
+        case 9: .x87
+        case 10: .integer
+        case 11...13: .bits
+        default: .vector
+        }
     }
 
     private mutating func stackRuns() -> [UInt8] {
@@ -89,11 +102,14 @@ struct SequenceGenerator {
 
     private func isSuitable(_ instruction: Instruction) -> Bool {
         if InstructionGenerator.branches.contains(instruction.mnemonic) { return false }
+        if instruction.isMaskedStore { return false }
         switch instruction.mnemonic {
         // They change RSI, RDI or RSP, or are left to the single instructions.
-        case .movs, .cmps, .stos, .lods, .scas, .leave, .xlat, .div, .idiv, .maskmovq,
-            .maskmovdqu, .ldmxcsr, .std:
+        case .movs, .cmps, .stos, .lods, .scas, .leave, .xlat, .div, .idiv, .ldmxcsr,
+            .std:
             return false
+        // VLDMXCSR.
+        case .vex where instruction.map == 1 && instruction.opcode == 0xAE: return false
         case .cmovcc, .setcc, .adc, .sbb, .rcl, .rcr, .lahf, .cmc:
             if undefined != 0 { return false }
         default: if instruction.mnemonic.readsFlagsForX87, undefined != 0 { return false }

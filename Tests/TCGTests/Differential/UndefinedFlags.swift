@@ -12,6 +12,7 @@ func undefinedFlags(after instruction: Instruction) -> UInt64 {
     case .rol, .ror, .rcl, .rcr: return of
     case .shld, .shrd: return cf | of | sf | zf | af | pf
     case .bt, .bts, .btr, .btc: return of | sf | af | pf | zf
+    case .tzcnt, .lzcnt: return of | sf | af | pf
     case .bsf, .bsr: return cf | of | sf | af | pf
     case .popcnt, .crc32: return 0
     case .aaa, .aas: return of | sf | zf | pf

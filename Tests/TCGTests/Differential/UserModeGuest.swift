@@ -56,7 +56,7 @@ import Core
         unsafe data = regions[1].base
         unsafe code = regions[2].base
         machine = TCGVirtualMachine(
-            memory: memory, surface: NoDevices(), options: TCGOptions(clock: .counted))
+            memory: memory, surface: NoDevices(), options: TCGOptions(clock: .counted, model: .max))
         vcpu = try machine.makeCPU(index: 0)
         buildTables()
         loadState()
@@ -110,6 +110,10 @@ import Core
         unsafe state.pointee.cr0 = 0x8001_0033
         unsafe state.pointee.cr3 = Self.pageTables
         unsafe state.pointee.cr4 = 0x620
+        if vcpu.model.hasAVX {
+            unsafe state.pointee.cr4 |= CR4.osxsave
+            unsafe state.pointee.xcr0 = 7
+        }
         unsafe state.pointee.efer = 0xD01
         unsafe state.pointee.isLongMode = true
     }

@@ -6,8 +6,10 @@ extension BareMachine {
     static let handler: UInt64 = 0x7000
 
     /// A machine in 64-bit mode with `bytes` as code; all exceptions halt.
-    static func running(_ bytes: [UInt8], cpl: UInt8 = 0) throws -> BareMachine {
-        let machine = try BareMachine()
+    static func running(
+        _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2
+    ) throws -> BareMachine {
+        let machine = try BareMachine(model: model)
         try machine.enterLong(cpl: cpl)
         machine.put(code, bytes: bytes)
         for vector in UInt8(0)..<32 {

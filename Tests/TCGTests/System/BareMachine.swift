@@ -64,14 +64,17 @@ final class BareMachine {
     var vcpu: TCGVCPU { cpus[0] }
     var cpu: CPU { cpus[0].cpu }
 
-    init(clock: TCGOptions.ClockSource = .counted, cpuCount: Int = 1) throws {
+    init(
+        clock: TCGOptions.ClockSource = .counted, cpuCount: Int = 1,
+        model: CPUModel.Name = .level2
+    ) throws {
         let mapping = try MemoryMapping(anonymous: Int(Self.memorySize))
         let region = GuestRegion(
             start: GuestAddress(0), size: Self.memorySize, mapping: mapping)
         memory = try GuestMemory([region!])
         machine = TCGVirtualMachine(
             memory: memory, surface: surface,
-            options: TCGOptions(clock: clock, cpuCount: cpuCount))
+            options: TCGOptions(clock: clock, cpuCount: cpuCount, model: model))
         var cpus: [TCGVCPU] = []
         for index in 0..<cpuCount {
             let vcpu = try machine.makeCPU(index: index)

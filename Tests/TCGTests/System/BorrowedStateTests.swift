@@ -162,4 +162,35 @@ struct BorrowedStateTests {
         #expect(state.rip == (isAccepted ? 0x5000 + UInt64(code.count) : 0x6000 + 16 * 13))
         #expect(state.fxImage[3] == (isAccepted ? 0x2_1F80 : 0x1F80) | mask << 32)
     }
+
+    @Test(
+        "AVX works on the upper halves in the provider's image, if its guest may use them",
+        .enabled(if: HostFeatures.shared.hasUpperHalves, "the host lacks AVX"),
+        arguments: [
+            (7, true, .done), (3, true, .done), (7, false, .done), (0xE7, true, .unsupported),
+        ]
+            as [(UInt64, Bool, FallbackResult)])
+    func upperHalves(xcr0: UInt64, isUsed: Bool, wanted: FallbackResult) throws {
+        // vpaddq ymm0, ymm1, ymm1
+        let (result, state, _) = try execute([0xC5, 0xF5, 0xD4, 0xC1]) { state, _ in
+            state.cr4 |= CR4.osxsave
+            state.xcr0 = xcr0
+            state.permittedXCR0 = xcr0
+            state.extendedImage = [UInt8](repeating: 0, count: 4096)
+            state.extendedImage[512] = isUsed ? 4 : 0
+            state.extendedImage[576] = 0xAA
+            state.extendedImage[576 + 16] = 3
+            state.fxImage[FXImage.xmm0 / 8 + 2] = 5
+        }
+        let hasAVX512 = ExtendedStateLayout.host[6].size > 0
+        guard wanted == .done || hasAVX512 else { return }
+        #expect(result == wanted)
+        guard wanted == .done else { return }
+        let isDone = xcr0 == 7
+        #expect(state.rip == (isDone ? 0x5004 : 0x6060))
+        guard isDone else { return }
+        #expect(state.fxImage[FXImage.xmm0 / 8] == 10)
+        #expect(state.extendedImage[576] == (isUsed ? 6 : 0xAA))
+        #expect(state.hasExtendedChange == isUsed)
+    }
 }

@@ -32,7 +32,7 @@ struct ExtendedStateTests {
         return machine
     }
 
-    @Test("a guest of this CPU alone has none of it", arguments: Code.all)
+    @Test("a guest of x86-64-v2 has none of it", arguments: Code.all)
     func absent(_ code: [UInt8]) throws {
         let machine = try run(code) { $0.cpu.fields.cr4 &= ~CR4.osxsave }
         #expect(machine.exception?.vector == 6)

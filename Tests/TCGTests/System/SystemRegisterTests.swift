@@ -223,9 +223,12 @@ struct SystemRegisterTests {
             (.rdtscp, 0x8000_0001, 3, 27), (.monitor, 1, 2, 3), (.pclmulqdq, 1, 2, 1),
         ] as [(Feature, UInt32, Int, UInt32)])
     func features(feature: Feature, leaf: UInt32, register: Int, bit: UInt32) {
-        let values = CPUIDTable(id: 0, cpuCount: 1).leaf(leaf, 0)
-        let word = [values.eax, values.ebx, values.ecx, values.edx][register]
-        #expect((word & (1 << bit) != 0) == CPUModel.supports(feature))
+        for name in CPUModel.Name.allCases {
+            let model = CPUModel(name)
+            let values = CPUIDTable(id: 0, cpuCount: 1, model: model).leaf(leaf, 0)
+            let word = [values.eax, values.ebx, values.ecx, values.edx][register]
+            #expect((word & (1 << bit) != 0) == model.supports(feature))
+        }
     }
 
     @Test("topology leaves agree on any number of CPUs", arguments: [1, 2, 3, 8, 255])

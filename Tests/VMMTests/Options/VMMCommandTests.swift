@@ -74,6 +74,16 @@ struct VMMCommandTests {
         #expect(options.policies.panic == .restart)
     }
 
+    @Test("the CPU's model is for tcg, and for kvm:tcg should it be tcg")
+    func model() throws {
+        let line = "--kernel k --cpu x86-64-v3"
+        let wanted = TCGOptions(model: .level3)
+        #expect(try options(line).accelerator == .kvmOrTCG(wanted))
+        #expect(try options("\(line) --accel tcg").accelerator == .tcg(wanted))
+        #expect(throws: OptionError.self) { try options("\(line) --accel kvm") }
+        #expect(throws: OptionError.self) { try options("--kernel k --cpu x86-64-v4") }
+    }
+
     @Test("the default command line can be left out; its console goes with the serial port")
     func commandLine() throws {
         #expect(

@@ -35,6 +35,16 @@ package struct VMMCommand: Sendable {
     }
     static let cpus = Flag.one("cpus", CPUs.schema, help: "Virtual CPUs")
 
+    enum Processor {
+        static let model = OptionKey(
+            "model", .choice(CPUModel.Name.self), default: .level2,
+            help: "x86-64-v2: the same everywhere; x86-64-v3: with AVX2, FMA and BMI; max: all that"
+                + " works on this host")
+        static let schema = OptionSchema("cpu", leadingKey: "model", keys: [model.any])
+    }
+    static let cpu = Flag.one(
+        "cpu", Processor.schema, help: "What Apus's own CPU is; with KVM, guests see the host's")
+
     enum Memory {
         static let size = OptionKey(
             "size", .size, default: 512 << 20, help: "A multiple of 1M; at least 16M")
@@ -135,7 +145,7 @@ package struct VMMCommand: Sendable {
                         Self.kernel.any, Self.initramfs.any, Self.cmdline.any,
                         Self.defaultCmdline.any,
                     ]),
-                .init("Machine", [Self.cpus.any, Self.memory.any, Self.accel.any]),
+                .init("Machine", [Self.cpus.any, Self.cpu.any, Self.memory.any, Self.accel.any]),
                 .init("Devices", devices),
                 .init(
                     "Ends",
@@ -200,7 +210,8 @@ package struct VMMCommand: Sendable {
         }
         let serial = try Self.serialBackend(values[Self.serial])
         let cpuCount = Int(values[Self.cpus].map { $0[CPUs.boot] } ?? 1)
-        let accelerator = try Self.acceleratorOptions(values[Self.accel], cpuCount)
+        let accelerator = try Self.acceleratorOptions(
+            values[Self.accel], values[Self.cpu], cpuCount)
         let devices = try deviceOptions(values, isCounted: accelerator.isCounted)
         let base = [
             serial == .off ? "" : Self.serialCommandLine,
@@ -264,7 +275,7 @@ package struct VMMCommand: Sendable {
     }
 
     private static func acceleratorOptions(
-        _ values: OptionValues?, _ cpuCount: Int
+        _ values: OptionValues?, _ processor: OptionValues?, _ cpuCount: Int
     ) throws(OptionError) -> AcceleratorOptions {
         let provider = values.map { $0[Accel.provider] } ?? .kvmOrTCG
         let clock = values.map { $0[Accel.clock] } ?? .host
@@ -274,12 +285,16 @@ package struct VMMCommand: Sendable {
         if provider == .kvm, values?.isGiven(Accel.tier) == true {
             throw OptionError("--accel: tier belongs to tcg; KVM has none")
         }
+        if provider == .kvm, processor != nil {
+            throw OptionError("--cpu: models belong to tcg; with kvm, guests see the host's CPU")
+        }
         if clock == .counted && cpuCount > 1 {
             throw OptionError(
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
         }
         let tier = values.map { $0[Accel.tier] } ?? .translator
-        let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier)
+        let model = processor.map { $0[Processor.model] } ?? .level2
+        let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier, model: model)
         return switch provider {
         case .kvm: .kvm
         case .tcg: .tcg(options)

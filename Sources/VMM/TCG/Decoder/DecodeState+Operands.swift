@@ -79,7 +79,7 @@ extension DecodeState {
             append(.general, modeSize, rm)
         case .By:
             usesVvvv = true
-            append(.general, wSize, vvvvRegister)
+            append(.general, wSize, vvvvRegister, .vvvv)
         case .Cd:
             // CR1, CR5-7 and CR9-15 do not exist.
             guard 0b1_0001_1101 >> UInt16(reg) & 1 != 0 else { throw .undefined }
@@ -220,12 +220,12 @@ extension DecodeState {
         _ size: UInt8, _ number: UInt8
     ) throws(DecodeFailure) {
         if extendRegHigh != 0 { throw .undefined }
-        append(.general, size, number)
+        append(.general, size, number, .reg)
     }
 
     private mutating func generalRM(_ size: UInt8) throws(DecodeFailure) {
         guard isRegister else { throw .undefined }
-        append(.general, size, rm)
+        append(.general, size, rm, .rm)
     }
 
     private mutating func generalOrMemory(_ size: UInt8, memory: UInt8? = nil) {
@@ -234,7 +234,7 @@ extension DecodeState {
         } else if size == 1 {
             generalByte(rm)
         } else {
-            append(.general, size, rm)
+            append(.general, size, rm, .rm)
         }
     }
 
@@ -251,11 +251,13 @@ extension DecodeState {
         }
     }
 
-    private mutating func vectorReg(_ size: UInt8) { append(.vector, size, reg | extendRegHigh) }
+    private mutating func vectorReg(_ size: UInt8) {
+        append(.vector, size, reg | extendRegHigh, .reg)
+    }
 
     private mutating func vectorVvvv(_ size: UInt8) {
         usesVvvv = true
-        append(.vector, size, vvvvRegister | extendVvvvHigh)
+        append(.vector, size, vvvvRegister | extendVvvvHigh, .vvvv)
     }
 
     private mutating func vectorImmediate(
@@ -263,12 +265,12 @@ extension DecodeState {
     ) throws(DecodeFailure) {
         let value = try byte(bytes)
         instruction.immediate = Int64(value & 15)
-        append(.vector, size, is64 ? value >> 4 : value >> 4 & 7)
+        append(.vector, size, is64 ? value >> 4 : value >> 4 & 7, .immediate)
     }
 
     private mutating func vectorOrMemory(_ size: UInt8, memory: UInt8) {
         if isRegister {
-            append(.vector, size, vectorRM)
+            append(.vector, size, vectorRM, .rm)
         } else {
             append(.memory, memory, 0)
         }
@@ -276,7 +278,7 @@ extension DecodeState {
 
     private mutating func vectorRegister(_ size: UInt8) throws(DecodeFailure) {
         guard isRegister else { throw .undefined }
-        append(.vector, size, vectorRM)
+        append(.vector, size, vectorRM, .rm)
     }
 
     private mutating func maskOrMemory(_ size: UInt8) throws(DecodeFailure) {

@@ -77,7 +77,11 @@ struct DecodeState {
         instruction.operandCount &+= 1
     }
 
-    mutating func append(_ kind: OperandKind, _ size: UInt8, _ register: UInt8) {
-        append(Operand(kind: kind, size: size, register: register))
+    mutating func append(
+        _ kind: OperandKind, _ size: UInt8, _ register: UInt8, _ place: OperandPlace = .other
+    ) {
+        var operand = Operand(kind: kind, size: size, register: register)
+        operand.place = kind == .memory ? .rm : place
+        append(operand)
     }
 }

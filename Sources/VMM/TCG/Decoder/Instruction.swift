@@ -62,11 +62,27 @@ public enum OperandKind: UInt8, BitwiseCopyable, Sendable {
     case farPointer
 }
 
+/// Which part of an instruction names an operand.
+public enum OperandPlace: UInt8, BitwiseCopyable, Sendable {
+    /// The opcode, an immediate, or nothing.
+    case other
+    /// ModRM.reg.
+    case reg
+    /// ModRM.rm, memory included.
+    case rm
+    /// VEX.vvvv.
+    case vvvv
+    /// The upper half of an immediate byte.
+    case immediate
+}
+
 /// One operand in Intel's order (destination first). Operands that the syntax does not show
 /// (flags, the stack, RSI and RDI of a string instruction) are not listed; those that it shows
 /// though the opcode fixes them (the CL of `shl rax, cl`, the DX of `out dx, al`) are.
 public struct Operand: BitwiseCopyable, Equatable, Sendable {
     public var kind: OperandKind
+    /// Where the encoding names it; no part of what it is.
+    public var place: OperandPlace = .other
     /// Bytes that the instruction reads or writes; 0 where there is no fixed size (LEA's memory,
     /// FXSAVE has 512 which does not fit: see the mnemonic).
     public var size: UInt8
@@ -76,6 +92,10 @@ public struct Operand: BitwiseCopyable, Equatable, Sendable {
         self.kind = kind
         self.size = size
         self.register = register
+    }
+
+    public static func == (a: Operand, b: Operand) -> Bool {
+        a.kind == b.kind && a.size == b.size && a.register == b.register
     }
 }
 

@@ -27,7 +27,8 @@ extension CPU {
         var decoder = BlockDecoder(
             decoder: Decoder(mode: CodeMode(rawValue: UInt8(key & ModeKey.codeSize)) ?? .bits64),
             lowering: Lowering(
-                key: key, isOnlyCPU: unsafe state.pointee.isOnlyCPU, codeLimit: codeLimit),
+                key: key, isOnlyCPU: unsafe state.pointee.isOnlyCPU, model: owner.model,
+                codeLimit: codeLimit),
             rip: rip, maximum: key & ModeKey.singleStep != 0 ? 1 : Self.maximumCount)
         if unsafe decoder.decode(cache.scratch, source.inPage, into: block) == .needsMore {
             source = try fetchAcross(cache, source, linear)

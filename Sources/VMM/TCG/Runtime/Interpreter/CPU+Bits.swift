@@ -83,6 +83,16 @@ extension CPU {
         setArithmeticFlags(value == 0 ? RFLAGS.zf : 0)
     }
 
+    /// TZCNT and LZCNT. The other flags are undefined.
+    func countZeros<T: OperandWord>(
+        _ op: OperationPointer, _: T.Type, _ count: (T) -> Int
+    ) throws(Fault) {
+        let value = try sourceValue(op, T.self)
+        let zeros = count(value)
+        setRegister(op.destination, T(truncatingIfNeeded: zeros))
+        setArithmeticFlags((value == 0 ? RFLAGS.cf : 0) | (zeros == 0 ? RFLAGS.zf : 0))
+    }
+
     /// CRC32 with the Castagnoli polynomial, bit-reflected (SDM volume 2, "CRC32").
     func crc32<T: OperandWord>(_ op: OperationPointer, _: T.Type) throws(Fault) {
         let value = try sourceValue(op, T.self)

@@ -36,6 +36,9 @@ extension CPU {
         case .bsf: try bitScan(op, forward: true, T.self)
         case .bsr: try bitScan(op, forward: false, T.self)
         case .popcnt: try populationCount(op, T.self)
+        case .tzcnt: try countZeros(op, T.self) { $0.trailingZeroBitCount }
+        case .lzcnt: try countZeros(op, T.self) { $0.leadingZeroBitCount }
+        case .movbe: try setDestination(op, try sourceValue(op, T.self).byteSwapped)
         case .crc32: try crc32(op, T.self)
         case .cmpxchg: try compareAndExchange(op, T.self)
         case .cmpxchg8b: try compareAndExchange8(op)

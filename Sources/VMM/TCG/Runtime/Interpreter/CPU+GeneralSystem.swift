@@ -30,7 +30,6 @@ extension CPU {
             let value = self[op.source]
             try setSegmentBase(op.segment, op.size == 4 ? value & 0xFFFF_FFFF : value)
         case .xgetbv: try xgetbv()
-        case .xsetbv: try xsetbv()
         case .xsave: try xsave(op, .all)
         case .xsaveopt: try xsave(op, .inUse)
         case .xsavec: try xsave(op, .compacted)

@@ -188,6 +188,7 @@ extension CPU {
         case .lldt: try loadLDT(selector: try sourceValue(op, UInt16.self))
         case .ltr: try loadTaskRegister(selector: try sourceValue(op, UInt16.self))
         case .wrmsr: try writeMSR()
+        case .xsetbv: try xsetbv()
         case .invlpg: try invalidatePage(try linearAddress(op, size: 1, isWrite: false))
         case .invpcid:
             let descriptor = try linearAddress(op, size: 16, isWrite: false)

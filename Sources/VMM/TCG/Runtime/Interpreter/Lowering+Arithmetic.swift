@@ -94,6 +94,8 @@ extension Lowering {
         case .bts: setOperands(&op, instruction, .bts)
         case .btr: setOperands(&op, instruction, .btr)
         case .btc: setOperands(&op, instruction, .btc)
+        case .tzcnt where model.supports(.bmi1): setOperands(&op, instruction, .tzcnt)
+        case .lzcnt where model.supports(.lzcnt): setOperands(&op, instruction, .lzcnt)
         case .bsf, .tzcnt: setOperands(&op, instruction, .bsf)
         case .bsr, .lzcnt: setOperands(&op, instruction, .bsr)
         case .popcnt: setOperands(&op, instruction, .popcnt)

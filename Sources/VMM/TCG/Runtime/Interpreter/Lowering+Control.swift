@@ -131,6 +131,7 @@ extension Lowering {
         case .lidt: setTransfer(instruction, &op, .lidt)
         case .lmsw: setTransfer(instruction, &op, .lmsw)
         case .wrmsr: transfer(&op, .wrmsr)
+        case .xsetbv: transfer(&op, .xsetbv)
         case .invlpg: setTransfer(instruction, &op, .invlpg)
         case .invpcid:
             transfer(&op, .invpcid)
@@ -211,7 +212,6 @@ extension Lowering {
             op.segment =
                 instruction.mnemonic == .wrfsbase ? SegmentRegister.fs : SegmentRegister.gs
         case .xgetbv: general(&op, .xgetbv)
-        case .xsetbv: general(&op, .xsetbv)
         case .xsave: setOperands(&op, instruction, .xsave)
         case .xsaveopt: setOperands(&op, instruction, .xsaveopt)
         case .xsavec: setOperands(&op, instruction, .xsavec)

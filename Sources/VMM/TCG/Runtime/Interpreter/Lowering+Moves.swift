@@ -8,6 +8,7 @@ extension Lowering {
             setOperands(&op, instruction)
             op.code = instruction.operands[0].size == 8 ? .movMR64 : .movMR32
         case .lea: lowerLEA(instruction, &op)
+        case .movbe: setOperands(&op, instruction, .movbe)
         case .movzx, .movsx, .movsxd: lowerExtension(instruction, &op)
         case .xchg: lowerExchange(instruction, &op)
         case .cmovcc: lowerConditionalMove(instruction, &op)

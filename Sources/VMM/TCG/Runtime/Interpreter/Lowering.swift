@@ -17,6 +17,7 @@ struct Lowering {
     let key: UInt32
     /// No other CPU runs: LOCK has no effect.
     let isOnlyCPU: Bool
+    let model: CPUModel
     /// CS's limit; all ones in 64-bit code. A branch beyond it faults itself.
     let codeLimit: UInt64
 
@@ -47,6 +48,8 @@ struct Lowering {
     }
 
     private func isAvailable(_ instruction: Instruction) -> Bool {
+        // Outside protected mode VEX is undefined.
+        if instruction.encoding == .vex { return isProtected && model.supports(instruction) }
         guard instruction.encoding == .legacy else { return false }
         switch instruction.mnemonic {
         // Without their features these are BSF and BSR with a superfluous prefix. Hypercalls are
@@ -54,9 +57,10 @@ struct Lowering {
         case .tzcnt, .lzcnt, .vmcall, .vmmcall: return true
         // Hints that older processors ignore.
         case .prefetch, .rdssp: return true
-        // They raise #UD without CR4.OSXSAVE, which only another provider's guests can set.
+        // They raise #UD without CR4.OSXSAVE, which models without them do not offer; but another
+        // provider's guests have it.
         case .xgetbv, .xsetbv, .xsave, .xsaveopt, .xsavec, .xrstor: return true
-        default: return CPUModel.supports(instruction.feature)
+        default: return model.supports(instruction)
         }
     }
 
@@ -76,7 +80,7 @@ struct Lowering {
         } else {
             op.base = memory.base
         }
-        if op.index > Register.none { op.index = Register.none }
+        if op.index > Register.none || memory.hasVectorIndex { op.index = Register.none }
         let hasBase = memory.segment >= SegmentRegister.fs
         switch instruction.addressSize {
         case 8: op.addressKind = hasBase ? .segment64 : .flat64
@@ -171,6 +175,7 @@ struct Lowering {
         op.code = .leaf
         op.destination = leaf.destination
         op.source = leaf.source
+        op.detail = leaf.others
         // SAFETY: descriptors are never freed.
         op.immediate = Int64(UInt(bitPattern: unsafe leaf.descriptor))
         let descriptor = unsafe leaf.descriptor.pointee

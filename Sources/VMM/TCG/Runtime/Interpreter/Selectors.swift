@@ -21,7 +21,7 @@ enum Condition: UInt8 {
 enum GeneralOperation: UInt8 {
     // Arithmetic with any operands.
     case shift, shld, shrd, imul1, imul2, mul, div, idiv, bt, bts, btr, btc, bsf, bsr, popcnt,
-        crc32, cmpxchg, cmpxchg8b, cmpxchg16b, xadd, alu, unary
+        tzcnt, lzcnt, movbe, crc32, cmpxchg, cmpxchg8b, cmpxchg16b, xadd, alu, unary
     // Decimal arithmetic.
     case aaa, aad, aam, aas, daa, das
     // Moves.
@@ -33,7 +33,7 @@ enum GeneralOperation: UInt8 {
     // System, without effect on what is decoded.
     case bound, arpl, lar, lsl, verr, verw, sldt, str, smsw, sgdt, sidt, movFromControl,
         movFromDebug, cpuid, rdmsr, rdpmc, swapgs, readSegmentBase, writeSegmentBase,
-        xgetbv, xsetbv, xsave, xsaveopt, xsavec, xrstor, cacheFlush, cacheLineFlush, fence, pause
+        xgetbv, xsave, xsaveopt, xsavec, xrstor, cacheFlush, cacheLineFlush, fence, pause
 }
 
 /// What `OperationCode.transfer` does: an instruction that ends its block and is followed by a
@@ -45,7 +45,7 @@ enum TransferOperation: UInt8 {
     case int, int3, int1, into, iret, syscall, sysret, sysenter, sysexit
     // Segments, flags and modes.
     case popSegment, movToSegment, loadFarPointer, popf, sti, hlt, movToControl, movToDebug, lmsw,
-        clts, lgdt, lidt, lldt, ltr, wrmsr, invlpg, invpcid, rdtsc, hypercall
+        clts, lgdt, lidt, lldt, ltr, wrmsr, xsetbv, invlpg, invpcid, rdtsc, hypercall
     case inPort, outPort, ins, outs
 }
 

@@ -50,26 +50,34 @@ extension CPU {
                 bitPattern: Int(truncatingIfNeeded: op.immediate))
         else { throw .invalidOpcode }
         try checkAvailable(unsafe descriptor.pointee)
+        switch unsafe descriptor.pointee.kind {
+        case .gather: return try gather(op, unsafe descriptor.pointee)
+        case .maskedMove: return try maskedMove(op, unsafe descriptor.pointee)
+        default: break
+        }
         var address: UInt64 = 0
         if !op.form.isDisjoint(with: .hasMemory) {
-            if unsafe descriptor.pointee.flags.contains(.aligned) { try checkAlignment(op) }
+            if unsafe descriptor.pointee.flags.contains(.aligned) {
+                try checkAlignment(op, unsafe UInt64(descriptor.pointee.size))
+            }
             address = try linearAddress(
                 op, size: unsafe descriptor.pointee.memorySize,
                 isWrite: op.form.contains(.memoryDestination))
         }
         unsafe try executeLeaf(
-            descriptor, destination: op.destination, source: op.source, address: address,
-            rip: rip)
+            descriptor, destination: op.destination, source: op.source, others: op.detail,
+            address: address, rip: rip)
     }
 
     /// Executes one leaf instruction that is available.
     /// - Parameters:
+    ///   - destination: and the two that follow: see `LeafLowering`.
     ///   - address: the linear address of the memory operand, if there is one.
     ///   - rip: the instruction's own address.
     @inline(never)
     func executeLeaf(
         _ leaf: UnsafePointer<LeafDescriptor>, destination: UInt8, source: UInt8,
-        address: UInt64, rip: UInt64
+        others: UInt8 = 0, address: UInt64, rip: UInt64
     ) throws(Fault) {
         let descriptor = unsafe leaf.pointee
         switch descriptor.kind {
@@ -81,6 +89,8 @@ extension CPU {
         case .extract: try extract(descriptor, destination, source, address)
         case .string: try compareStrings(descriptor, destination, source, address)
         case .image: try onImage(descriptor, destination, source, address, rip)
+        case .vex: try vex(descriptor, destination, source, others, address)
+        case .vexGeneral: try vexGeneral(descriptor, destination, source, others, address)
         default: try stateInstruction(descriptor, destination, source, address, rip)
         }
     }
@@ -91,7 +101,12 @@ extension CPU {
         let cr0 = fields.cr0
         let emulate = cr0 & CR0.em != 0
         let taskSwitched = cr0 & CR0.ts != 0
-        if descriptor.flags.contains(.sse) {
+        if descriptor.flags.contains(.avx) {
+            if !isAVXEnabled { throw .invalidOpcode }
+            if taskSwitched { throw .deviceNotAvailable }
+        } else if descriptor.kind == .vexGeneral {
+            return
+        } else if descriptor.flags.contains(.sse) {
             if emulate || fields.cr4 & CR4.osfxsr == 0 { throw .invalidOpcode }
             if taskSwitched { throw .deviceNotAvailable }
         } else {
@@ -165,11 +180,11 @@ extension CPU {
 
     // MARK: Memory operands
 
-    /// Alignment to 16 bytes counts before the segment's limit, on Zen at least.
+    /// Alignment counts before the segment's limit, on Zen at least.
     @inline(__always)
-    private func checkAlignment(_ op: OperationPointer) throws(Fault) {
+    private func checkAlignment(_ op: OperationPointer, _ size: UInt64) throws(Fault) {
         let address = addressBase(op.segment) &+ effectiveOffset(op)
-        if address & 15 != 0 { throw .generalProtection(0) }
+        if address & (size &- 1) != 0 { throw .generalProtection(0) }
     }
 
     /// Reads a memory operand of up to 16 bytes; bytes beyond it are zero.

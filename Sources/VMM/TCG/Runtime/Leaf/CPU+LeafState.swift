@@ -36,6 +36,7 @@ extension CPU {
         case .frstor: try frstor(address, descriptor)
         case .fnsave: try fnsave(address, descriptor)
         case .maskedStore: try maskedStore(descriptor, destination, source)
+        case .zeroUpper: zeroUpperHalves(all: descriptor.size == 32)
         default: break
         }
     }

@@ -7,7 +7,7 @@ internal import TCGDecoder
 struct LeafAssembler {
     private(set) var code: [UInt8] = []
 
-    private mutating func emit(_ bytes: UInt8...) { code += bytes }
+    mutating func emit(_ bytes: UInt8...) { code += bytes }
 
     /// The guest's instruction with its operands replaced by `modRM`.
     private mutating func emit(

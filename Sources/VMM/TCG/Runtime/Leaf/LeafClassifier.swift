@@ -4,16 +4,16 @@ internal import TCGDecoder
 struct LeafClassifier {
     let instruction: Instruction
 
-    private func operand(_ index: Int) -> Operand { instruction.operands[index] }
+    func operand(_ index: Int) -> Operand { instruction.operands[index] }
 
-    private var memoryIndex: Int? {
+    var memoryIndex: Int? {
         for index in 0..<Int(instruction.operandCount) where operand(index).kind == .memory {
             return index
         }
         return nil
     }
 
-    private var memorySize: UInt8 { memoryIndex.map { operand($0).size } ?? 0 }
+    var memorySize: UInt8 { memoryIndex.map { operand($0).size } ?? 0 }
 
     /// The instruction with what a stub needs changed: INSERTPS from memory ignores the source's
     /// number, which the register form that the stub executes does not.
@@ -39,9 +39,14 @@ struct LeafClassifier {
     }
 
     /// ModRM.reg is part of the opcode.
-    var isGroup: Bool { isShiftGroup || instruction.map == 1 && instruction.opcode == 0xAE }
+    var isGroup: Bool {
+        isShiftGroup || instruction.map == 1 && instruction.opcode == 0xAE
+            // BLSR and the like.
+            || instruction.encoding == .vex && instruction.map == 2 && instruction.opcode == 0xF3
+    }
 
     func descriptor() -> LeafDescriptor? {
+        if instruction.encoding == .vex { return vex() }
         guard instruction.encoding == .legacy else { return nil }
         if let special = stateInstruction() { return special }
         if instruction.map == 0 { return x87() }
@@ -219,7 +224,7 @@ struct LeafClassifier {
         }
     }
 
-    private var usesMXCSR: Bool {
+    var usesMXCSR: Bool {
         switch (instruction.map, instruction.opcode) {
         case (1, 0x2A), (1, 0x2C...0x2F), (1, 0x51), (1, 0x58...0x5F), (1, 0x7C), (1, 0x7D),
             (1, 0xC2), (1, 0xD0), (1, 0xE6), (3, 0x08...0x0B), (3, 0x40), (3, 0x41):

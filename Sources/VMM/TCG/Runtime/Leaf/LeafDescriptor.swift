@@ -35,6 +35,18 @@ enum LeafKind: UInt8 {
     case storePart
     case maskedStore
 
+    // With VEX (see LeafAssembler+VEX.swift).
+    /// Any operands, with a generated stub: the descriptor's `vex` has them.
+    case vex
+    /// ANDN and the like, on general registers; with a generated stub.
+    case vexGeneral
+    /// Elements of `generalSize` bytes, in a vector of `size` bytes, between memory and a register.
+    case maskedMove
+    /// `offset` elements of `size` bytes with indices of `generalSize` bytes.
+    case gather
+    /// VZEROUPPER, and VZEROALL where `size` is 32.
+    case zeroUpper
+
     // State management, in Swift.
     case fxsave
     case fxrstor
@@ -55,7 +67,7 @@ enum LeafKind: UInt8 {
 struct LeafFlags: OptionSet, BitwiseCopyable {
     let rawValue: UInt16
 
-    /// A memory operand must be aligned to 16 bytes.
+    /// A memory operand must be aligned to its size, 16 or 32 bytes.
     static let aligned = LeafFlags(rawValue: 1 << 0)
     /// Reads and updates MXCSR.
     static let mxcsr = LeafFlags(rawValue: 1 << 1)
@@ -76,6 +88,8 @@ struct LeafFlags: OptionSet, BitwiseCopyable {
     static let memory = LeafFlags(rawValue: 1 << 10)
     /// PCMPESTRI and PCMPISTRI: the result is in ECX, else in XMM0.
     static let indexResult = LeafFlags(rawValue: 1 << 11)
+    /// Needs what AVX needs.
+    static let avx = LeafFlags(rawValue: 1 << 12)
 }
 
 /// What a leaf instruction does, apart from its registers. Lives in raw memory and is never freed,
@@ -86,7 +100,7 @@ struct LeafDescriptor: BitwiseCopyable {
     var kind: LeafKind
     /// Where in the XMM register a part lies.
     var offset: UInt8 = 0
-    /// Bytes of the memory operand or part (at most 16; the larger ones are known by the kind).
+    /// Bytes of the memory operand or part (at most 32; the larger ones are known by the kind).
     var size: UInt8 = 0
     var flags: LeafFlags
     /// For x87: the 11 bits of FOP.
@@ -95,6 +109,7 @@ struct LeafDescriptor: BitwiseCopyable {
     var generalSize: UInt8 = 8
     /// The operand size: 2, 4 or 8, which selects formats of FXSAVE and FNSAVE.
     var operandSize: UInt8 = 4
+    var vex = VEXOperands()
 
     /// Memory is written.
     var isStore: Bool {
@@ -122,6 +137,41 @@ struct LeafDescriptor: BitwiseCopyable {
 // SAFETY: descriptors are never freed.
 @safe struct LeafLowering {
     let descriptor: UnsafePointer<LeafDescriptor>
+    /// With VEX: what ModRM.reg names.
     let destination: UInt8
+    /// With VEX: what ModRM.rm names, or a gather's index.
     let source: UInt8
+    /// VEX.vvvv, and above it the fourth register.
+    var others: UInt8 = 0
+}
+
+/// The operands of an instruction with VEX, by where they are encoded.
+struct VEXOperands: BitwiseCopyable {
+    enum Result: UInt8 {
+        /// Flags, or what the kind says.
+        case none
+        case reg, rm, vvvv
+        /// A general register in ModRM.reg or ModRM.rm.
+        case generalReg, generalRM
+        /// For PCMPxSTRM and PCMPxSTRI: XMM0, ECX.
+        case first, count
+        case memory
+    }
+
+    struct Inputs: OptionSet, BitwiseCopyable {
+        let rawValue: UInt8
+
+        static let reg = Inputs(rawValue: 1)
+        static let rm = Inputs(rawValue: 2)
+        static let vvvv = Inputs(rawValue: 4)
+        static let fourth = Inputs(rawValue: 8)
+        static let memory = Inputs(rawValue: 16)
+        /// A general register in ModRM.rm.
+        static let general = Inputs(rawValue: 32)
+        /// EAX and EDX, as lengths.
+        static let lengths = Inputs(rawValue: 64)
+    }
+
+    var result = Result.none
+    var inputs: Inputs = []
 }

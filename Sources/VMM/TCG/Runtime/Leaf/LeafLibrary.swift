@@ -33,6 +33,9 @@ final class LeafLibrary: Sendable {
         // SAFETY: descriptors are never freed.
         guard let address, let pointer = unsafe UnsafePointer<LeafDescriptor>(bitPattern: address)
         else { return nil }
+        if instruction.encoding == .vex {
+            return unsafe vexLowering(instruction, pointer)
+        }
         let (destination, source) = registers(instruction, descriptor)
         return unsafe LeafLowering(
             descriptor: pointer, destination: destination, source: source)
@@ -47,6 +50,12 @@ final class LeafLibrary: Sendable {
         if instruction.prefixes.contains(.rexW) { key |= 1 << 22 }
         if classifier.hasImmediate {
             key |= UInt64(UInt8(truncatingIfNeeded: instruction.immediate)) << 24
+        }
+        if instruction.encoding == .vex {
+            key |= 1 << 60
+            if instruction.vectorLength == 32 { key |= 1 << 61 }
+            if instruction.mode != .bits64 { key |= 1 << 62 }
+            if instruction.vectorW { key |= 1 << 22 }
         }
         let isMemory = !instruction.isRegisterForm
         if isMemory { key |= 1 << 32 }
@@ -93,6 +102,8 @@ final class LeafLibrary: Sendable {
         case .string: assembler.string(instruction)
         case .image:
             assembler.image(instruction, flags: descriptor.flags, hasImmediate: hasImmediate)
+        case .vex: assembler.vex(instruction, descriptor, hasImmediate: hasImmediate)
+        case .vexGeneral: assembler.vexGeneral(instruction, hasImmediate: hasImmediate)
         default: break
         }
         if !assembler.code.isEmpty {
@@ -104,6 +115,26 @@ final class LeafLibrary: Sendable {
         let pointer = UnsafeMutablePointer<LeafDescriptor>.allocate(capacity: 1)
         unsafe pointer.initialize(to: descriptor)
         return UInt(bitPattern: pointer)
+    }
+
+    /// Registers by where they are encoded.
+    private func vexLowering(
+        _ instruction: Instruction, _ descriptor: UnsafePointer<LeafDescriptor>
+    ) -> LeafLowering {
+        var places = InlineArray<5, UInt8>(repeating: 0)
+        for index in 0..<Int(instruction.operandCount) {
+            let operand = instruction.operands[index]
+            if operand.kind != .memory {
+                places[Int(operand.place.rawValue)] = operand.register
+            } else if instruction.memory.hasVectorIndex {
+                places[Int(OperandPlace.rm.rawValue)] = instruction.memory.index
+            }
+        }
+        let vvvv = places[Int(OperandPlace.vvvv.rawValue)]
+        let fourth = places[Int(OperandPlace.immediate.rawValue)]
+        return unsafe LeafLowering(
+            descriptor: descriptor, destination: places[Int(OperandPlace.reg.rawValue)],
+            source: places[Int(OperandPlace.rm.rawValue)], others: vvvv & 15 | fourth << 4)
     }
 
     private func registers(

@@ -5,6 +5,7 @@ internal import Synchronization
 /// What the CPUs of one machine share.
 final class MachineCore: Sendable {
     let options: TCGOptions
+    let model: CPUModel
     let memory: GuestMemory
     let ram: RAMTable
     let windows: WindowTable
@@ -29,6 +30,7 @@ final class MachineCore: Sendable {
     ) {
         self.windows = windows
         self.options = options
+        model = CPUModel(options.model)
         self.memory = memory
         ram = RAMTable(memory)
         wallClockAtStart = options.startTime ?? Clock.realtime()

@@ -12,6 +12,12 @@ public struct TCGAccelerator: Accelerator {
     public func makeVirtualMachine(
         memory: GuestMemory, surface: any ExitSurface
     ) throws(AcceleratorError) -> any VirtualMachine {
-        TCGVirtualMachine(memory: memory, surface: surface, options: options)
+        let missing = CPUModel.missing(options.model)
+        guard missing.isEmpty else {
+            throw AcceleratorError(
+                "guests cannot have the processor \(options.model.rawValue), because the host's"
+                    + " lacks \(missing.joined(separator: ", ")); --cpu max is all that it has")
+        }
+        return TCGVirtualMachine(memory: memory, surface: surface, options: options)
     }
 }

@@ -1,5 +1,6 @@
 public import Accelerator
 public import Core
+internal import Glibc
 internal import Synchronization
 internal import TCGDecoder
 
@@ -20,7 +21,8 @@ public final class TCGFallback: InstructionFallback {
     public init(memory: GuestMemory, surface: any ExitSurface, cpuCount: Int) {
         self.memory = memory
         self.surface = surface
-        options = TCGOptions(cpuCount: cpuCount, tier: .interpreter)
+        // Which features the provider's guest has, its state tells only in part.
+        options = TCGOptions(cpuCount: cpuCount, tier: .interpreter, model: .max)
         state = Mutex(State(cpus: Array(repeating: nil, count: cpuCount)))
     }
 
@@ -35,7 +37,10 @@ public final class TCGFallback: InstructionFallback {
             cpu.fields.extendedComponents =
                 ExtendedStateLayout.host.components(within: image.count) & state.permittedXCR0
             defer { unsafe cpu.fields.extendedImage = nil }
-            return cpu.executeBorrowed(cache)
+            unsafe cpu.takeUpperHalves(image)
+            guard cpu.executeBorrowed(cache) else { return false }
+            unsafe cpu.giveUpperHalves(image)
+            return true
         }
         guard isDone else { return .unsupported }
         if cpu.fields.isShutDown { return .tripleFault }
@@ -140,6 +145,52 @@ extension CPU {
         fields.tscAdjust = state.tsc &- owner.guestTime()
     }
 
+    private var borrowsUpperHalves: Bool {
+        fields.extendedComponents & ExtendedStateLayout.avx != 0
+    }
+
+    /// Where the upper halves of YMM registers are in an image that has them, and whether the
+    /// image says so.
+    // SAFETY: components in `extendedComponents` lie inside the image.
+    private func upperHalves(
+        _ image: UnsafeMutableRawBufferPointer
+    ) -> (place: UnsafeMutableRawBufferPointer, header: UInt64) {
+        let component = ExtendedStateLayout.host[ExtendedStateLayout.upperHalves]
+        let place = unsafe image[component.offset..<component.offset + component.size]
+        return unsafe (
+            UnsafeMutableRawBufferPointer(rebasing: place),
+            image.loadUnaligned(fromByteOffset: 512, as: UInt64.self)
+        )
+    }
+
+    fileprivate func takeUpperHalves(_ image: UnsafeMutableRawBufferPointer) {
+        fields.hasUpperHalves = 0
+        guard borrowsUpperHalves else { return }
+        let (place, header) = unsafe upperHalves(image)
+        guard header & ExtendedStateLayout.avx != 0 else { return }
+        fields.hasUpperHalves = 1
+        unsafe upperHalf(0).copyMemory(
+            from: place.baseAddress.unsafelyUnwrapped, byteCount: place.count)
+    }
+
+    fileprivate func giveUpperHalves(_ image: UnsafeMutableRawBufferPointer) {
+        guard borrowsUpperHalves else { return }
+        let (place, header) = unsafe upperHalves(image)
+        let isUsed = fields.hasUpperHalves != 0
+        let wasUsed = header & ExtendedStateLayout.avx != 0
+        let isSame =
+            unsafe isUsed
+            && memcmp(upperHalf(0), place.baseAddress.unsafelyUnwrapped, place.count) == 0
+        if isUsed == wasUsed && (!isUsed || isSame) { return }
+        if !isUsed { clearUpperHalves() }
+        unsafe place.copyMemory(
+            from: UnsafeRawBufferPointer(start: upperHalf(0), count: place.count))
+        let bit = isUsed ? ExtendedStateLayout.avx : 0
+        unsafe image.storeBytes(
+            of: header & ~ExtendedStateLayout.avx | bit, toByteOffset: 512, as: UInt64.self)
+        fields.hasExtendedChange = true
+    }
+
     /// Gives the state back.
     func give(_ state: inout CPUState) {
         for number in 0..<16 { state.registers[number] = self[UInt8(number)] }
@@ -192,6 +243,9 @@ extension CPU {
             return true
         }
         if block.operations.code == .undefined, isUnsupported(block) { return false }
+        // Instructions with VEX zero what is beyond 32 bytes, which this CPU does not have.
+        let hasMore = fields.extendedComponents & ExtendedStateLayout.avx512 != 0
+        if hasMore, block.operations.leaf?.flags.contains(.avx) == true { return false }
         fields.apicAccesses = 0
         // A repetition stops after a run, as if interrupted: who kicks the provider's CPU does not
         // reach this one.
@@ -211,6 +265,6 @@ extension CPU {
         guard case .instruction(let instruction) = unsafe decoder.decode(bytes.span) else {
             return false
         }
-        return instruction.encoding != .legacy || !CPUModel.supports(instruction.feature)
+        return !owner.model.supports(instruction)
     }
 }

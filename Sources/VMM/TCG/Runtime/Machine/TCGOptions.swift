@@ -17,6 +17,8 @@ public struct TCGOptions: Sendable, Equatable {
         case translator
     }
 
+    /// Which processor guests see.
+    public var model: CPUModel.Name
     public var clock: ClockSource
     public var tier: Tier
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
@@ -28,8 +30,9 @@ public struct TCGOptions: Sendable, Equatable {
 
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
-        tier: Tier = .translator
+        tier: Tier = .translator, model: CPUModel.Name = .level2
     ) {
+        self.model = model
         self.clock = clock
         self.tier = tier
         self.cpuCount = cpuCount

@@ -21,11 +21,13 @@ extension TCGVCPU {
         cpu.fields.sysenterEIP = 0
         cpu.fields.pat = 0x0007_0406_0007_0406
         cpu.resetFXImage()
+        cpu.fields.hasUpperHalves = 0
+        cpu.fields.xcr0 = ExtendedStateLayout.x87
         isWaitingForStartUp = index != 0
         finishReset()
     }
 
-    /// INIT: caches, x87 and SSE state, MTRRs and most MSRs survive.
+    /// INIT: caches, x87, SSE and AVX state, XCR0, MTRRs and most MSRs survive.
     func initialise() {
         let efer = cpu.fields.efer
         resetRegisters()

@@ -19,6 +19,7 @@ internal import Synchronization
     private let isKicked = Atomic<Bool>(false)
 
     var cpu: CPU { block.cpu }
+    var model: CPUModel { core.model }
 
     init(core: MachineCore, index: Int) throws(SystemError) {
         self.core = core
@@ -26,7 +27,9 @@ internal import Synchronization
         block = try VCPUBlock(
             ram: core.ram, windows: core.windows, codePages: try core.codePages(), index: index)
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
-        cpuid = CPUIDTable(id: UInt32(index), cpuCount: core.options.cpuCount)
+        cpuid = CPUIDTable(
+            id: UInt32(index), cpuCount: core.options.cpuCount, model: core.model)
+        if core.model.hasAVX { block.cpu.fields.extendedComponents = ExtendedStateLayout.avx }
         block.cpu.fields.isOnlyCPU = core.options.cpuCount <= 1 && index == 0
         if core.options.tier == .translator {
             block.cpu.fields.translationThreshold = HostTranslator.usualThreshold

@@ -36,7 +36,8 @@ enum CR4 {
     static let smap: UInt64 = 1 << 21
     static let pke: UInt64 = 1 << 22
 
-    /// What CPUID offers; everything else is reserved.
+    /// What CPUID offers in any case; everything else is reserved, but for OSXSAVE where there are
+    /// YMM registers.
     static let supported =
         vme | pvi | tsd | de | pse | pae | pge | pce | osfxsr | osxmmexcpt | umip | fsgsbase
         | pcide | smep | smap

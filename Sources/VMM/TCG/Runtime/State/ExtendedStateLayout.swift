@@ -1,8 +1,6 @@
-internal import CLinux
-
-/// Where an XSAVE image holds the state components that this CPU has no instructions for: AVX's
-/// and later ones (SDM volume 1, section 13.4). Another provider's guests have them, and the
-/// layout is the host processor's.
+/// Where an XSAVE image holds the state components beyond SSE's: AVX's, and later ones for which
+/// this CPU has no instructions (SDM volume 1, section 13.4). The layout is the host processor's,
+/// because another provider's guests have those too.
 struct ExtendedStateLayout: Sendable {
     /// One component in the image's standard form.
     struct Component: Sendable {
@@ -16,6 +14,8 @@ struct ExtendedStateLayout: Sendable {
     static let x87: UInt64 = 1 << 0
     static let sse: UInt64 = 1 << 1
     static let avx: UInt64 = 1 << 2
+    /// The number of AVX's: the upper halves of YMM registers.
+    static let upperHalves = 2
     /// Opmask registers and the two parts of AVX-512's.
     static let avx512: UInt64 = 7 << 5
     /// Components that come together: also bounds, and tiles with their configuration.
@@ -43,13 +43,7 @@ struct ExtendedStateLayout: Sendable {
     private static var hasXSAVE: Bool { cpuid(1, 0).ecx >> 26 & 1 != 0 }
 
     private static func cpuid(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDLeaf {
-        var words = InlineArray<4, UInt32>(repeating: 0)
-        // SAFETY: the array has the four words that are written.
-        unsafe withUnsafeMutablePointer(to: &words) {
-            unsafe clinux_cpuid(
-                leaf, subleaf, UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self))
-        }
-        return CPUIDLeaf(eax: words[0], ebx: words[1], ecx: words[2], edx: words[3])
+        HostFeatures.cpuid(leaf, subleaf)
     }
 
     subscript(number: Int) -> Component { components[number] }

@@ -16,4 +16,6 @@ enum ModeKey {
     static let singleStep: UInt32 = 1 << 8
     /// CR0.EM or CR0.TS or, for SSE, CR4.OSFXSR makes vector and x87 instructions fault.
     static let noFPU: UInt32 = 1 << 9
+    /// CR0.TS, CR4.OSXSAVE or XCR0 makes AVX instructions fault.
+    static let noAVX: UInt32 = 1 << 10
 }

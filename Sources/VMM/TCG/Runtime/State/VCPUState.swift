@@ -117,10 +117,15 @@ struct TableRegister: BitwiseCopyable {
     var tscAux: UInt64 = 0
     var tscAdjust: UInt64 = 0
     var xcr0: UInt64 = 1
+    /// The upper halves of the YMM registers, and whether they mean anything: 0 says that all are
+    /// zero.
+    var upperHalves = InlineArray<32, UInt64>(repeating: 0)
+    var hasUpperHalves: UInt32 = 0
     /// Another provider's XSAVE image in the standard form while an instruction runs on its state,
-    /// and the components in it that are not in the FXSAVE image (see CPU+ExtendedState.swift).
+    /// for the components that are neither in the FXSAVE image nor here.
     // SAFETY: set and cleared by TCGFallback around the instruction.
     var extendedImage: UnsafeMutableRawPointer?
+    /// All components beyond SSE's that XCR0 can hold (see CPU+ExtendedState.swift).
     var extendedComponents: UInt64 = 0
     /// Protection keys' rights (PKRU); 0, which forbids nothing, unless borrowed code has them.
     var protectionKeyRights: UInt32 = 0

@@ -122,7 +122,8 @@ extension CPU {
     }
 
     private func writeCR4(_ value: UInt64) throws(Fault) {
-        if value & ~CR4.supported != 0 { throw .generalProtection(0) }
+        let supported = CR4.supported | (owner.model.hasAVX ? CR4.osxsave : 0)
+        if value & ~supported != 0 { throw .generalProtection(0) }
         let old = fields.cr4
         let changed = old ^ value
         if fields.isLongMode && value & CR4.pae == 0 { throw .generalProtection(0) }

@@ -1,7 +1,7 @@
-// XSAVE and its kin (SDM volume 1, chapter 13). Guests of this CPU alone do not have them: CPUID
-// does not show them, and CR4.OSXSAVE cannot be set. In the service of another provider they work
-// on its state: x87 and SSE are in the FXSAVE image, and the components beyond are parts of an
-// XSAVE image in the standard form, `fields.extendedImage`, that are only moved.
+// XSAVE and its kin (SDM volume 1, chapter 13). Models without AVX do not have them: CPUID does not
+// show them, and CR4.OSXSAVE cannot be set. x87 and SSE are in the FXSAVE image, the upper halves of
+// YMM registers in `fields.upperHalves`. In the service of another provider there may be more: parts
+// of an XSAVE image in the standard form, `fields.extendedImage`, that are only moved.
 
 /// The ways to save.
 enum ExtendedSave {
@@ -55,6 +55,7 @@ extension CPU {
             value & Layout.avx512 == 0 || value & Layout.avx != 0
         else { throw .generalProtection(0) }
         fields.xcr0 = value
+        updateMode()
     }
 
     // MARK: Saving
@@ -75,8 +76,9 @@ extension CPU {
         if let extended = unsafe fields.extendedImage {
             let header = unsafe extended.loadUnaligned(
                 fromByteOffset: Int(Self.headerOffset), as: UInt64.self)
-            result |= header & fields.extendedComponents
+            result |= header & fields.extendedComponents & ~Layout.avx
         }
+        if fields.hasUpperHalves != 0 { result |= fields.extendedComponents & Layout.avx }
         return result
     }
 
@@ -91,10 +93,9 @@ extension CPU {
         try probe(place, written, compaction, .save)
         try writeLegacyRegion(place, written, requested, kind, pointerSize: Int(op.size))
         for number in Self.numbers(written & fields.extendedComponents) {
-            let component = Layout.host[number]
             let target = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
-            if let extended = unsafe fields.extendedImage {
-                try unsafe copyOut(target, component.size, from: extended + component.offset)
+            if let source = unsafe componentState(number) {
+                try unsafe copyOut(target, usedSize(number), from: source)
             }
         }
         let header = place &+ Self.headerOffset
@@ -210,23 +211,48 @@ extension CPU {
     private func restore(
         _ number: Int, _ place: UInt64, _ present: UInt64, _ compaction: UInt64
     ) throws(Fault) {
-        guard let extended = unsafe fields.extendedImage else { return }
-        let component = Layout.host[number]
-        let target = unsafe extended + component.offset
+        guard let target = unsafe componentState(number) else { return }
+        let size = usedSize(number)
         let bit: UInt64 = 1 << UInt64(number)
         if present & bit != 0 {
             let source = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
-            for byte in stride(from: 0, to: component.size, by: 4) {
+            for byte in stride(from: 0, to: size, by: 4) {
                 let word = try load(source &+ UInt64(byte), as: UInt32.self)
                 unsafe target.storeBytes(of: word, toByteOffset: byte, as: UInt32.self)
             }
         } else {
-            unsafe target.initializeMemory(as: UInt8.self, repeating: 0, count: component.size)
+            unsafe target.initializeMemory(as: UInt8.self, repeating: 0, count: size)
         }
+        if number == Layout.upperHalves {
+            if present & bit != 0 {
+                fields.hasUpperHalves = 1
+            } else if is64Bit {
+                fields.hasUpperHalves = 0
+            }
+            return
+        }
+        guard let extended = unsafe fields.extendedImage else { return }
         let header = unsafe extended + Int(Self.headerOffset)
         let old = unsafe header.loadUnaligned(as: UInt64.self)
         unsafe header.storeBytes(of: old & ~bit | present & bit, as: UInt64.self)
         fields.hasExtendedChange = true
+    }
+
+    /// Bytes of a component that are moved: outside 64-bit mode there are 8 YMM registers (SDM
+    /// volume 1, section 13.5.3).
+    private func usedSize(_ number: Int) -> Int {
+        let size = Layout.host[number].size
+        return number == Layout.upperHalves && !is64Bit ? size / 2 : size
+    }
+
+    /// Where the state of a component beyond SSE is.
+    private func componentState(_ number: Int) -> UnsafeMutableRawPointer? {
+        guard number == Layout.upperHalves else {
+            guard let image = unsafe fields.extendedImage else { return nil }
+            return unsafe image + Layout.host[number].offset
+        }
+        if fields.hasUpperHalves == 0 { clearUpperHalves() }
+        return unsafe upperHalf(0)
     }
 
     // MARK: The image in memory

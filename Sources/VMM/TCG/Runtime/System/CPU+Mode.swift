@@ -1,5 +1,5 @@
 extension CPU {
-    /// Recomputes what follows from CS, SS, CR0, CR4, EFER, CPL, AC and TF: `addressBase`,
+    /// Recomputes what follows from CS, SS, CR0, CR4, XCR0, EFER, CPL, AC and TF: `addressBase`,
     /// `codeSize`, `tlb`, `modeKey`. The only place that does.
     func updateMode() {
         let code = segment(SegmentRegister.cs)
@@ -19,7 +19,14 @@ extension CPU {
         if isStepping || hasBreakpoints { key |= ModeKey.singleStep }
         let hasNoFPU = fields.cr0 & (CR0.em | CR0.ts) != 0 || fields.cr4 & CR4.osfxsr == 0
         if hasNoFPU { key |= ModeKey.noFPU }
+        if !isAVXEnabled || fields.cr0 & CR0.ts != 0 { key |= ModeKey.noAVX }
         fields.modeKey = key
+    }
+
+    /// CR4 and XCR0 allow AVX instructions, which they do not in the models without them.
+    var isAVXEnabled: Bool {
+        let needed = ExtendedStateLayout.sse | ExtendedStateLayout.avx
+        return fields.cr4 & CR4.osxsave != 0 && fields.xcr0 & needed == needed
     }
 
     /// The part of `updateMode` that depends on CPL and AC: which soft TLB is in force.

@@ -1,4 +1,4 @@
-// The processor that guests see: an AMD-like one of level x86-64-v2, which the kernel takes to be
+// The processor that guests see: an AMD-like one of the options' CPUModel, which the kernel takes to be
 // free of Meltdown and its kin, with KVM's paravirtual clock. Leaves: SDM volume 2, CPUID; AMD
 // volume 3, appendix E; Linux, Documentation/virt/kvm/x86/cpuid.rst.
 
@@ -16,6 +16,13 @@ struct CPUIDTable: Sendable {
     let id: UInt32
     /// CPUs in the machine: cores of one package, a thread each.
     let cpuCount: Int
+    let model: CPUModel
+
+    init(id: UInt32, cpuCount: Int, model: CPUModel = .level2) {
+        self.id = id
+        self.cpuCount = cpuCount
+        self.model = model
+    }
 
     static let lastBasic: UInt32 = 0xD
     static let lastExtended: UInt32 = 0x8000_0021
@@ -74,12 +81,28 @@ struct CPUIDTable: Sendable {
             return CPUIDLeaf(
                 eax: Self.signature,
                 ebx: (id & 0xFF) << 24 | min(count, 255) << 16 | 8 << 8,
-                ecx: Self.features1C, edx: Self.features1D | (count > 1 ? 1 << 28 : 0))
+                ecx: Self.features1C | model.bits(.leaf1C),
+                edx: Self.features1D | (count > 1 ? 1 << 28 : 0))
         case 6: return CPUIDLeaf(eax: 1 << 2)  // The APIC timer always runs.
         case 7 where subleaf == 0:
             return CPUIDLeaf(
-                ebx: Self.features7B, ecx: Self.features7C, edx: Self.features7D)
+                ebx: Self.features7B | model.bits(.leaf7B),
+                ecx: Self.features7C | model.bits(.leaf7C), edx: Self.features7D)
         case 0xB: return topology(subleaf)
+        case 0xD where model.hasAVX: return extendedState(subleaf)
+        default: return CPUIDLeaf()
+        }
+    }
+
+    /// The components of XSAVE's images; the sizes are those with all of them.
+    private func extendedState(_ subleaf: UInt32) -> CPUIDLeaf {
+        let component = ExtendedStateLayout.host[ExtendedStateLayout.upperHalves]
+        let (offset, size) = (UInt32(component.offset), UInt32(component.size))
+        switch subleaf {
+        case 0: return CPUIDLeaf(eax: 7, ebx: offset + size, ecx: offset + size)
+        // XSAVEOPT, XSAVEC, XGETBV with ECX = 1.
+        case 1: return CPUIDLeaf(eax: 7, ebx: offset + size)
+        case 2: return CPUIDLeaf(eax: size, ebx: offset)
         default: return CPUIDLeaf()
         }
     }
@@ -112,7 +135,8 @@ struct CPUIDTable: Sendable {
         case 0x8000_0000: return vendor(Self.lastExtended)
         case 0x8000_0001:
             return CPUIDLeaf(
-                eax: Self.signature, ecx: Self.featuresExtendedC | (count > 1 ? 2 : 0),
+                eax: Self.signature,
+                ecx: Self.featuresExtendedC | (count > 1 ? 2 : 0) | model.bits(.extendedC),
                 edx: Self.featuresExtendedD)
         case 0x8000_0002...0x8000_0004: return brand(Int(leaf - 0x8000_0002))
         // Caches: 32 KiB each of L1, 8 ways; 1 MiB of L2, 8 ways; 16 MiB of L3, 16 ways.
@@ -169,11 +193,17 @@ extension CPU {
     /// CPUID with its register operands.
     func cpuid() {
         let leaf = UInt32(truncatingIfNeeded: self[0])
-        let result = owner.cpuid.leaf(leaf, UInt32(truncatingIfNeeded: self[1]))
+        let subleaf = UInt32(truncatingIfNeeded: self[1])
+        let result = owner.cpuid.leaf(leaf, subleaf)
         self[0] = UInt64(result.eax)
         self[3] = UInt64(result.ebx)
         self[1] = UInt64(result.ecx)
         self[2] = UInt64(result.edx)
+        if leaf == 1, fields.cr4 & CR4.osxsave != 0 { self[1] |= 1 << 27 }
+        // Without the upper halves an image ends behind its header.
+        if leaf == 0xD, fields.xcr0 & ExtendedStateLayout.avx == 0, subleaf < 2, result.ebx != 0 {
+            self[3] = UInt64(ExtendedStateLayout.headerEnd)
+        }
         // APIC and the like follow their enable bits.
         if leaf == 1 || leaf == 0x8000_0001, fields.apicPage == UInt64.max, !owner.apic.isEnabled {
             self[2] &= ~(1 << 9)

@@ -69,6 +69,8 @@ enum HostState {
     static let tlb = unsafe field(MemoryLayout.offset(of: \VCPUState.tlb))
     static let jumpCache = unsafe field(MemoryLayout.offset(of: \VCPUState.jumpCache))
     static let systemFlags = field(MemoryLayout.offset(of: \VCPUState.systemFlags))
+    /// From the state's beginning.
+    static let upperHalvesOffset = MemoryLayout.offset(of: \VCPUState.upperHalves) ?? 0
     static let cpl = field(MemoryLayout.offset(of: \VCPUState.cpl))
     private static let selectors = field(
         (MemoryLayout.offset(of: \VCPUState.segments) ?? 0)
