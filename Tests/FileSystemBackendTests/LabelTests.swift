@@ -1,6 +1,7 @@
 import CLinux
 import Core
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 
@@ -102,6 +103,39 @@ import Testing
         #expect(readFolder(rig.folder.path) == [])
     }
 
+    @Test("are not given to what a host's program puts in the place of what was made")
+    func replaced() throws {
+        let rig = try SharedFolderRig(Self.map)
+        let (new, other) = (rig.folder["new"], rig.folder["other"])
+        #expect(unsafe mkdir(other, 0o755) == 0)
+        let isOver = Atomic<Bool>(false)
+        // As soon as the new file is there, it and the folder have each other's name.
+        let swapper = try Core.Thread(name: "swapper") {
+            while !isOver.load(ordering: .relaxed) {
+                _ = unsafe clinux_rename(AT_FDCWD, new, AT_FDCWD, other, 2)  // RENAME_EXCHANGE
+            }
+        }
+        /// Leaves the folder, under its own name.
+        func clear() {
+            while readFolder(rig.folder.path).count > 1 {
+                for path in [new, other] { _ = unsafe unlink(path) }
+            }
+            _ = unsafe rename(new, other)
+        }
+        for _ in 0..<1000 {
+            let request = Self.arguments(FUSE.mknod, "new") + Self.list()
+            _ = try rig.call(FUSE.mknod, FUSE.root, request)
+            clear()
+        }
+        isOver.store(true, ordering: .relaxed)
+        swapper.join()
+        clear()
+        let folder = try rig.call(FUSE.lookup, FUSE.root, FUSE.text("other"))
+        #expect(folder.error == 0)
+        #expect(folder.entry.mode & S_IFMT == S_IFDIR)
+        #expect(try Self.label(rig, folder.nodeID) == nil)
+    }
+
     @Test("of a file that is there already stay as they are")
     func existing() throws {
         let rig = try SharedFolderRig(Self.map)
@@ -143,6 +177,7 @@ import Testing
         raw([28, 1, 2, 0], text + [1]),
         raw([28, 2, 1, 0], text + [1]),
         one("user.x"), one("security."), one(""), one("trusted.x"), one("security.x", []),
+        one("security.capability"),
         one("security." + String(repeating: "x", count: 247)),
         list([(name: "security.x", value: [1]), (name: "system.x", value: [1])]),
         list(Array(repeating: (name: "security.x", value: [1]), count: 32)),

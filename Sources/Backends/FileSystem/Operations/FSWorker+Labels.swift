@@ -18,6 +18,8 @@ extension FSWorker {
     }
 
     private static let prefix = "security."
+    /// What gives a program rights is no label: who makes a file does not choose them.
+    private static let capability = "security.capability"
     /// FUSE_MAX_NR_SECCTX
     private static let countLimit: UInt32 = 31
 
@@ -49,7 +51,9 @@ extension FSWorker {
             let name = try request.freeText(FUSELimit.name)
             let length = unsafe strlen(name.pointer)
             let isLabel = unsafe strncmp(name.pointer, Self.prefix, Self.prefix.utf8.count) == 0
-            guard isLabel, length > Self.prefix.utf8.count else { throw FUSEError(EPERM) }
+            guard isLabel, length > Self.prefix.utf8.count,
+                unsafe strcmp(name.pointer, Self.capability) != 0
+            else { throw FUSEError(EPERM) }
             let value = try unsafe request.data(valueSize)
             // What follows the list is none of it.
             guard request.mark <= end else { throw .invalid }
@@ -71,21 +75,34 @@ extension FSWorker {
     }
 
     /// Gives what has just been made its labels. If that fails, it is removed: without them, others
-    /// might do with it what they must not.
+    /// might do with it what they must not. What a host's program has put in its place meanwhile is
+    /// neither labelled nor removed.
+    /// - Parameters:
+    ///   - type: what was made (S_IFMT).
+    ///   - made: its descriptor, if it is open.
     func setLabels(
-        _ labels: Labels?, _ folder: Node, _ name: FUSEText, isFolder: Bool = false
+        _ labels: Labels?, _ folder: Node, _ name: FUSEText, _ type: UInt32, made: Int32? = nil
     ) throws(FUSEError) {
         guard let labels else { return }
         user.becomeRoot()
+        let status =
+            if let made { try FileStatus.of(made) } else { try FileStatus.of(folder.fd, name) }
+        guard status.type == type else { throw .stale }
+        let key = Node.Key(status)
         do throws(FUSEError) {
+            if let made { return try setLabels(labels, made) }
             let fd = OwnedFD(
                 owning: try fuseChecking(
                     unsafe clinux_open_name(
                         folder.fd, name.pointer, CLINUX_O_PATH | O_NOFOLLOW, 0)))
+            guard Node.Key(try FileStatus.of(fd.rawValue)) == key else { throw .stale }
             try setLabels(labels, fd.rawValue)
         } catch {
+            guard let now = try? FileStatus.of(folder.fd, name), Node.Key(now) == key else {
+                throw error
+            }
             _ = expecting(name) {
-                Int64(unsafe clinux_remove(folder.fd, name.pointer, isFolder ? 1 : 0))
+                Int64(unsafe clinux_remove(folder.fd, name.pointer, type == S_IFDIR ? 1 : 0))
             }
             throw error
         }

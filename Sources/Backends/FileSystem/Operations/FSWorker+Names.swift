@@ -29,7 +29,9 @@ extension FSWorker {
         let mask = try request.next(UInt32.self)
         try request.skip(4)
         let name = try request.name()
-        try make(folder, name, mode & S_IFMT, mask: mask) {
+        // Without a type it is a regular file (mknod(2)).
+        let type = mode & S_IFMT == 0 ? S_IFREG : mode & S_IFMT
+        try make(folder, name, type, mask: mask) {
             unsafe clinux_make_node(folder.fd, name.pointer, mode, major, minor)
         }
     }
@@ -58,7 +60,7 @@ extension FSWorker {
                     expecting(name) { Int64(body()) }
                 })
         }
-        try setLabels(labels, folder, name, isFolder: type == S_IFDIR)
+        try setLabels(labels, folder, name, type)
         try putEntry(folder, name)
     }
 

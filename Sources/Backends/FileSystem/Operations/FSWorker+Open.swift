@@ -102,7 +102,7 @@ extension FSWorker {
         // As well if an earlier process has made the file.
         if result == 0, lacksLabels {
             do throws(FUSEError) {
-                try setLabels(labels, folder, name)
+                try setLabels(labels, folder, name, S_IFREG, made: fd >= 0 ? fd : nil)
             } catch {
                 if fd >= 0 { close(fd) }
                 throw error
