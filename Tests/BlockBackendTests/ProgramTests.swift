@@ -64,7 +64,7 @@ struct ProgramTests {
             (["--socket-path=@/no/s", "--blk-file=@/disk.img"], 1, "No such file or directory"),
             (
                 ["--socket-path=@/disk.img", "--blk-file=@/disk.img"], 1,
-                "another program listens there, or it is no socket"
+                "another program uses it, or it is no socket"
             ),
             (
                 ["--socket-path=@/\(String(repeating: "x", count: 110))", "--blk-file=@/disk.img"],

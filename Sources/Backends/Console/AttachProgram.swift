@@ -9,19 +9,27 @@ package final class AttachProgram {
     private static let portion = 16 << 10
     private static let socket = Flag.one(
         "socket", .path, help: "Where the console listens (--console listen=PATH)")
+    private static let logLevel = Flag.one(
+        "log-level", .choice(Log.Level.self), default: .warning,
+        help: "The least important messages that are shown")
+    private static let version = Flag.present("version", help: "Print the version")
     private static let help = Flag.present("help", help: "Print this help")
     private static let schema = CommandSchema(
         "apus attach", summary: summary,
-        groups: [.init("Arguments", [socket.any, help.any])],
+        groups: [
+            .init("Console", [socket.any]), .init("Sandbox", SandboxOptions.flags),
+            .init("Other", [logLevel.any, help.any, version.any]),
+        ],
         chapters: [
             (
                 "Ending",
                 """
-                  Ctrl-A x leaves the console, which goes on; so does the end of the input. Status 0
-                  then; 1 when the console's socket ends or cannot be reached; 2 when the command line
-                  is wrong.
+                  Ctrl-A x leaves the console, which goes on; so do the end of the input, SIGTERM, SIGINT
+                  and SIGHUP. Status 0 then; 1 when the console's socket ends or cannot be reached; 2
+                  when the command line is wrong; 7 when it tries a system call that it does not need.
                 """
-            )
+            ),
+            ("Keys", "  Ctrl-A x leaves, Ctrl-A h shows help, Ctrl-A a sends Ctrl-A."),
         ])
 
     package static let name = "attach"
@@ -48,8 +56,17 @@ package final class AttachProgram {
                 Swift.print(schema.help, terminator: "")
                 return 0
             }
+            if values[version] {
+                Swift.print("apus attach \(Release.version)")
+                return 0
+            }
             guard let path = values[socket] else { throw OptionError("--socket is missing") }
-            return try AttachProgram(path).serve()
+            let sandbox = SandboxOptions(values)
+            guard sandbox.isolation != .chroot else {
+                throw OptionError("--sandbox: chroot is for back ends; this program has namespaces")
+            }
+            Log.configure(program: "apus attach", level: values[logLevel])
+            return try AttachProgram(path).serve(sandbox)
         } catch {
             log(.error, "\(error)")
             return error is OptionError ? 2 : 1
@@ -65,13 +82,13 @@ package final class AttachProgram {
         loop = try EventLoop()
     }
 
-    private func serve() throws -> Int32 {
+    private func serve(_ sandbox: SandboxOptions) throws -> Int32 {
         SignalFD.ignoreBrokenPipes()
         let signals = try loop.watchSignals([SIGTERM, SIGINT, SIGHUP, SIGCONT]) { [self] signal in
             if signal == SIGCONT { terminal?.makeRaw() } else { loop.quit() }
         }
         // What the guest prints comes from outside.
-        try Sandbox(SandboxOptions(), program: "apus attach", descriptorLimit: 64)
+        try Sandbox(sandbox, program: "apus attach", descriptorLimit: 64)
             .enter(Self.systemCalls)
         terminal = Terminal(STDIN_FILENO)
         let output = loop.watch(console.fd.rawValue, for: .readable) { [self] _ in show() }
@@ -160,7 +177,6 @@ package final class AttachProgram {
             switch command {
             case .leave: loop.quit()
             case .help: print(Array(EscapeKeys.help(ends: "this; the guest goes on").utf8))
-            case .monitor: break
             }
         }
         return output

@@ -78,7 +78,7 @@ enum ConsoleFiles {
         do {
             return try UnixListener(path: path, isPassedOn: true).fd
         } catch {
-            throw BackendError("cannot listen at \(path): \(error.reason)")
+            throw BackendError(UnixListener.failure(at: path, error))
         }
     }
 

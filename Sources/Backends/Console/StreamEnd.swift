@@ -142,7 +142,6 @@ final class StreamEnd: HostEnd {
             switch command {
             case .leave: loop.quit()
             case .help: _ = write(Array(EscapeKeys.help(ends: "apus-console").utf8)[...])
-            case .monitor: break
             }
         }
         return output

@@ -39,7 +39,7 @@ final class VsockHost {
         do throws(SystemError) {
             return [try UnixListener(path: options.path, isPassedOn: true).fd, folder]
         } catch {
-            throw BackendError("cannot listen at \(options.path): \(error.reason)")
+            throw BackendError(UnixListener.failure(at: options.path, error))
         }
     }
 

@@ -137,6 +137,14 @@ package final class UnixListener: Sendable {
         _ = try checking("bind", result)
     }
 
+    /// What people are told when nobody can listen at a path: one sentence, wherever it happens.
+    package static func failure(at path: String, _ error: SystemError) -> String {
+        let reason =
+            error.code == EADDRINUSE
+            ? "another program uses it, or it is no socket" : error.reason
+        return "cannot listen at \(path): \(reason)"
+    }
+
     deinit {
         // SAFETY: the string is only read during the call.
         if let path { _ = unsafe unlink(path) }

@@ -3,7 +3,6 @@ package struct EscapeKeys {
     package enum Command: Equatable {
         case leave
         case help
-        case monitor
     }
 
     private var isEscaped = false
@@ -36,7 +35,6 @@ package struct EscapeKeys {
             switch byte {
             case UInt8(ascii: "x"): commands.append(.leave)
             case UInt8(ascii: "h"), UInt8(ascii: "?"): commands.append(.help)
-            case UInt8(ascii: "c"): commands.append(.monitor)
             case UInt8(ascii: "a"), 0x01: output.append(0x01)
             default: output += [0x01, byte]
             }

@@ -151,16 +151,19 @@ public struct CommandSchema: Sendable {
     let program: String
     let summary: String
     let groups: [Group]
+    /// Names of other programs, which come first if at all.
+    let programs: [String]
     /// Further chapters of the help: title and text, which is shown as it is.
     let makeChapters: @Sendable () -> [(title: String, text: String)]
 
     public init(
-        _ program: String, summary: String, groups: [Group],
+        _ program: String, summary: String, groups: [Group], programs: [String] = [],
         chapters: @escaping @autoclosure @Sendable () -> [(title: String, text: String)] = []
     ) {
         self.program = program
         self.summary = summary
         self.groups = groups
+        self.programs = programs
         makeChapters = chapters
     }
 
@@ -174,6 +177,9 @@ public struct CommandSchema: Sendable {
         while let word = rest.popFirst() {
             let argument = Self.helpWords.contains(word) ? "--help" : word
             guard argument.hasPrefix("-") else {
+                if arguments.first == word, let name = Nearest.match(word, among: programs) {
+                    throw OptionError("there is no program '\(word)'; did you mean '\(name)'?")
+                }
                 throw OptionError("unexpected argument '\(argument)': options start with --")
             }
             let (word, attached) = OptionSyntax.keyAndValue(argument)

@@ -58,7 +58,7 @@ struct Given {
             // The file stays when we end: by then we have no way to it.
             return try UnixListener(path: path, isPassedOn: true)
         } catch {
-            throw BootError("the monitor cannot listen at '\(path)': \(error.reason)")
+            throw BootError("the monitor \(UnixListener.failure(at: path, error))")
         }
     }
 

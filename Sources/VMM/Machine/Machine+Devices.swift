@@ -81,7 +81,7 @@ extension Machine {
         }
         if device.id == .fs, frontend.readConfig(offset: 0, count: 1).isEmpty {
             throw BootError(
-                "the \(device.title) cannot be used: its backend does not say by which name guests"
+                "the \(device.title) cannot be used: its back end does not say by which name guests"
                     + " mount it; do so with --fs socket=\(path),tag=NAME")
         }
         return frontend

@@ -26,24 +26,24 @@ package struct BackendCommand {
 
     enum Flags {
         static let socketPath = Flag.one(
-            "socket-path", .path, help: "listen for the front end at this path")
+            "socket-path", .path, help: "Listen for the front end at this path")
         static let fd = Flag.one(
             "fd", .integer(0...UInt64(Int32.max)),
-            help: "use this open socket, which listens or is connected")
+            help: "Use this open socket, which listens or is connected")
         static let openFDs = Flag.one(
             "open-fds", .list(of: .integer(0...UInt64(Int32.max))),
-            help: "what the options name is open already, as these descriptors")
+            help: "What the options name is open already, as these descriptors")
         static let postcopy = Flag.present(
             "postcopy",
-            help: "let front ends migrate guests by postcopy, which gives them all rights of this "
+            help: "Let front ends migrate guests by postcopy, which gives them all rights of this "
                 + "program")
         static let capabilities = Flag.present(
-            "print-capabilities", help: "say what this program can do, as JSON")
+            "print-capabilities", help: "Say what this program can do, as JSON")
         static let logLevel = Flag.one(
             "log-level", .choice(Log.Level.self), default: .warning,
-            help: "the least important messages to show")
-        static let help = Flag.present("help", help: "show this text")
-        static let version = Flag.present("version", help: "show the version")
+            help: "The least important messages that are shown")
+        static let help = Flag.present("help", help: "Print this help")
+        static let version = Flag.present("version", help: "Print the version")
     }
 
     /// Reads the arguments that follow the program's name.

@@ -14,7 +14,7 @@ struct BackendCommandSchema {
     init(_ kind: BackendKind) {
         self.kind = kind
         device = Flag.one(
-            kind.schema.name, kind.schema.extended(with: []), help: "the device to serve")
+            kind.schema.name, kind.schema.extended(with: []), help: "The device to serve")
         texts = kind.aliases.filter { $0.value == nil }.map {
             (Flag.one($0.name, .string, help: $0.help), $0)
         }
@@ -105,9 +105,9 @@ struct BackendCommandSchema {
     }
 
     private static let ending = """
-          Ends with status 0 on SIGTERM or SIGINT, and when the peer of a connected socket leaves.
-          Otherwise it serves the next front end. Ends with one sentence and status 2 when the
-          command line is wrong, with status 1 when it cannot work, and with 7 when it tries a
-          system call that it does not need.
+          Ends with status 0 on SIGTERM, SIGINT or SIGHUP, and when the peer of a connected socket
+          leaves. Otherwise it serves the next front end. Ends with one sentence and status 2 when the
+          command line is wrong, with status 1 when it cannot work, and with 7 when it tries a system
+          call that it does not need.
         """
 }

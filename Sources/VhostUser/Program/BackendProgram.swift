@@ -122,11 +122,7 @@ package struct BackendProgram {
             }
         } catch {
             switch endpoint {
-            case .path(let path) where error.code == EADDRINUSE:
-                throw BackendError(
-                    "cannot listen at \(path): another program listens there, or it is no socket")
-            case .path(let path):
-                throw BackendError("cannot listen at \(path): \(error.reason)")
+            case .path(let path): throw BackendError(UnixListener.failure(at: path, error))
             case .inherited(let number):
                 throw BackendError(
                     "descriptor \(number) is no Unix socket to serve on: \(error.reason)")

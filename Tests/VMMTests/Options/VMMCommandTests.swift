@@ -30,6 +30,24 @@ struct VMMCommandTests {
         return device
     }
 
+    @Test(
+        "a program's name that is misspelt is known",
+        arguments: [
+            ("swich", "switch"), ("atach", "attach"), ("blok", "block"), ("vsok", "vsock"),
+        ])
+    func misspelt(word: String, name: String) {
+        #expect(throws: OptionError("there is no program '\(word)'; did you mean '\(name)'?")) {
+            try command.parse([word, "--listen", "x"])
+        }
+        // Nothing is like it, or it is not the first word.
+        for arguments in [["k"], ["--version", word]] {
+            let last = arguments.last ?? ""
+            #expect(throws: OptionError("unexpected argument '\(last)': options start with --")) {
+                try command.parse(arguments)
+            }
+        }
+    }
+
     func options(_ text: String) throws -> MachineOptions {
         let (request, _) = try command.parse(text.split(separator: " ").map(String.init))
         guard case .run(let options) = request else {
@@ -171,7 +189,7 @@ struct VMMCommandTests {
             ("--kernel k --disk readonly=on", "--disk: path or socket is missing"),
             (
                 "--kernel k --disk socket=s,readonly=on",
-                "--disk: socket stands alone; its backend has the options"
+                "--disk: socket stands alone; its back end has the options"
             ),
             (
                 "--kernel k --console stdio --console stdio",

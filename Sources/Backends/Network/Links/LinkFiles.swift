@@ -50,7 +50,7 @@ struct LinkFiles {
         do {
             return try UnixListener(path: path, isPassedOn: true).fd
         } catch {
-            throw cannotListen(path, error)
+            throw BackendError(UnixListener.failure(at: path, error))
         }
     }
 
@@ -61,15 +61,8 @@ struct LinkFiles {
             try UnixListener.bind(fd, at: path)
             return fd
         } catch {
-            throw cannotListen(path, error)
+            throw BackendError(UnixListener.failure(at: path, error))
         }
-    }
-
-    private static func cannotListen(_ path: String, _ error: SystemError) -> BackendError {
-        let reason =
-            error.code == EADDRINUSE
-            ? "another program uses it, or it is no socket" : error.reason
-        return BackendError("cannot take frames at \(path): \(reason)")
     }
 
     /// The folder that holds `path`.

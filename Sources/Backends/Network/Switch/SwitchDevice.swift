@@ -14,7 +14,7 @@ final class SwitchDevice {
             do throws(SystemError) {
                 listener = try UnixListener(path: path)
             } catch {
-                throw BackendError("cannot listen at \(path): \(error.reason)")
+                throw BackendError(UnixListener.failure(at: path, error))
             }
         }
     }

@@ -33,9 +33,11 @@ package enum SwitchProgram {
                 + "were first to use")
         static let logLevel = Flag.one(
             "log-level", .choice(Log.Level.self), default: .warning,
-            help: "The least important messages to show; info: ports that come and go, with counts")
-        static let help = Flag.present("help", help: "Show this text")
-        static let version = Flag.present("version", help: "Show the version")
+            help:
+                "The least important messages that are shown; info: ports that come and go, with counts"
+        )
+        static let help = Flag.present("help", help: "Print this help")
+        static let version = Flag.present("version", help: "Print the version")
     }
 
     private static let schema = CommandSchema(
@@ -64,8 +66,9 @@ package enum SwitchProgram {
             (
                 "Ending",
                 """
-                  Ends with status 0 on SIGTERM or SIGINT, with one sentence and status 2 when the
-                  command line is wrong, and with 1 when it cannot work. Its socket's file stays.
+                  Ends with status 0 on SIGTERM, SIGINT or SIGHUP, with one sentence and status 2 when the
+                  command line is wrong, with 1 when it cannot work, and with 7 when it tries a system
+                  call that it does not need. Its socket's file stays.
                 """
             ),
         ])

@@ -255,7 +255,6 @@ final class HostConsole: @unchecked Sendable {
         switch command {
         case .leave: onEvent(.leave)
         case .help: userOutput?.write(Array(EscapeKeys.help(ends: "the machine").utf8))
-        case .monitor: userOutput?.write(Array("\nThere is no monitor yet.\n".utf8))
         }
     }
 }

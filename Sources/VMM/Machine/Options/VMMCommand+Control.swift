@@ -6,7 +6,7 @@ extension VMMCommand {
 
     enum QMP {
         static let listen = OptionKey.required(
-            "listen", .path, help: "A Unix socket, which takes up to 16 clients")
+            "listen", .path, help: "a Unix socket, which takes up to 16 clients")
         static let schema = OptionSchema("qmp", leadingKey: "listen", keys: [listen.any])
     }
     static let qmp = Flag.many(

@@ -4,12 +4,12 @@ internal import VhostUser
 // The devices that backends serve: a flag for each kind of ours, and one for all others.
 extension VMMCommand {
     static let socket = OptionKey<String?>(
-        "socket", .path, help: "Served by a vhost-user backend that listens here")
+        "socket", .path, help: "served by a vhost-user back end that listens here")
 
     /// Devices that come and go.
     enum Slot {
         static let id = OptionKey<String?>(
-            "id", .string, help: "A name for the monitor, and a slot: the device can be unplugged")
+            "id", .string, help: "a name for the monitor, and a slot: the device can be unplugged")
         static let plugged = OptionKey(
             "plugged", .bool, default: true, help: "off: wait until the monitor plugs it in")
         static let keys = [id.any, plugged.any]
@@ -17,13 +17,14 @@ extension VMMCommand {
 
     enum Foreign {
         static let type = OptionKey.required(
-            "type", DeviceType.optionType, help: "What it is; see below for its names")
+            "type", DeviceType.optionType, help: "what it is; see below for its names")
         static let socket = OptionKey.required(
-            "socket", .path, help: "Where its backend listens")
+            "socket", .path, help: "where its back end listens")
         static let schema = OptionSchema("vhost-user", keys: [type.any, socket.any] + Slot.keys)
     }
     static let foreign = Flag.many(
-        "vhost-user", Foreign.schema, help: "A device of any type, which a backend of others serves"
+        "vhost-user", Foreign.schema,
+        help: "A device of any type, which a back end of others serves"
     )
 
     static func others(_ backends: [BackendKind]) -> String {
@@ -115,7 +116,7 @@ extension VMMCommand {
         let keys = (kind.config?.keys ?? []).filter { values.text(of: $0) != nil }
         guard values.givenCount == 1 + keys.count else {
             let others = kind.config.map { ", but for \($0.keys.joined(separator: ", "))" } ?? ""
-            throw OptionError("socket stands alone\(others); its backend has the options")
+            throw OptionError("socket stands alone\(others); its back end has the options")
         }
         return kind.config == nil || kind.missingConfigKey(values) != nil
             ? nil : DeviceOptions.Child(kind: kind, values: values)

@@ -47,19 +47,19 @@ package struct VMMCommand: Sendable {
 
     enum Memory {
         static let size = OptionKey(
-            "size", .size, default: 512 << 20, help: "A multiple of 1M; at least 16M")
+            "size", .size, default: 512 << 20, help: "a multiple of 1M; at least 16M")
         static let hugePages = OptionKey(
-            "hugepages", .bool, default: false, help: "Use the host's huge pages")
+            "hugepages", .bool, default: false, help: "use the host's huge pages")
         static let hugePageSize = OptionKey(
             "hugepage_size", .size, default: 2 << 20, help: "2M or 1G")
         static let prefault = OptionKey(
-            "prefault", .bool, default: false, help: "Allocate all memory at the start")
+            "prefault", .bool, default: false, help: "allocate all memory at the start")
         enum Policy: String, CaseIterable { case bind, preferred, interleave }
         static let nodes = OptionKey(
             "host_nodes", .list(of: .integer(0...UInt64(UInt32.max))), default: [],
-            help: "The host's NUMA nodes to take it from")
+            help: "the host's NUMA nodes to take it from")
         static let policy = OptionKey(
-            "policy", .choice(Policy.self), default: .bind, help: "How the nodes are used")
+            "policy", .choice(Policy.self), default: .bind, help: "how the nodes are used")
         static let schema = OptionSchema(
             "memory", leadingKey: "size",
             keys: [
@@ -94,7 +94,7 @@ package struct VMMCommand: Sendable {
         static let mode = OptionKey<Mode?>(
             "mode", .choice(Mode.self),
             help: "tty: standard input and output; null: nowhere; off: no serial port")
-        static let file = OptionKey<String?>("file", .path, help: "Write the output to a file")
+        static let file = OptionKey<String?>("file", .path, help: "write the output to a file")
         static let schema = OptionSchema("serial", leadingKey: "mode", keys: [mode.any, file.any])
     }
     static let serial = Flag.one(
@@ -159,6 +159,7 @@ package struct VMMCommand: Sendable {
                     "Program",
                     [Self.bootTiming.any, Self.logLevel.any, Self.version.any, Self.help.any]),
             ],
+            programs: backends.map(\.name) + ["attach", "switch"],
             chapters: [
                 ("Values", Self.grammar), ("Types of --vhost-user", DeviceType.list),
                 ("Example", Self.example),
@@ -177,7 +178,8 @@ package struct VMMCommand: Sendable {
                --memory size=512M --disk path=root.img
         """
     private static let keys = """
-          Ctrl-A x ends the machine, Ctrl-A h shows help, Ctrl-A a sends Ctrl-A.
+          Ctrl-A x ends the machine, Ctrl-A h shows help, Ctrl-A a sends Ctrl-A. SIGUSR2 replaces the
+          back ends of a machine that runs.
         """
     private static var exitCodes: String {
         Outcome.allCases.map { "  \($0.rawValue)  \($0.meaning)" }.joined(separator: "\n")

@@ -91,9 +91,9 @@ final class AttachedDevice: @unchecked Sendable {
                     } else {
                         try backend.frontend.upgradeFromPath()
                     }
-                    Self.log(.info, "\(backend.title) has a new backend")
+                    Self.log(.info, "\(backend.title) has a new back end")
                 } catch {
-                    Self.log(.error, "\(backend.title) has no new backend: \(error)")
+                    Self.log(.error, "\(backend.title) has no new back end: \(error)")
                 }
             }, then: {})
     }
@@ -109,7 +109,7 @@ final class AttachedDevice: @unchecked Sendable {
 
     /// Gives up a backend that keeps its control thread waiting.
     func abandon() {
-        Self.log(.warning, "the backend of \(backend.title) does not answer and is given up")
+        Self.log(.warning, "the back end of \(backend.title) does not answer and is given up")
         backend.frontend.abandon()
     }
 }

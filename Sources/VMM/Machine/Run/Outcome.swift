@@ -9,9 +9,9 @@ package enum Outcome: Int32, Sendable, CaseIterable {
     case usage = 2
     /// The guest rebooted, and `--on-reboot` is `exit`.
     case reboot = 3
-    /// The guest reported a panic.
+    /// The guest reported a panic, and `--on-panic` is `exit`.
     case panic = 4
-    /// The guest's CPU stopped with a triple fault.
+    /// The guest's CPU stopped with a triple fault, and `--on-triple-fault` is `exit`.
     case tripleFault = 5
     /// Ctrl-A x, a signal that asks to end, or the monitor's `quit`.
     case ended = 6
@@ -23,10 +23,12 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .powerOff: "the guest powered off"
         case .error: "an error outside the guest"
         case .usage: "the command line is wrong"
-        case .reboot: "the guest rebooted"
-        case .panic: "the guest reported a panic"
+        case .reboot: "the guest rebooted, with --on-reboot exit"
+        case .panic:
+            "the guest reported a panic, which needs its driver for pvpanic; else it reboots"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
-        case .ended: "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP, quit"
+        case .ended:
+            "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP, SIGQUIT, the monitor's quit"
         case .forbiddenCall: "apus tried a system call that it does not need (--seccomp)"
         }
     }
