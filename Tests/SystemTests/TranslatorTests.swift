@@ -11,8 +11,14 @@ struct TranslatorTests {
 
     @Test("it boots, computes what the host computes, and powers off", arguments: [1, 2])
     func boot(cpuCount: Int) throws {
+        let disk = folder["root.ext4"]
+        try Guest.makeDisk(disk)
+        try GuestTool.install("vectors", on: disk, folder)
+        // All that the host's processor has, and the least that there is.
+        let model = cpuCount == 1 ? "x86-64-v2" : "max"
         let guest = try Guest(
-            ["--cpus", "boot=\(cpuCount)", "--accel", "tcg,tier=translator"], in: folder)
+            ["--cpus", "boot=\(cpuCount)", "--cpu", model, "--accel", "tcg,tier=translator"],
+            in: folder)
         try guest.awaitShell()
         #expect(try guest.run("nproc") == "\(cpuCount)")
         // A megabyte of zeroes.
@@ -21,6 +27,10 @@ struct TranslatorTests {
         #expect(try guest.run("\(sums) | sort -u | cut -d' ' -f1") == wanted)
         #expect(
             try guest.run("seq 1 3000 | awk '{ s += $1 / 4 } END { print s }'") == "1125375")
+        let native = try runTool(folder["vectors.tool"], []).output
+        #expect(
+            try guest.run("vectors")
+                == (cpuCount == 1 ? "no AVX2" : native.trimmingCharacters(in: .newlines)))
         #expect(try guest.run("echo hello > /root/file && sync && cat /root/file") == "hello")
         #expect(try guest.powerOff() == 0)
         #expect(try guest.checkDisk() == "")

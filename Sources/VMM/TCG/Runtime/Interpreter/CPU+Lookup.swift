@@ -196,7 +196,9 @@ extension CPU {
     func makeCodeCache() -> CodeCache? {
         if let cache = codeCache { return cache }
         let translates = fields.translationThreshold >= 0
-        guard let cache = CodeCache(translates: translates) else { return nil }
+        guard
+            let cache = CodeCache(translates: translates, hasAVX: translates && owner.model.hasAVX)
+        else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
         unsafe state.pointee.singleBlock = cache.singleBlock
         unsafe state.pointee.codeCache = UnsafeRawPointer(

@@ -50,7 +50,7 @@ struct JumpEntry: BitwiseCopyable {
 
     private static let singleSize = Block.headerSize + 2 * MemoryLayout<Operation>.stride
 
-    init?(arenaSize: Int = 32 << 20, translates: Bool = false) {
+    init?(arenaSize: Int = 32 << 20, translates: Bool = false, hasAVX: Bool = false) {
         let jumpSize = Self.jumpEntries * MemoryLayout<JumpEntry>.stride
         let tableSize = Self.buckets * 4
         let pageTableSize = Self.pageBuckets * 4
@@ -70,7 +70,7 @@ struct JumpEntry: BitwiseCopyable {
         unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
         unsafe arena = base + arenaOffset
         unsafe singleBlock = (base + singleOffset).assumingMemoryBound(to: BlockHeader.self)
-        translator = translates ? try? HostTranslator() : nil
+        translator = translates ? try? HostTranslator(hasAVX: hasAVX) : nil
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }

@@ -17,5 +17,5 @@ enum ModeKey {
     /// CR0.EM or CR0.TS or, for SSE, CR4.OSFXSR makes vector and x87 instructions fault.
     static let noFPU: UInt32 = 1 << 9
     /// CR0.TS, CR4.OSXSAVE or XCR0 makes AVX instructions fault.
-    static let noAVX: UInt32 = 1 << 10
+    static let noAVX: UInt32 = 1 << 13
 }

@@ -66,8 +66,8 @@ extension CPU {
     /// Translated code has the vector or x87 registers, and some exception is not masked any more.
     private var mayRaise: Bool {
         // SAFETY: as in `frame`.
-        let vectors = unsafe frame.load(fromByteOffset: Int(HostFrame.vectors), as: UInt32.self)
-        if vectors == UInt32(HostFrame.Vectors.x87),
+        let vectors = unsafe frame.load(fromByteOffset: Int(HostFrame.vectors), as: UInt16.self)
+        if vectors & HostFrame.Vectors.x87 != 0,
             controlWord & X87Status.exceptions != X87Status.exceptions
         {
             return true

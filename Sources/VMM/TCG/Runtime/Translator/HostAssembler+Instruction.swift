@@ -29,7 +29,7 @@ extension HostAssembler {
         }
         if size == 2 { byte(0x66) }
         switch instruction.mnemonic {
-        case .popcnt: byte(0xF3)
+        case .popcnt, .tzcnt, .lzcnt: byte(0xF3)
         case .crc32: byte(0xF2)
         default: break
         }
@@ -42,6 +42,54 @@ extension HostAssembler {
         case (0, 0xD0...0xD3): break
         case (0, 0x69), (0, 0x81): immediate(instruction.immediate, size: size)
         default: immediate(instruction.immediate, size: 1)
+        }
+    }
+
+    /// An instruction with VEX, but for its immediate.
+    ///
+    /// - Parameter vvvv: 0 also where there is nothing in it.
+    mutating func vex(
+        map: UInt8, prefix: UInt8, opcode: UInt8, isWide: Bool = false, is256: Bool, reg: UInt8,
+        vvvv: UInt8, _ operand: RMOperand
+    ) {
+        var extensions = (reg >> 3) << 2
+        switch operand {
+        case .register(let number): extensions |= number >> 3
+        case .memory(let memory):
+            extensions |= ((memory.index ?? 0) >> 3) << 1 | memory.base >> 3
+        }
+        byte(0xC4)
+        byte(~(extensions << 5) & 0xE0 | map)
+        byte((isWide ? 0x80 : 0) | (~vvvv & 15) << 3 | (is256 ? 4 : 0) | prefix)
+        byte(opcode)
+        switch operand {
+        case .register(let number): byte(0xC0 | (reg & 7) << 3 | number & 7)
+        case .memory(let memory): self.operand(reg & 7, memory)
+        }
+    }
+
+    /// The same for one that the guest has, with its immediate.
+    ///
+    /// - Parameter fourth: the register in the immediate, where there is one.
+    mutating func vex(
+        _ instruction: Instruction, reg: UInt8, vvvv: UInt8, _ operand: RMOperand,
+        fourth: UInt8? = nil
+    ) {
+        let prefix: UInt8 =
+            switch instruction.mandatoryPrefix {
+            case 0x66: 1
+            case 0xF3: 2
+            case 0xF2: 3
+            default: 0
+            }
+        vex(
+            map: instruction.map, prefix: prefix, opcode: instruction.opcode,
+            isWide: instruction.vectorW, is256: instruction.vectorLength == 32, reg: reg,
+            vvvv: vvvv, operand)
+        if let fourth {
+            byte(fourth << 4)
+        } else if instruction.hasImmediate {
+            byte(UInt8(truncatingIfNeeded: instruction.immediate))
         }
     }
 

@@ -14,6 +14,8 @@ extension HostBlock {
         var writesRegister = false
         /// What is in ModRM.rm is written.
         var writesRM = false
+
+        static let byteSwappedStore = Shape(isRMFirst: true, hasRegister: true, writesRM: true)
     }
 
     mutating func emitGeneral(_ op: OperationPointer, _ use: FlagUse) -> Bool {
@@ -33,7 +35,10 @@ extension HostBlock {
         case .cli, .cld: return emitSystemFlag(operation)
         case .movFromSegment: return emitSelector(op)
         default:
-            guard let shape = shape(operation) else { return false }
+            let isStore = operation == .movbe && op.form.contains(.memoryDestination)
+            guard let shape = isStore ? Shape.byteSwappedStore : shape(operation) else {
+                return false
+            }
             return emitShaped(op, shape, use)
         }
     }
@@ -47,7 +52,8 @@ extension HostBlock {
         case .xadd, .xchg:
             Shape(isRMFirst: true, hasRegister: true, writesRegister: true, writesRM: true)
         case .cmpxchg8b, .cmpxchg16b: Shape(isRMFirst: true, hasRegister: false, writesRM: true)
-        case .imul2, .bsf, .bsr, .popcnt, .crc32, .cmov, .movzx, .movsx:
+        case .imul2, .bsf, .bsr, .popcnt, .tzcnt, .lzcnt, .crc32, .cmov, .movzx, .movsx,
+            .movbe:
             Shape(isRMFirst: false, hasRegister: true, writesRegister: true)
         case .setcc: Shape(isRMFirst: true, hasRegister: false, writesRM: true)
         default: nil
@@ -57,7 +63,10 @@ extension HostBlock {
     private mutating func emitShaped(
         _ op: OperationPointer, _ wanted: Shape, _ use: FlagUse
     ) -> Bool {
-        guard let instruction = instruction(op) else { return false }
+        guard var instruction = instruction(op) else { return false }
+        // Models without them have these instead, with a prefix that means nothing.
+        if op.detail == GeneralOperation.bsf.rawValue { instruction.mnemonic = .bsf }
+        if op.detail == GeneralOperation.bsr.rawValue { instruction.mnemonic = .bsr }
         var shape = wanted
         // A locked operation may have a register as its source.
         if op.detail == GeneralOperation.alu.rawValue {

@@ -1,13 +1,16 @@
 internal import TCGDecoder
 
-// SSE, MMX and x87 instructions run as they are: the guest's XMM registers and MXCSR, and with the
+// SSE, AVX, MMX and x87 instructions run as they are: the guest's XMM registers and MXCSR, and with the
 // first block that needs them its x87 registers, are the host's until translated code is left (see
 // HostStubs+Vectors.swift). Only what names general registers or memory is encoded anew.
 
 extension LeafDescriptor {
     /// Translated code executes the instruction itself. What loads or stores state is the
     /// interpreter's.
-    var isNative: Bool { usesX87 || usesSSE }
+    var isNative: Bool { usesX87 || usesSSE || usesVEX }
+
+    /// Gathers and masked moves are the interpreter's, because of how they fault.
+    private var usesVEX: Bool { kind == .vex || kind == .vexGeneral || kind == .zeroUpper }
 
     private var usesSSE: Bool {
         guard flags.contains(.sse) else { return false }
@@ -43,24 +46,28 @@ extension HostBlock {
     /// Whether the operation needs the guest's vector registers in the host's.
     func usesVectors(_ op: OperationPointer) -> Bool {
         // Where they are not available, the interpreter raises the exception.
-        guard block.key & ModeKey.noFPU == 0, let leaf = op.leaf else { return false }
-        return leaf.isNative
+        guard let leaf = op.leaf, leaf.isNative, leaf.kind != .vexGeneral else { return false }
+        let obstacle = leaf.flags.contains(.avx) ? ModeKey.noAVX : ModeKey.noFPU
+        return block.key & obstacle == 0
     }
 
     /// What `count` operations need, as `HostFrame.Vectors`.
-    func neededVectors(_ count: Int) -> UInt8 {
-        var needed: UInt8 = 0
+    func neededVectors(_ count: Int) -> UInt16 {
+        var needed: UInt16 = 0
         for index in 0..<count where usesVectors(operation(index)) {
-            let isX87 = operation(index).leaf?.usesX87 == true
-            needed = max(needed, isX87 ? HostFrame.Vectors.x87 : HostFrame.Vectors.sse)
+            guard let leaf = operation(index).leaf else { continue }
+            needed |= HostFrame.Vectors.sse
+            if leaf.usesX87 { needed |= HostFrame.Vectors.x87 }
+            if leaf.flags.contains(.avx) { needed |= HostFrame.Vectors.avx }
         }
         return needed
     }
 
     mutating func emitVector(_ op: OperationPointer, _ use: FlagUse) -> Bool {
-        guard usesVectors(op), let leaf = op.leaf, let instruction = instruction(op) else {
-            return false
-        }
+        guard let leaf = op.leaf, leaf.kind == .vexGeneral || usesVectors(op),
+            let instruction = instruction(op)
+        else { return false }
+        if instruction.encoding == .vex { return emitVEX(op, leaf, instruction, use) }
         if instruction.hasModRM && !instruction.isRegisterForm {
             return emitVectorMemory(op, leaf, instruction, use)
         }

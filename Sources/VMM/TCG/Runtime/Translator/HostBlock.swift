@@ -18,7 +18,7 @@ struct HostBlock {
         /// Leaves before the block has begun.
         case start(jump: Int, isCounted: Bool)
         /// Brings the guest's vector registers, or leaves the block to the interpreter.
-        case vectors(jump: Int, withX87: Bool, resume: Int)
+        case vectors(jump: Int, stub: Int, resume: Int)
     }
 
     let block: Block
@@ -83,7 +83,7 @@ struct HostBlock {
 
     /// Looks whether the block may run, and counts its instructions.
     /// - Parameter vectors: the block needs these of the guest's registers (`HostFrame.Vectors`).
-    private mutating func begin(isLive: Bool, needs vectors: UInt8) {
+    private mutating func begin(isLive: Bool, needs vectors: UInt16) {
         live = isLive ? FlagUse.all : 0
         saveFlags()
         flags = .frame
@@ -92,17 +92,20 @@ struct HostBlock {
         checkPlace = base + code.count
         code.word(Int32(bitPattern: block.generation))
         colds.append(.start(jump: code.jump(if: 5), isCounted: false))
-        if vectors != 0 {
-            let withX87 = vectors == HostFrame.Vectors.x87
-            // cmp [vectors], needed: those of SSE may come with the others
-            code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
-            code.byte(vectors)
-            let jump = code.jump(if: 2)
-            colds.append(.vectors(jump: jump, withX87: withX87, resume: code.count))
-        }
+        // Those of SSE come with the others.
+        typealias Vectors = HostFrame.Vectors
+        if vectors & Vectors.x87 != 0 { require(Vectors.x87, stubs.loadX87) }
+        if vectors & Vectors.avx != 0 { require(Vectors.avx, stubs.loadUpperHalves) }
+        if vectors == Vectors.sse { require(Vectors.sse, stubs.loadVectors) }
         code.memory(0x81, size: 8, reg: 5, HostState.budget)
         code.word(Int32(block.count))
         colds.append(.start(jump: code.jump(if: 8), isCounted: true))
+    }
+
+    /// Has a stub bring registers that are not there.
+    private mutating func require(_ vectors: UInt16, _ stub: Int) {
+        HostStubs.testVectors(&code, vectors)
+        colds.append(.vectors(jump: code.jump(if: 4), stub: stub, resume: code.count))
     }
 
     // MARK: Flags
@@ -222,9 +225,9 @@ struct HostBlock {
                     code.word(Int32(block.count))
                 }
                 leave(3, .frame)
-            case .vectors(let jump, let withX87, let resume):
+            case .vectors(let jump, let stub, let resume):
                 code.land(jump)
-                code.call(withX87 ? stubs.loadX87 : stubs.loadVectors, base: base)
+                code.call(stub, base: base)
                 code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
                 code.jump(if: 4, to: base + resume, base: base)
                 leave(4, .frame)

@@ -27,13 +27,17 @@ enum HostFrame {
     static let target: Int32 = 48
     /// `Vectors` (4 bytes).
     static let vectors: Int32 = 56
+    /// Of them, the byte with `Vectors.avx`, which is set and cleared alone.
+    static let upperVectors: Int32 = 57
 
     /// Which of the guest's registers are in the host's besides the general ones; 0 is none.
     enum Vectors {
         /// XMM registers and MXCSR.
-        static let sse: UInt8 = 1
-        /// Those, and the x87 or MMX registers.
-        static let x87: UInt8 = 3
+        static let sse: UInt16 = 1
+        /// The x87 or MMX registers, which come with those only.
+        static let x87: UInt16 = 2
+        /// The upper halves of YMM registers, likewise.
+        static let avx: UInt16 = 0x100
     }
 
     /// What the host's own code wants in MXCSR.
@@ -71,6 +75,7 @@ enum HostState {
     static let systemFlags = field(MemoryLayout.offset(of: \VCPUState.systemFlags))
     /// From the state's beginning.
     static let upperHalvesOffset = MemoryLayout.offset(of: \VCPUState.upperHalves) ?? 0
+    static let hasUpperHalves = field(MemoryLayout.offset(of: \VCPUState.hasUpperHalves))
     static let cpl = field(MemoryLayout.offset(of: \VCPUState.cpl))
     private static let selectors = field(
         (MemoryLayout.offset(of: \VCPUState.segments) ?? 0)
@@ -79,6 +84,12 @@ enum HostState {
 
     static func addressBase(_ segment: UInt8) -> HostMemory {
         HostMemory(HostRegister.rsp, bases.displacement + Int32(segment & 7) * 8)
+    }
+
+    /// Of YMM register `number`.
+    static func upperHalf(_ number: UInt8) -> HostMemory {
+        HostMemory(
+            HostRegister.rsp, HostFrame.state + Int32(upperHalvesOffset) + Int32(number) * 16)
     }
 
     static func selector(_ segment: UInt8) -> HostMemory {

@@ -3,25 +3,40 @@
 extension HostStubs {
     /// - Returns: the jump that is taken if the vector registers are not the guest's.
     static func whenVectors(_ code: inout HostAssembler) -> Int {
-        compareVectors(&code, with: 0)
+        code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))  // cmp [vectors], 0
+        code.byte(0)
         return code.jump(if: 4)
     }
 
-    /// cmp [vectors], value
-    private static func compareVectors(_ code: inout HostAssembler, with value: UInt8) {
-        code.memory(0x83, size: 4, reg: 7, HostFrame.slot(HostFrame.vectors))
-        code.byte(value)
+    /// test [vectors], one of `HostFrame.Vectors`
+    static func testVectors(_ code: inout HostAssembler, _ vectors: UInt16) {
+        let isUpper = vectors > 0xFF
+        code.memory(
+            0xF6, size: 1, reg: 0,
+            HostFrame.slot(isUpper ? HostFrame.upperVectors : HostFrame.vectors))
+        code.byte(UInt8(truncatingIfNeeded: isUpper ? vectors >> 8 : vectors))
     }
 
-    static func setVectors(_ code: inout HostAssembler, to value: UInt8) {
+    static func setVectors(_ code: inout HostAssembler, to value: UInt16) {
         code.memory(0xC7, size: 4, reg: 0, HostFrame.slot(HostFrame.vectors))
         code.word(Int32(value))
     }
 
+    private static func addVectors(_ code: inout HostAssembler, _ value: UInt16) {
+        code.memory(0x81, size: 4, reg: 1, HostFrame.slot(HostFrame.vectors))  // or [vectors], ...
+        code.word(Int32(value))
+    }
+
     /// Puts into the image what is in the host's registers. Takes RAX, RCX and RSI.
-    static func saveVectors(_ code: inout HostAssembler) {
-        compareVectors(&code, with: HostFrame.Vectors.x87)
-        let isAll = code.jump(if: 4)
+    static func saveVectors(_ code: inout HostAssembler, hasAVX: Bool) {
+        if hasAVX {
+            testVectors(&code, HostFrame.Vectors.avx)
+            let noUpperHalves = code.jump(if: 4)
+            saveUpperHalves(&code)
+            code.land(noUpperHalves)
+        }
+        testVectors(&code, HostFrame.Vectors.x87)
+        let isAll = code.jump(if: 5)
         storeSSE(&code)
         let end = code.jump()
         code.land(isAll)
@@ -43,14 +58,75 @@ extension HostStubs {
     }
 
     /// Brings again what the host's registers held.
-    static func restoreVectors(_ code: inout HostAssembler) {
-        compareVectors(&code, with: HostFrame.Vectors.x87)
-        let isAll = code.jump(if: 4)
+    static func restoreVectors(_ code: inout HostAssembler, hasAVX: Bool) {
+        testVectors(&code, HostFrame.Vectors.x87)
+        let isAll = code.jump(if: 5)
         restoreSSE(&code)
         let end = code.jump()
         code.land(isAll)
         code.memory(0x0FAE, size: 8, reg: 1, HostFrame.image(0))  // fxrstor64
         code.land(end)
+        guard hasAVX else { return }
+        testVectors(&code, HostFrame.Vectors.avx)
+        let noUpperHalves = code.jump(if: 4)
+        restoreUpperHalves(&code)
+        code.land(noUpperHalves)
+    }
+
+    // MARK: Upper halves
+
+    private static func saveUpperHalves(_ code: inout HostAssembler) {
+        code.memory(0xC7, size: 4, reg: 0, HostState.hasUpperHalves)
+        code.word(1)
+        for number in 0..<UInt8(16) {  // vextractf128
+            code.vex(
+                map: 3, prefix: 1, opcode: 0x19, is256: true, reg: number, vvvv: 0,
+                .memory(HostState.upperHalf(number)))
+            code.byte(1)
+        }
+        code.bytes(0xC5, 0xF8, 0x77)  // vzeroupper: the host's code has SSE only
+    }
+
+    private static func restoreUpperHalves(_ code: inout HostAssembler) {
+        code.memory(0x83, size: 4, reg: 7, HostState.hasUpperHalves)  // cmp [...], 0
+        code.byte(0)
+        let areZero = code.jump(if: 4)
+        for number in 0..<UInt8(16) {  // vinsertf128
+            code.vex(
+                map: 3, prefix: 1, opcode: 0x18, is256: true, reg: number, vvvv: number,
+                .memory(HostState.upperHalf(number)))
+            code.byte(1)
+        }
+        let end = code.jump()
+        code.land(areZero)
+        code.bytes(0xC5, 0xF8, 0x77)  // vzeroupper
+        code.land(end)
+    }
+
+    /// The stub `loadUpperHalves`. SSE's are brought with them.
+    static func bringUpperHalves(_ code: inout HostAssembler) {
+        code.bytes(0x41, 0x5A)  // pop r10
+        let isUnmasked = whenUnmasked(&code)
+        testVectors(&code, HostFrame.Vectors.sse)
+        let hasSSE = code.jump(if: 5)
+        restoreSSE(&code)
+        code.land(hasSSE)
+        restoreUpperHalves(&code)
+        addVectors(&code, HostFrame.Vectors.sse | HostFrame.Vectors.avx)
+        code.land(isUnmasked)
+        code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
+    }
+
+    // MARK: SSE and x87
+
+    /// - Returns: the jump that is taken if the guest does not mask all of SSE's exceptions. R9 is
+    ///   0 otherwise.
+    static func whenUnmasked(_ code: inout HostAssembler) -> Int {
+        code.load(HostRegister.first, HostFrame.mxcsr, size: 4)
+        code.registers(0xF7, size: 4, reg: 2, rm: HostRegister.first)  // not r9d
+        code.registers(0x81, size: 4, reg: 4, rm: HostRegister.first)  // and r9d, masks
+        code.word(Int32(MXCSR.masks))
+        return code.jump(if: 5)
     }
 
     static func restoreSSE(_ code: inout HostAssembler) {
@@ -86,7 +162,7 @@ extension HostStubs {
         storeSSE(&code)
         code.land(noVectors)
         code.memory(0x0FAE, size: 8, reg: 1, HostFrame.image(0))
-        setVectors(&code, to: HostFrame.Vectors.x87)
+        addVectors(&code, HostFrame.Vectors.sse | HostFrame.Vectors.x87)
         code.land(isUnmasked)
         code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp
     }

@@ -14,12 +14,14 @@ struct HostStubs {
     private(set) var loadVectors = 0
     /// Brings the x87 registers as well, if the guest masks their exceptions, too.
     private(set) var loadX87 = 0
+    /// Brings the upper halves of YMM registers as well; 0 where the guest has none.
+    private(set) var loadUpperHalves = 0
 
     typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
     typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32
 
     /// Writes the stubs into an empty arena.
-    init(_ arena: HostArena, helper function: Helper) {
+    init(_ arena: HostArena, hasAVX: Bool, helper function: Helper) {
         var code = HostAssembler(arena)
         enter = code.count
         // push rbx, rbp, r12-r15
@@ -42,7 +44,7 @@ struct HostStubs {
         Self.save(&code)
         code.land(end)
         let noVectors = Self.whenVectors(&code)
-        Self.saveVectors(&code)
+        Self.saveVectors(&code, hasAVX: hasAVX)
         Self.setVectors(&code, to: 0)
         code.land(noVectors)
         let leaveSaved = code.count
@@ -69,21 +71,21 @@ struct HostStubs {
         code.set(HostRegister.rdx, to: 0)
         code.land(first)
         code.land(second)
-        unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved)
+        unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved, hasAVX: hasAVX)
 
         loadVectors = code.count
         code.bytes(0x41, 0x5A)  // pop r10
-        code.load(HostRegister.first, HostFrame.mxcsr, size: 4)
-        code.registers(0xF7, size: 4, reg: 2, rm: HostRegister.first)  // not r9d
-        code.registers(0x81, size: 4, reg: 4, rm: HostRegister.first)  // and r9d, masks
-        code.word(Int32(MXCSR.masks))
-        let isUnmasked = code.jump(if: 5)
+        let isUnmasked = Self.whenUnmasked(&code)
         Self.restoreSSE(&code)
         Self.setVectors(&code, to: HostFrame.Vectors.sse)
         code.land(isUnmasked)
         code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
         loadX87 = code.count
         Self.bringX87(&code)
+        if hasAVX {
+            loadUpperHalves = code.count
+            Self.bringUpperHalves(&code)
+        }
         arena.commit(code.count)
         arena.keep()
     }
@@ -94,10 +96,10 @@ struct HostStubs {
     }
 
     private static func callHelper(
-        _ code: inout HostAssembler, _ function: Helper, leaveSaved: Int
+        _ code: inout HostAssembler, _ function: Helper, leaveSaved: Int, hasAVX: Bool
     ) {
         let noVectors = whenVectors(&code)
-        saveVectors(&code)
+        saveVectors(&code, hasAVX: hasAVX)
         code.land(noVectors)
         code.move(HostRegister.rsi, HostRegister.first)
         code.lea(HostRegister.rdi, HostFrame.slot(HostFrame.state))
@@ -116,7 +118,7 @@ struct HostStubs {
         code.jump(to: leaveSaved, base: 0)
         code.land(goOn)
         let hadNone = whenVectors(&code)
-        restoreVectors(&code)
+        restoreVectors(&code, hasAVX: hasAVX)
         code.land(hadNone)
         restore(&code)
         code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp

@@ -14,9 +14,10 @@ internal import Core
     static let usualThreshold: Int32 = 16
     private static let capacity = 64 << 20
 
-    init() throws(SystemError) {
+    /// - Parameter hasAVX: guests have YMM registers.
+    init(hasAVX: Bool) throws(SystemError) {
         arena = try HostArena(capacity: Self.capacity)
-        stubs = unsafe HostStubs(arena, helper: hostHelper)
+        stubs = unsafe HostStubs(arena, hasAVX: hasAVX, helper: hostHelper)
         let address = arena.address(stubs.enter)
         // SAFETY: the stub follows the C convention, and lives as long as the arena.
         unsafe entry = unsafeBitCast(address, to: HostStubs.Enter.self)
