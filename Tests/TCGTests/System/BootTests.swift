@@ -187,6 +187,27 @@ struct BootTests {
         #expect(machine.frame64(cpu[4], count: 1) == [0x5006])
     }
 
+    @Test("what comes right behind STI, before translated code has begun, has to wait as well")
+    func lateInterrupt() throws {
+        let machine = try BareMachine.running([0x90, 0xFA, 0xF4])  // nop; cli; hlt
+        let cpu = machine.cpu
+        machine.runUntilHalt()
+        #expect(cpu.rip == BareMachine.code + 3)
+        // The block is translated now. As behind STI:
+        cpu.rip = BareMachine.code
+        cpu.fields.isHalted = false
+        let cache = try #require(cpu.makeCodeCache())
+        machine.vcpu.block.ring()
+        _ = cpu.stepInShadow(cache)
+        #expect(cpu.rip == BareMachine.code)
+        #expect(cpu.fields.interruptShadow == 1)
+        machine.vcpu.block.clearExitRequest()
+        cpu.fields.interruptShadow = 0
+        _ = cpu.stepInShadow(cache)
+        #expect(cpu.rip > BareMachine.code)
+        #expect(cpu.fields.interruptShadow == 0)
+    }
+
     @Test("an NMI is taken with IF clear, and the next only after IRET")
     func nonMaskable() throws {
         let machine = try BareMachine()

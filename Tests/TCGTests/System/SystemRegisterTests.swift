@@ -121,7 +121,7 @@ struct SystemRegisterTests {
         #expect(try cpu.readDebugRegister(6) == DR6.fixed | DR6.bs | 1)
     }
 
-    @Test("AMD's first performance counters exist and count nothing; MCA's and Intel's are #GP")
+    @Test("AMD's first performance counters exist and count nothing; others are #GP")
     func counterMSRs() throws {
         let machine = try long()
         let cpu = machine.cpu
@@ -130,10 +130,27 @@ struct SystemRegisterTests {
             try cpu.setMSR(number, 0x53_0076)
             #expect(try cpu.msr(number) == 0)
         }
-        for number in [0x179, 0x17A, 0x1A0, 0xC001_0008] as [UInt32] {
+        for number in [0x17A, 0x400, 0xC001_0008] as [UInt32] {
             #expect(refuses { () throws(Fault) in _ = try cpu.msr(number) })
             #expect(refuses { () throws(Fault) in try cpu.setMSR(number, 0) })
         }
+    }
+
+    @Test("what software reads whatever the vendor is: no banks of machine checks, MISC_ENABLE")
+    func vendorIndependentMSRs() throws {
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
+        #expect(try cpu.msr(0x179) == 0)
+        #expect(refuses { () throws(Fault) in try cpu.setMSR(0x179, 0) })
+        #expect(try cpu.msr(0x1A0) == 0x1801)
+        try cpu.setMSR(0x1A0, 0x4_00C5_0809)
+        // No branch traces and no event sampling, whatever is written.
+        #expect(try cpu.msr(0x1A0) == 0x4_00C5_1809)
+        try cpu.setMSR(0x1A0, 0x80)
+        #expect(try cpu.msr(0x1A0) == 0x1800)
+        #expect(refuses { () throws(Fault) in try cpu.setMSR(0x1A0, 2) })
+        #expect(refuses { () throws(Fault) in try cpu.setMSR(0x1A0, 1 << 63) })
     }
 
     @Test("data breakpoints see reads and writes, and the TLB forgets when they change")

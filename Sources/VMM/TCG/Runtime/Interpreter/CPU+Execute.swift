@@ -28,11 +28,23 @@ extension CPU {
                 switch attend() {
                 case .leave: return
                 case .goOn: break
+                case .shadowed:
+                    exit = stepInShadow(cache)
+                    continue
                 case .single: single = true
                 }
             }
             exit = step(cache, after: exit, single: single)
         }
+    }
+
+    /// Goes on behind an instruction that holds interrupts back. Translated code asks whether
+    /// somebody wants the CPU before it runs anything, and then the shadow is still there.
+    func stepInShadow(_ cache: CodeCache) -> BlockExit {
+        let (start, retired) = (rip, fields.retired)
+        let exit = step(cache, after: .none, single: false)
+        if rip == start && fields.retired == retired { fields.interruptShadow = 1 }
+        return exit
     }
 
     /// Finds and runs a block, and those that it leads to.
@@ -112,6 +124,8 @@ extension CPU {
 
     private enum Attention {
         case goOn
+        /// What waits from now on has to wait for one more instruction.
+        case shadowed
         /// One instruction, then look again.
         case single
         case leave
@@ -131,7 +145,7 @@ extension CPU {
         if fields.interruptShadow != 0 {
             // What waits has to wait for one more instruction.
             fields.interruptShadow = 0
-            return isWaiting ? .single : .goOn
+            return isWaiting ? .single : .shadowed
         }
         if isWaiting && serviceInterrupts() { return .leave }
         return .goOn

@@ -21,9 +21,11 @@ extension CPU {
         case 0x3B: return fields.tscAdjust
         case 0x8B: return 0x0B00_2116  // The microcode's version.
         case 0xFE: return 0x508  // MTRRs: 8 variable, fixed ones, WC.
+        case 0x179: return 0  // Machine checks: no banks.
         case 0x174: return fields.sysenterCS
         case 0x175: return fields.sysenterESP
         case 0x176: return fields.sysenterEIP
+        case 0x1A0: return owner.msrs.miscellaneousEnable
         case 0x1D9: return owner.msrs.debugControl
         case 0x1DB...0x1DE: return 0  // Last branches.
         case 0x200...0x20F: return owner.msrs.variableRanges[Int(number - 0x200)]
@@ -67,6 +69,7 @@ extension CPU {
         case 0x174: fields.sysenterCS = value & 0xFFFF_FFFF
         case 0x175: fields.sysenterESP = try canonical(value)
         case 0x176: fields.sysenterEIP = try canonical(value)
+        case 0x1A0: try setMiscellaneousEnable(value)
         case 0x1D9: owner.msrs.debugControl = value & 3
         case 0x200...0x20F, 0x250...0x26F, 0x2FF: try setMemoryType(number, value)
         case 0x277:
@@ -105,6 +108,15 @@ extension CPU {
         case 0xC001_1029: owner.msrs.decodeConfiguration = value
         default: throw .generalProtection(0)
         }
+    }
+
+    /// Intel's IA32_MISC_ENABLE, which software looks for whatever the vendor is (KVM has it on AMD's
+    /// processors as well): kept, without effect. Performance monitoring (7), and that there are
+    /// neither branch traces nor event sampling (11, 12), is not to be changed.
+    private func setMiscellaneousEnable(_ value: UInt64) throws(Fault) {
+        let kept: UInt64 = 0x1880
+        if value & ~(0x4_00C5_0809 | kept) != 0 { throw .generalProtection(0) }
+        owner.msrs.miscellaneousEnable = value & ~kept | owner.msrs.miscellaneousEnable & kept
     }
 
     private func canonical(_ value: UInt64) throws(Fault) -> UInt64 {

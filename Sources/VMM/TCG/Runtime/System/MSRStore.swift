@@ -5,6 +5,8 @@ struct MSRStore {
     var fixedRanges = InlineArray<11, UInt64>(repeating: 0)
     var defaultType: UInt64 = 0
     var debugControl: UInt64 = 0
+    /// Intel's IA32_MISC_ENABLE: fast strings; no branch traces, no event sampling.
+    var miscellaneousEnable: UInt64 = 0x1801
     /// TSC_DEADLINE as written.
     var deadline: UInt64 = 0
     /// KVM's system time: the address, and bit 0 "enabled".
