@@ -8,10 +8,11 @@ import TestSupport
 /// Whole kernel files: bzImage, ELF, PVH.
 struct KernelTarget: FuzzTarget {
     static let name = "kernel"
-    static let about = "kernel files: bzImage with each packing, ELF, PVH"
+    static let about = "kernel files: bzImage with each packing, ELF, PVH, Multiboot"
 
     static let seeds =
-        [KernelFiles.elf] + PackedKernels.all.map { KernelFiles.bzImage(payload: $0) }
+        [KernelFiles.elf, KernelFiles.multiboot(), KernelFiles.multiboot(flags: 7)]
+        + PackedKernels.all.map { KernelFiles.bzImage(payload: $0) }
 
     private let memory: GuestMemory
     private static let memorySize: UInt64 = 24 << 20

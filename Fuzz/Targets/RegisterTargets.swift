@@ -242,7 +242,7 @@ struct SerialTarget: FuzzTarget {
             ] as [(Int, UInt64)] {
                 seed.choose(0, of: 8)
                 RegisterAttack.putWrite(
-                    &seed, range: (0, 6, 8), register, sizeShift: 0, value)
+                    &seed, range: (0, 9, 8), register, sizeShift: 0, value)
             }
             seed.choose(7, of: 8)
             seed.choose(20, of: 32)
@@ -263,9 +263,16 @@ struct SerialTarget: FuzzTarget {
         buses.ports.attach(serial, start: 0x3F8, length: Serial.size)
         buses.ports.attach(SleepRegisters(), start: 0x600, length: SleepRegisters.size)
         buses.ports.attach(PanicNotifier(), start: 0x505, length: PanicNotifier.size)
+        buses.ports.attach(DebugExit(), start: 0x508, length: DebugExit.size)
+        let test = TestDevice(ioapic)
+        buses.ports.attach(test.register, start: 0xe0, length: TestDevice.Register.size)
+        buses.ports.attach(test.wires, start: 0x2000, length: TestDevice.Wires.size)
         buses.ports.attach(PortSink(), start: 0x80, length: 1)
         let attack = RegisterAttack(
-            ranges: [(0x3F8, 8), (0x3F8, 8), (0x3F8, 8), (0x600, 2), (0x505, 1), (0x80, 1)],
+            ranges: [
+                (0x3F8, 8), (0x3F8, 8), (0x3F8, 8), (0x600, 2), (0x505, 1), (0x508, 4), (0x80, 1),
+                (0xe0, 4), (0x2000, 24),
+            ],
             read: { UInt64(buses.readPort(UInt16(truncatingIfNeeded: $0), size: min($1, 4))) },
             write: { address, size, value in
                 buses.writePort(

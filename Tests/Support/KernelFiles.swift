@@ -25,6 +25,22 @@ package enum KernelFiles {
             + [UInt8](repeating: 0xf4, count: 64) + note
     }()
 
+    /// An ELF file of 32 bits with a Multiboot header and then `code`, where it is entered, at
+    /// `address`: 84 bytes of headers, 12 of the Multiboot header, and `code`.
+    package static func multiboot(
+        flags: UInt32 = 3, checksum: UInt32? = nil, address: UInt32 = 0x10_0000,
+        code: [UInt8] = [0xf4]
+    ) -> [UInt8] {
+        let magic: UInt32 = 0x1bad_b002
+        let identity: [UInt8] = [0x7f, 0x45, 0x4c, 0x46, 1, 1, 1] + [UInt8](repeating: 0, count: 9)
+        let size = UInt32(12 + code.count)
+        return identity + littleEndian(2, 3 as UInt16)
+            + littleEndian(1, address + 12, 52, 0, 0 as UInt32)
+            + littleEndian(52, 32, 1, 0, 0, 0 as UInt16)
+            + littleEndian(1, 84, address, address, size, size + 0x1000, 5, 4 as UInt32)
+            + littleEndian(magic, flags, checksum ?? 0 &- magic &- flags) + code
+    }
+
     /// A bzImage with one sector of setup and `payload`, followed by the unpacked size.
     package static func bzImage(payload: [UInt8], unpacked: Int = 260) -> [UInt8] {
         var image = [UInt8](repeating: 0, count: 1024)

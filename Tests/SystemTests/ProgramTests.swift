@@ -23,6 +23,32 @@ struct ProgramTests {
                 + "device\n")
     }
 
+    @Test(
+        "a Multiboot kernel finds what it was promised, and ends the machine with a status",
+        arguments: ["tier=interpreter", "tier=translator"])
+    func multiboot(tier: String) throws {
+        let folder = try TestFolder()
+        let kernel = try folder.file(
+            "kernel",
+            KernelFiles.multiboot(code: [
+                0x3d, 0x02, 0xb0, 0xad, 0x2b, 0x75, 0x13,  // cmp eax, 2bad_b002; jne failed
+                0xf6, 0x03, 0x40, 0x74, 0x0e,  // test byte [ebx], 40; je failed: a memory map
+                // The test device keeps a byte: mov al, 15; out e0, al; xor al, al; in al, e0
+                0xb0, 0x15, 0xe6, 0xe0, 0x30, 0xc0, 0xe4, 0xe0,
+                0x0f, 0xb6, 0xc0, 0xe7, 0xf4, 0xf4,  // movzx eax, al; out f4, eax; hlt
+                0xb8, 0x01, 0x00, 0x00, 0x00, 0xe7, 0xf4, 0xf4,  // failed: out f4, 1
+            ]))
+        let apus = try RunningProgram.apus([
+            "--kernel", kernel, "--accel", "tcg,\(tier)", "--debug-exit", "port=0xf4",
+            "--test-device",
+        ])
+        #expect(try apus.wait() == 0x15 * 2 + 1)
+        #expect(apus.errorText.isEmpty)
+        let other = try RunningProgram.apus(["--kernel", kernel, "--debug-exit", "port=0x3f8"])
+        #expect(try other.wait() == 1)
+        #expect(other.errorText.contains("--debug-exit: port 1016 belongs to another device"))
+    }
+
     static let hasEmulatedKVM =
         FileManager.default.isWritableFile(atPath: "/dev/kvm") && clinux_has_virtualisation() == 0
 

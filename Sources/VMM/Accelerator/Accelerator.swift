@@ -88,6 +88,8 @@ public enum MachineEffect: UInt8, Sendable {
     case panicked
     /// The guest reported that its crash kernel takes over (pvpanic).
     case crashLoaded
+    /// The guest has ended the machine with a status of its own, which its device knows.
+    case debugExit
     /// Devices have been told something, and guest time stands still until they have done it: the
     /// CPU goes on then.
     case awaitDevices

@@ -12,6 +12,12 @@ public enum InitialCPUState: Sendable, Equatable {
     /// The PVH entry (Xen, docs/misc/pvh.pandoc): 32-bit protected mode without paging, flat
     /// segments, EBX = the start info's address.
     case pvh(entry: UInt32, startInfo: UInt32, gdt: DescriptorTable)
+    /// A Multiboot kernel's entry (Multiboot Specification 0.6.96, section 3.2): as PVH, but EAX
+    /// says who the loader is, and EBX = the information structure's address.
+    case multiboot(entry: UInt32, information: UInt32, gdt: DescriptorTable)
+
+    /// What EAX is then.
+    public static let multibootMagic: UInt32 = 0x2bad_b002
 
     /// What GDTR holds.
     public struct DescriptorTable: Sendable, Equatable {

@@ -36,6 +36,11 @@ extension KVMVCPU {
             enterFlat(&state, entry: UInt64(entry), gdt: gdt, .bits32)
             state.registers.value.rbx = UInt64(startInfo)
             state.system.value.cr0 = 1 << 0 | 1 << 4  // PE, ET
+        case .multiboot(let entry, let information, let gdt):
+            enterFlat(&state, entry: UInt64(entry), gdt: gdt, .bits32)
+            state.registers.value.rax = UInt64(InitialCPUState.multibootMagic)
+            state.registers.value.rbx = UInt64(information)
+            state.system.value.cr0 = 1 << 0 | 1 << 4  // PE, ET
         }
         do {
             try setState(state)

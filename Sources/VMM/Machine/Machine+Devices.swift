@@ -123,6 +123,7 @@ extension Machine {
             pci.reset()
             configPorts.reset()
             serial?.reset()
+            testDevice?.reset()
             console.reset()
             ioapic.reset()
             completion()

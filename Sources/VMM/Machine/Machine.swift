@@ -33,6 +33,10 @@ final class Machine: @unchecked Sendable {
     let pci: PCIBus
     let configPorts: PCIConfigPorts
     let serial: Serial?
+    /// `nil` if the guest has no port to end the machine with a status.
+    let debugExit: DebugExit?
+    /// `nil` if there is none.
+    let testDevice: TestDevice?
     let console: HostConsole
     let buses = MachineBuses()
     private let acpi: ACPITables
@@ -82,6 +86,8 @@ final class Machine: @unchecked Sendable {
             : Serial(
                 line: InterruptLine(ioapic, pin: Self.serialPin),
                 events: .init(outputReady: console.outputReady, inputReady: console.inputReady))
+        debugExit = options.debugExitPort.map { _ in DebugExit() }
+        testDevice = options.hasTestDevice ? TestDevice(ioapic) : nil
         acpi = ACPITables(Self.acpiConfiguration(options, map), address: MemoryMap.acpi.start)
         try connectBuses()
     }
@@ -143,6 +149,23 @@ final class Machine: @unchecked Sendable {
         }
         if let serial {
             _ = buses.ports.attach(serial, start: Port.serial, length: Serial.size)
+        }
+        if let testDevice {
+            typealias Place = TestDevice
+            _ = buses.ports.attach(
+                testDevice.register, start: Place.Register.port, length: Place.Register.size)
+            _ = buses.ports.attach(
+                testDevice.wires, start: Place.Wires.port, length: Place.Wires.size)
+            _ = buses.memory.attach(
+                testDevice.memory, start: Place.Memory.address, length: Place.Memory.size)
+        }
+        if let debugExit, let port = options.debugExitPort {
+            guard
+                buses.ports.attach(debugExit, start: UInt64(port), length: DebugExit.size) != nil
+            else {
+                throw BootError(
+                    "--debug-exit: port \(port) belongs to another device; QEMU has it at 244")
+            }
         }
         do {
             // First, so that it is 00:00.0: Linux looks for it there before it trusts port 0xCF8.

@@ -1,4 +1,5 @@
 internal import Core
+internal import Devices
 internal import Glibc
 internal import VhostUser
 
@@ -22,7 +23,7 @@ package enum VMMProgram {
             case .run(var options):
                 timeline.mark(.optionsParsed)
                 options.logLevel = level
-                return try run(options, timeline).rawValue
+                return try run(options, timeline)
             }
         } catch let error as OptionError {
             log(.error, "\(error)")
@@ -53,7 +54,7 @@ package enum VMMProgram {
 
     private static func run(
         _ options: MachineOptions, _ timeline: BootTimeline
-    ) throws -> Outcome {
+    ) throws -> Int32 {
         SignalFD.ignoreBrokenPipes()
         let given = try Given(options)
         let loop = try EventLoop()
@@ -92,7 +93,10 @@ package enum VMMProgram {
         machine.console.stop()
         signals.cancel()
         if options.showsBootTiming { machine.reportEnd() }
-        return run.outcome ?? .error
+        let outcome = run.outcome ?? .error
+        // A status of the guest's own (--debug-exit) stands for a power-off.
+        return outcome == .powerOff
+            ? machine.debugExit?.status ?? outcome.rawValue : outcome.rawValue
     }
 
     private static func printOut(_ text: String) -> Outcome {

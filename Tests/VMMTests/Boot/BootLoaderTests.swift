@@ -86,6 +86,61 @@ struct BootLoaderTests {
         #expect(try memory.read(GuestAddress(table + 16), as: UInt32.self) == 1)
     }
 
+    @Test("a Multiboot kernel gets the information that it was promised")
+    func multiboot() throws {
+        let module = Array("NR_CPUS=2\n".utf8)
+        let result = try load(
+            kernel: KernelFiles.multiboot(), initramfs: module, commandLine: "a b")
+        guard case .multiboot(let entry, let start, let gdt) = result.state else {
+            Issue.record("entered as \(result.state)")
+            return
+        }
+        #expect(entry == 0x10_000c)
+        #expect(gdt.limit == 39)
+        func word(_ address: UInt64) throws -> UInt32 {
+            try memory.read(GuestAddress(address), as: UInt32.self)
+        }
+        func text(_ address: UInt32) throws -> String {
+            var bytes: [UInt8] = []
+            while let byte = try? memory.read(
+                GuestAddress(UInt64(address) + UInt64(bytes.count)), as: UInt8.self), byte != 0
+            { bytes.append(byte) }
+            return String(decoding: bytes, as: UTF8.self)
+        }
+        let information = UInt64(start)
+        #expect(try word(information) == 0b10_0100_1101)
+        #expect(try word(information + 4) == 639)
+        #expect(try word(information + 8) == 63 << 10)
+        #expect(try text(word(information + 16)) == "kernel a b")
+        #expect(try word(information + 20) == 1)
+        let modules = UInt64(try word(information + 24))
+        let first = try word(modules)
+        #expect(first & 0xfff == 0)
+        #expect(try word(modules + 4) == first + 10)
+        #expect(try text(first) == "NR_CPUS=2\n")
+        #expect(try text(word(modules + 8)) == "initramfs")
+        // The memory map: RAM, tables, RAM from 1 MiB, ECAM.
+        #expect(try word(information + 44) == 4 * 24)
+        let table = UInt64(try word(information + 48))
+        #expect(try word(table + 48) == 20)
+        #expect(try word(table + 52) == 0x10_0000)
+        #expect(try word(table + 60) == 63 << 20)
+        #expect(try word(table + 68) == 1)
+        #expect(try text(word(information + 64)) == "Apus")
+    }
+
+    @Test("a Multiboot kernel may be below what it is started with, and not on it")
+    func lowMultiboot() throws {
+        let low = try load(kernel: KernelFiles.multiboot(address: 0x8000))
+        guard case .multiboot(0x800c, _, _) = low.state else {
+            Issue.record("entered as \(low.state)")
+            return
+        }
+        #expect(
+            throws: BootError("the kernel wants memory below 1 MiB, which is not supported")
+        ) { try load(kernel: KernelFiles.multiboot(address: 0x8_f800)) }
+    }
+
     @Test("memory that is too small is refused with what is needed")
     func tooSmall() throws {
         let small = MemoryMap(memorySize: 16 << 20)

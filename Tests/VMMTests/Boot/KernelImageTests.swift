@@ -28,6 +28,19 @@ struct KernelImageTests {
         #expect(kernel.end == 0x100_2000)
     }
 
+    @Test(
+        "an ELF kernel of 32 bits with a Multiboot header is entered as that asks",
+        arguments: [0, 3])
+    func multiboot(flags: UInt32) throws {
+        let bytes = KernelFiles.multiboot(flags: flags)
+        let kernel = try KernelImage(TestKernels.image(bytes), path: "k")
+        #expect(kernel.entry == .multiboot(0x10_000c))
+        #expect(kernel.format == "ELF, Multiboot")
+        #expect(
+            kernel.elf.segments
+                == [.init(offset: 84, fileSize: 13, address: 0x10_0000, memorySize: 0x100d)])
+    }
+
     @Test("an entry named by its virtual address is found")
     func virtualEntry() throws {
         var elf = TestKernels.elf
@@ -55,7 +68,22 @@ struct KernelImageTests {
         ),
         (Array(TestKernels.elf.prefix(100)), "it is truncated or damaged"),
         (Array(TestKernels.elf.prefix(200)), "it is truncated or damaged"),
-        (Array("\u{7f}ELF".utf8) + [1, 1], "it is an ELF file, but not for 64-bit x86"),
+        (Array("\u{7f}ELF".utf8) + [1, 1], "it is an ELF file, but not for x86"),
+        (Array("\u{7f}ELF".utf8) + [1, 2], "it is an ELF file, but not for x86"),
+        (Array(KernelFiles.multiboot().prefix(60)), "it is truncated or damaged"),
+        (Array(KernelFiles.multiboot().prefix(90)), "it is truncated or damaged"),
+        (
+            KernelFiles.multiboot(checksum: 7),
+            "it is an ELF file of 32 bits, but neither for Multiboot nor for PVH"
+        ),
+        (
+            KernelFiles.multiboot(flags: 7),
+            "it asks for a video mode (Multiboot), and there is no display"
+        ),
+        (
+            KernelFiles.multiboot(flags: 0x83),
+            "it asks for something that Apus does not know (Multiboot flags 0x83)"
+        ),
     ]
 
     @Test("what is no kernel is refused in a sentence", arguments: bad)

@@ -71,6 +71,16 @@ struct VMMCommandTests {
         #expect(options.policies == EndPolicies())
     }
 
+    @Test("what tests of processors use is only there if it is asked for")
+    func testDevices() throws {
+        #expect(try options("--kernel k").debugExitPort == nil)
+        #expect(try !options("--kernel k").hasTestDevice)
+        #expect(try options("--kernel k --debug-exit").debugExitPort == 0xf4)
+        let options = try options("--kernel k --debug-exit 0x501 --test-device")
+        #expect(options.debugExitPort == 0x501)
+        #expect(options.hasTestDevice)
+    }
+
     @Test("everything can be said")
     func everything() throws {
         let options = try options(

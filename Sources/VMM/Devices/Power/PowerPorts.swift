@@ -34,6 +34,27 @@ package final class PanicNotifier: BusDevice {
     }
 }
 
+/// A port by which a guest ends the machine with a status, for tests (QEMU's `isa-debug-exit`).
+package final class DebugExit: BusDevice {
+    package static let size: UInt64 = 4
+    /// What was written first, once something was.
+    private let written = Mutex<UInt32?>(nil)
+
+    package init() {}
+
+    /// The machine's exit code: never 0, which stays a power-off's.
+    package var status: Int32? {
+        written.withLock { $0.map { Int32(truncatingIfNeeded: ($0 << 1 | 1) & 0xff) } }
+    }
+
+    package func read(offset: UInt64, size: Int) -> UInt64 { 0 }
+
+    package func write(offset: UInt64, size: Int, _ value: UInt64) -> MachineEffect {
+        written.withLock { $0 = $0 ?? UInt32(truncatingIfNeeded: value) }
+        return .debugExit
+    }
+}
+
 /// Ports that take writes and do nothing, such as the POST code's (0x80), which kernels use for
 /// short delays.
 package final class PortSink: BusDevice {

@@ -23,6 +23,10 @@ struct BootFile: Sendable, CustomStringConvertible {
     }
 
     var description: String { "\(what) '\(path)'" }
+    /// The path's last part, which is all that the guest hears of it.
+    var name: String {
+        path.split(separator: "/", omittingEmptySubsequences: true).last.map(String.init) ?? ""
+    }
 }
 
 /// What a guest starts with, opened before the process locks itself in; read at every start.

@@ -11,6 +11,11 @@ enum BootLayout {
     /// Six pages: one level-4 table, one level-3 table, four level-2 tables.
     static let pageTables: UInt64 = 0x9000
     static let commandLine: UInt64 = 0x20000
+    /// What Multiboot kernels start with, up to the end of conventional memory: they may be below it.
+    /// The information, then its strings, then the GDT.
+    static let multiboot: UInt64 = 0x90000
+    static let multibootStrings: UInt64 = 0x91000
+    static let multibootGDT: UInt64 = 0x9f000
     /// What fits, with the final zero; kernels may take less.
     static let commandLineLimit = 0x10000
 }

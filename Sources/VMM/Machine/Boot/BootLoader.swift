@@ -31,7 +31,8 @@ struct BootLoader {
         let kernel = try KernelImage(files.kernel)
         let initramfs = try files.initramfs.map { file throws(BootError) in
             let image = try ImageBytes(file, limit: Int(clamping: map.lowRAM.size))
-            if let problem = InitramfsCheck.problem(image) {
+            // What it is to a Multiboot kernel is the kernel's business.
+            if !kernel.isMultiboot, let problem = InitramfsCheck.problem(image) {
                 throw BootError("the \(file) \(problem)")
             }
             return image
@@ -42,8 +43,7 @@ struct BootLoader {
             if let initramfs, let place {
                 try initramfs.write(0, initramfs.count, to: memory, at: place.address)
             }
-            let commandLine = try writeCommandLine(files.commandLine, kernel)
-            let state = try writeEntry(kernel, initramfs: place, commandLine: commandLine)
+            let state = try writeEntry(kernel, files, initramfs: place)
             return Result(state: state, format: kernel.format)
         } catch let error as BootError {
             throw error
@@ -53,10 +53,11 @@ struct BootLoader {
     }
 
     private func writeEntry(
-        _ kernel: KernelImage, initramfs: MemoryMap.Range?, commandLine: MemoryMap.Range
-    ) throws(GuestMemoryError) -> InitialCPUState {
+        _ kernel: KernelImage, _ files: BootFiles, initramfs: MemoryMap.Range?
+    ) throws -> InitialCPUState {
         switch kernel.entry {
         case .linux64(let entry):
+            let commandLine = try writeCommandLine(files.commandLine, kernel)
             let parameters = BootParameters(
                 setupHeader: kernel.setupHeader, map: map, rsdp: rsdp, initramfs: initramfs,
                 commandLine: commandLine)
@@ -67,11 +68,39 @@ struct BootLoader {
                 pageTables: BootLayout.pageTables, gdt: try writeGDT(code: 0x00af_9b00_0000_ffff),
                 stack: BootLayout.stack)
         case .pvh(let entry):
+            let commandLine = try writeCommandLine(files.commandLine, kernel)
             try writeStartInfo(initramfs: initramfs, commandLine: commandLine)
             return .pvh(
                 entry: entry, startInfo: UInt32(BootLayout.startInfo),
                 gdt: try writeGDT(code: 0x00cf_9b00_0000_ffff))
+        case .multiboot(let entry): return try writeMultiboot(entry, files, module: initramfs)
         }
+    }
+
+    /// - Parameter module: where `--initramfs` is.
+    private func writeMultiboot(
+        _ entry: UInt32, _ files: BootFiles, module: MemoryMap.Range?
+    ) throws -> InitialCPUState {
+        var writer = GuestWriter(memory: memory, position: BootLayout.multibootStrings)
+        func put(_ text: String) throws(GuestMemoryError) -> UInt64 {
+            let start = writer.position
+            for byte in text.utf8 { try writer.put(byte) }
+            try writer.put(0 as UInt8)
+            return start
+        }
+        // The first word is the kernel's own name, as other loaders have it.
+        let words = [files.kernel.name, files.commandLine].filter { !$0.isEmpty }
+        let line = words.joined(separator: " ")
+        try checkCommandLine(line, limit: BootLayout.commandLineLimit / 2)
+        let information = MultibootInformation(
+            memory: memory, map: map,
+            strings: .init(
+                commandLine: try put(line), module: try put(files.initramfs?.name ?? ""),
+                loader: try put("Apus")))
+        try information.write(module: module)
+        return .multiboot(
+            entry: entry, information: UInt32(BootLayout.multiboot),
+            gdt: try writeGDT(code: 0x00cf_9b00_0000_ffff, at: BootLayout.multibootGDT))
     }
 
     private func loadSegments(_ kernel: KernelImage) throws(GuestMemoryError) {
@@ -90,8 +119,16 @@ struct BootLoader {
     ) throws(BootError) -> MemoryMap.Range? {
         let size = UInt64(initramfs?.count ?? 0)
         let padded = (size + 0xfff) & ~0xfff
-        let needed = kernel.end + padded
-        guard kernel.start >= MemoryMap.oneMiB else {
+        // An initramfs is above 1 MiB, wherever the kernel is.
+        let needed = max(kernel.end, MemoryMap.oneMiB) + padded
+        // Below 1 MiB is what kernels are started with.
+        let lowest = MemoryMap.oneMiB
+        let isBeside =
+            kernel.isMultiboot
+            ? kernel.elf.segments.allSatisfy { segment in
+                segment.end <= BootLayout.multiboot || segment.address >= lowest
+            } : kernel.start >= lowest
+        guard isBeside else {
             throw BootError("the kernel wants memory below 1 MiB, which is not supported")
         }
         guard needed <= map.lowRAM.end else {
@@ -116,13 +153,17 @@ struct BootLoader {
     ) throws -> MemoryMap.Range {
         let bytes = Array(text.utf8)
         let wanted = kernel.setupHeaderField(0x238, as: UInt32.self).map(Int.init) ?? 2047
-        let limit = min(wanted, BootLayout.commandLineLimit - 1)
-        guard bytes.count <= limit else {
-            throw BootError("the command line has \(bytes.count) bytes, the kernel takes \(limit)")
-        }
-        guard !bytes.contains(0) else { throw BootError("the command line contains a NUL") }
+        try checkCommandLine(text, limit: min(wanted, BootLayout.commandLineLimit - 1))
         try memory.write(GuestAddress(BootLayout.commandLine), bytes + [0])
         return MemoryMap.Range(start: BootLayout.commandLine, size: UInt64(bytes.count))
+    }
+
+    private func checkCommandLine(_ text: String, limit: Int) throws(BootError) {
+        let count = text.utf8.count
+        guard count <= limit else {
+            throw BootError("the command line has \(count) bytes, the kernel takes \(limit)")
+        }
+        guard !text.utf8.contains(0) else { throw BootError("the command line contains a NUL") }
     }
 
     /// Maps the first 4 GiB to themselves with pages of 2 MiB.
@@ -144,13 +185,13 @@ struct BootLoader {
 
     /// The selectors that boot.rst and PVH ask for: 0x10 code, 0x18 data, 0x20 a task segment.
     private func writeGDT(
-        code: UInt64
+        code: UInt64, at address: UInt64 = BootLayout.gdt
     ) throws(GuestMemoryError) -> InitialCPUState.DescriptorTable {
-        var writer = GuestWriter(memory: memory, position: BootLayout.gdt)
+        var writer = GuestWriter(memory: memory, position: address)
         let entries: [UInt64] = [0, 0, code, 0x00cf_9300_0000_ffff, 0x0080_8b00_0000_0067]
         for entry in entries { try writer.put(entry) }
         return InitialCPUState.DescriptorTable(
-            base: BootLayout.gdt, limit: UInt16(entries.count * 8 - 1))
+            base: address, limit: UInt16(entries.count * 8 - 1))
     }
 
     /// The structure that PVH starts with (Xen, public/arch-x86/hvm/start_info.h), version 1.

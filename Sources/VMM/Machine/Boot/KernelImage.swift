@@ -6,6 +6,8 @@ struct KernelImage {
         case linux64(UInt64)
         /// PVH, with a start info structure.
         case pvh(UInt32)
+        /// Multiboot, with an information structure.
+        case multiboot(UInt32)
     }
 
     /// The bytes that the segments are parts of.
@@ -47,8 +49,23 @@ struct KernelImage {
         elf = try ELFImage(image)
         bytes = image
         setupHeader = []
-        entry = elf.pvhEntry.map { .pvh($0) } ?? .linux64(elf.entry)
-        format = elf.pvhEntry == nil ? "ELF" : "ELF, PVH"
+        if let pvhEntry = elf.pvhEntry {
+            entry = .pvh(pvhEntry)
+            format = "ELF, PVH"
+        } else if elf.width == .bits64 {
+            entry = .linux64(elf.entry)
+            format = "ELF"
+        } else if let header = MultibootHeader(image), let start = UInt32(exactly: elf.entry) {
+            try header.check()
+            entry = .multiboot(start)
+            format = "ELF, Multiboot"
+        } else {
+            throw BootError("it is an ELF file of 32 bits, but neither for Multiboot nor for PVH")
+        }
+    }
+
+    var isMultiboot: Bool {
+        if case .multiboot = entry { true } else { false }
     }
 
     /// Unpacks the kernel inside a bzImage (Linux, Documentation/x86/boot.rst).

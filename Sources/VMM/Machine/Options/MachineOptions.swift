@@ -10,6 +10,10 @@ package struct MachineOptions: Sendable {
     package var serial: SerialBackend
     package var devices: [DeviceOptions]
     package var policies: EndPolicies
+    /// Where the guest can end the machine with a status; `nil`: nowhere.
+    package var debugExitPort: UInt16?
+    /// Whether there is what test programs for processors use.
+    package var hasTestDevice = false
     /// What the machine is called.
     package var name: String?
     /// Paths of Unix sockets where monitors listen.

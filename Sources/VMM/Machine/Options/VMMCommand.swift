@@ -112,6 +112,20 @@ package struct VMMCommand: Sendable {
         "on-triple-fault", .choice(EndPolicy.self), default: .exit,
         help: "When its CPU stops with a triple fault")
 
+    enum DebugExitPort {
+        static let port = OptionKey(
+            "port", .integer(0...0xfffc), default: 0xf4, help: "The first of four I/O ports")
+        static let schema = OptionSchema(
+            "debug-exit", leadingKey: "port", mayBeEmpty: true, keys: [port.any])
+    }
+    static let debugExit = Flag.one(
+        "debug-exit", DebugExitPort.schema,
+        help: "A port by which the guest ends the machine, for tests: V makes the exit code 2V+1")
+
+    static let testDevice = Flag.present(
+        "test-device",
+        help: "Ports, wires and memory for tests of processors, as QEMU's pc-testdev has them")
+
     // MARK: Program
 
     static let bootTiming = Flag.present(
@@ -135,7 +149,10 @@ package struct VMMCommand: Sendable {
                 help: "A \(kind.noun), served by a process of its own")
             return (kind, flag)
         }
-        let devices = self.backends.map(\.flag.any) + [Self.foreign.any, Self.serial.any]
+        let devices =
+            self.backends.map(\.flag.any) + [
+                Self.foreign.any, Self.serial.any, Self.testDevice.any,
+            ]
         schema = CommandSchema(
             "apus", summary: "Apus \(Release.version) runs a virtual machine.",
             groups: [
@@ -151,7 +168,7 @@ package struct VMMCommand: Sendable {
                     "Ends",
                     [
                         Self.onReboot.any, Self.onShutdown.any, Self.onPanic.any,
-                        Self.onTripleFault.any,
+                        Self.onTripleFault.any, Self.debugExit.any,
                     ]),
                 .init("Control", [Self.name.any, Self.qmp.any]),
                 .init("Sandbox", SandboxOptions.flags),
@@ -233,6 +250,10 @@ package struct VMMCommand: Sendable {
             policies: EndPolicies(
                 reboot: values[Self.onReboot], shutdown: values[Self.onShutdown],
                 panic: values[Self.onPanic], tripleFault: values[Self.onTripleFault]),
+            debugExitPort: values[Self.debugExit].map {
+                UInt16(truncatingIfNeeded: $0[DebugExitPort.port])
+            },
+            hasTestDevice: values[Self.testDevice],
             name: values[Self.name],
             monitors: values[Self.qmp].map { $0[QMP.listen] },
             showsBootTiming: values[Self.bootTiming],

@@ -156,6 +156,7 @@ final class RunState: @unchecked Sendable {
         case .reset: take(.reboot, policies.reboot)
         case .powerOff: take(.powerOff, policies.shutdown)
         case .panicked: take(.panic, policies.panic)
+        case .debugExit: request(.end(.powerOff), .guestShutdown)
         case .none, .crashLoaded: resume(index)
         case .awaitDevices:
             waiting.insert(index)

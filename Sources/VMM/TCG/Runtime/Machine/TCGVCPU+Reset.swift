@@ -118,6 +118,11 @@ extension TCGVCPU {
             enterFlat(entry: UInt64(entry), gdt: gdt, codeAttributes: 0xC09B)
             cpu[3] = UInt64(startInfo)
             cpu.fields.cr0 = CR0.pe | CR0.et
+        case .multiboot(let entry, let information, let gdt):
+            enterFlat(entry: UInt64(entry), gdt: gdt, codeAttributes: 0xC09B)
+            cpu[0] = UInt64(InitialCPUState.multibootMagic)
+            cpu[3] = UInt64(information)
+            cpu.fields.cr0 = CR0.pe | CR0.et
         }
         // There is no firmware to set the memory types up.
         msrs.setWriteBack()
