@@ -95,7 +95,7 @@ struct InterpreterTarget: FuzzTarget {
         let cpu = vcpu.cpu
         for _ in 0..<100 {
             guard cpu.fields.retired < Self.limit, !watchdog.hasBarked else { return }
-            cpu.fields.budget = Int64(Self.limit - cpu.fields.retired)
+            cpu.budget = Int64(Self.limit - cpu.fields.retired)
             // The kick makes `execute` return as soon as it looks after anything.
             vcpu.kick()
             vcpu.block.clearExitRequest()

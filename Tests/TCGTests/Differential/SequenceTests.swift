@@ -36,6 +36,8 @@ enum SequenceKind: String, CaseIterable, Sendable {
     case avx
     /// PUSHes and POPs, at a page's end now and then.
     case stack
+    /// Several accesses by way of the same registers, which change in between, RSP among them.
+    case pointers
 }
 
 /// Draws sequences of instructions that leave RBX, RBP, RSI and RDI alone, through which they
@@ -56,6 +58,7 @@ struct SequenceGenerator {
     mutating func next() -> (bytes: [UInt8], undefined: UInt64) {
         undefined = 0
         if kind == .stack { return (stackRuns(), 0) }
+        if kind == .pointers { return (accesses(), 0) }
         var bytes: [UInt8] = []
         for _ in 0..<(2 + generator.random.next() % 10) {
             let isOwn = kind != .integer && generator.random.next() & 3 != 0
@@ -98,6 +101,53 @@ struct SequenceGenerator {
             }
         }
         return bytes
+    }
+
+    private mutating func accesses() -> [UInt8] {
+        var bytes: [UInt8] = []
+        for _ in 0..<(3 + generator.random.next() % 14) {
+            let word = generator.random.next()
+            let base = Self.bases[Int(word % UInt64(Self.bases.count))]
+            let other = Self.bases[Int((word >> 8) % UInt64(Self.bases.count))]
+            let register = Self.free[Int((word >> 16) % UInt64(Self.free.count))]
+            let distance = UInt8(truncatingIfNeeded: word >> 24)
+            switch (word >> 32) % 25 {
+            // Arithmetic with all flags defined, and moves.
+            case 0..<5: bytes += memory([0x8B], register, base, distance)
+            case 5..<9: bytes += memory([0x89], register, base, distance)
+            case 9: bytes += memory([0x03], register, base, distance)
+            case 10: bytes += memory([0x01], register, base, distance)
+            case 11: bytes += memory([0x3B], register, base, distance)
+            case 12: bytes += memory([0x0F, 0xB6], register, base, distance)
+            case 13:
+                bytes += memory([0x0F, 0xAF], register, base, distance)
+                bytes += [0x4D, 0x01, 0xC0]  // add r8, r8
+            case 14: bytes += memory([0x0F, 0x10], register & 7, base, distance)
+            case 15: bytes += memory([0x0F, 0x11], register & 7, base, distance)
+            case 16: bytes += memory([0x0F, 0x44], register, base, distance)
+            // The registers change.
+            case 17: bytes += [0x48, 0x83, 0xC0 | base, distance]  // add
+            case 18: bytes += [0x48, 0x83, 0xE8 | base, distance]  // sub
+            case 19: bytes += memory([0x8D], base, base, distance)
+            case 20: bytes += [0x48, 0x89, 0xC0 | other << 3 | base]  // mov
+            case 21: bytes += [0x48, 0x87, 0xC0 | other << 3 | base]  // xchg
+            case 22: bytes += [0x50 | base, 0x58 | other]  // push, pop
+            case 23: bytes += memory([0xFF], 6, base, distance)  // push
+            default: bytes += register < 8 ? [0x50 | register] : [0x41, 0x58 | register & 7]
+            }
+        }
+        return bytes
+    }
+
+    private static let bases: [UInt8] = [3, 4, 5, 6, 7]
+    private static let free: [UInt8] = [0, 1, 2, 8, 9, 10, 11, 12, 13, 14, 15]
+
+    /// `opcode register, [base + distance]`, of 64 bits.
+    private func memory(
+        _ opcode: [UInt8], _ register: UInt8, _ base: UInt8, _ distance: UInt8
+    ) -> [UInt8] {
+        let start: [UInt8] = [0x48 | (register & 8) >> 1] + opcode
+        return start + [0x40 | (register & 7) << 3 | base] + (base == 4 ? [0x24] : []) + [distance]
     }
 
     private func isSuitable(_ instruction: Instruction) -> Bool {

@@ -151,7 +151,7 @@ import Core
 
     /// Runs until the first exception; `nil` if there was none within the budget.
     func run() -> Ending? {
-        unsafe cpu.state.pointee.budget = 10_000
+        cpu.budget = 10_000
         for _ in 0..<100 where unsafe !cpu.state.pointee.isHalted { cpu.execute() }
         guard unsafe cpu.state.pointee.isHalted else { return nil }
         let rip = unsafe cpu.state.pointee.rip

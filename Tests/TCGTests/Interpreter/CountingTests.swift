@@ -22,7 +22,7 @@ struct CountingTests {
     @Test("the budget ends a run exactly", arguments: [1, 2, 3, 4, 5, 17, 100, 2999])
     func budget(count: Int) throws {
         let machine = try BareMachine.running(Self.loop)
-        machine.cpu.fields.budget = Int64(count)
+        machine.cpu.budget = Int64(count)
         // `execute` returns as soon as it looks.
         machine.cpu.fields.pendingEffect = 1
         machine.cpu.execute()

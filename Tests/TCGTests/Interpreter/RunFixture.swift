@@ -21,7 +21,7 @@ extension BareMachine {
 
     /// Runs blocks until the CPU halts.
     func runUntilHalt() {
-        cpu.fields.budget = 1_000_000
+        cpu.budget = 1_000_000
         for _ in 0..<1000 where !cpu.fields.isHalted { cpu.execute() }
     }
 

@@ -118,6 +118,9 @@ extension HostTests {
             unsafe native.pointee = native_state()
             enterUserMode()
             unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: wanted == .x87)
+            // What jumps to other segments does not load them.
+            unsafe native.pointee.has_upper = 0
+            guest.cpu.fields.hasUpperHalves = 0
             placeOperands(instruction)
             run(instruction, bytes)
         }

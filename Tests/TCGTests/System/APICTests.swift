@@ -246,7 +246,7 @@ struct APICTests {
         try cpu.setMSR(0x3B, 1_000_000)
         try cpu.setMSR(0x6E0, 1_005_000)
         #expect(try cpu.msr(0x6E0) == 1_005_000)
-        #expect(cpu.fields.budget == Int64(5000 - cpu.fields.retired))
+        #expect(cpu.budget == Int64(5000 - cpu.fields.retired))
         cpu.fields.retired = 5000
         machine.vcpu.apic.advanceTimer(to: machine.vcpu.guestTime())
         #expect(requested(machine.vcpu, 0x50))

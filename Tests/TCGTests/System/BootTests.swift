@@ -137,14 +137,15 @@ struct BootTests {
         let machine = try BareMachine(clock: .host)
         try timerGuest(machine, count: 20)
         #expect(isPowerOff(machine.vcpu.run()))
-        #expect(machine.cpu[3] == 20)
+        // One more may come on the way to the power switch.
+        #expect(machine.cpu[3] >= 20)
         // The same without HLT: nop instead, so the timer thread must do it.
         let busy = try BareMachine(clock: .host)
         try timerGuest(busy, count: 20)
         busy.put(0x5000 + 65, 0x90 as UInt8)
         #expect(busy.get(0x5000 + 64, as: UInt8.self) == 0xFB)
         #expect(isPowerOff(busy.vcpu.run()))
-        #expect(busy.cpu[3] == 20)
+        #expect(busy.cpu[3] >= 20)
     }
 
     @Test("counted time: a timer interrupts a loop at exactly its instruction")

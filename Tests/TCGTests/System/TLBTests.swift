@@ -228,8 +228,10 @@ struct TLBTests {
         #expect(fault { () throws(Fault) in try cpu.probeWrite(place, size: 512) } == .pageFault(3))
     }
 
-    @Test("pages with code are written slowly, and fast again without")
-    func codePages() throws {
+    @Test(
+        "pages with code are written slowly, and fast again without, however they are written",
+        arguments: [4, 16, 0])
+    func codePages(size: Int) throws {
         let machine = try machine()
         let cpu = machine.cpu
         defer { withExtendedLifetime(machine) {} }
@@ -238,7 +240,17 @@ struct TLBTests {
         cpu.markCode(physical: 0x60_0000)
         #expect(unsafe cpu.writableHost(Self.page, size: 4) == nil)
         cpu.unmarkCode(physical: 0x60_0000)
-        try cpu.store(Self.page, 2 as UInt32)
+        let bytes: InlineArray<16, UInt8> = [
+            2, 0, 0, 0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
+        ]
+        switch size {
+        case 4: try cpu.store(Self.page, 2 as UInt32)
+        case 16:
+            unsafe try withUnsafePointer(to: bytes) { source throws(Fault) in
+                unsafe try cpu.writeBytes(Self.page, 16, from: source)
+            }
+        default: try cpu.slowLockedModify(Self.page, UInt32.self) { _ in 2 }
+        }
         #expect(unsafe cpu.writableHost(Self.page, size: 4) != nil)
         #expect(machine.get(0x60_0000, as: UInt32.self) == 2)
     }

@@ -41,6 +41,9 @@
     var nativeEntry: UInt32 = 0
     var nextJump = HostJump()
     var takenJump = HostJump()
+    /// The same of the code that looks into the TLB for each access, where there are both.
+    var plainNextJump = HostJump()
+    var plainTakenJump = HostJump()
     /// Runs in the interpreter until the block is translated, which a negative number says;
     /// `never` for blocks that stay the interpreter's.
     var heat: Int32 = BlockHeader.never

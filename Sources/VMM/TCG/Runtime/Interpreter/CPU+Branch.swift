@@ -72,11 +72,11 @@ extension CPU {
     /// Counts a block's instructions, if they fit the budget and nobody wants the CPU.
     @inline(__always)
     func begin(_ block: Block) -> Bool {
-        let left = unsafe state.pointee.budget &- Int64(block.count)
+        let left = budget &- Int64(block.count)
         block.coolDown()
         // Translated blocks, and those that are to be, are the outer loop's.
         if unsafe left < 0 || hasExitRequest || block.header.pointee.heat < 0 { return false }
-        unsafe state.pointee.budget = left
+        budget = left
         unsafe state.pointee.retired &+= UInt64(block.count)
         return true
     }

@@ -81,7 +81,7 @@ extension CPU {
             try probeWrite(linear, size: 16)
             if let memory = unsafe try lockableMemory(linear & linearMask, size: 16) {
                 isEqual = unsafe compareExchange16(memory.host, &low, &high)
-                unsafe announce(memory.others)
+                unsafe announce(memory.others, physical: memory.physical)
             } else {
                 isEqual = try compareExchange16(device: linear, &low, &high)
             }

@@ -55,7 +55,7 @@ extension CPU {
         do throws(Fault) {
             var found = try findBlock(cache, single: single)
             // The last instructions before the budget ends go one by one.
-            if !single, found.count > 1, Int64(found.count) > fields.budget {
+            if !single, found.count > 1, Int64(found.count) > budget {
                 single = true
                 found = try findBlock(cache, single: true)
             }
@@ -108,7 +108,7 @@ extension CPU {
 
     /// Runs `count` instructions (fewer if the CPU stops). For tests.
     func execute(count: Int) {
-        unsafe state.pointee.budget = 0
+        budget = 0
         guard let cache = makeCodeCache() else { return }
         for _ in 0..<count {
             if fields.isHalted || fields.isShutDown { return }
@@ -133,7 +133,7 @@ extension CPU {
 
     @inline(__always)
     private var needsAttention: Bool {
-        hasExitRequest || fields.budget <= 0 || fields.interruptShadow != 0 || fields.isHalted
+        hasExitRequest || budget <= 0 || fields.interruptShadow != 0 || fields.isHalted
             || fields.isShutDown
     }
 
@@ -141,7 +141,7 @@ extension CPU {
         if fields.isHalted || fields.isShutDown {
             return serviceInterrupts() || fields.isHalted || fields.isShutDown ? .leave : .goOn
         }
-        let isWaiting = hasExitRequest || fields.budget <= 0
+        let isWaiting = hasExitRequest || budget <= 0
         if fields.interruptShadow != 0 {
             // What waits has to wait for one more instruction.
             fields.interruptShadow = 0
@@ -153,14 +153,14 @@ extension CPU {
 
     @inline(__always)
     func count(_ block: Block) {
-        unsafe state.pointee.budget &-= Int64(block.count)
+        budget &-= Int64(block.count)
         unsafe state.pointee.retired &+= UInt64(block.count)
     }
 
     /// Takes back the instructions of `block` from `op` on.
     func uncount(_ block: Block, from op: OperationPointer) {
         let rest = block.count &- UInt16(op.number)
-        unsafe state.pointee.budget &+= Int64(rest)
+        budget &+= Int64(rest)
         unsafe state.pointee.retired &-= UInt64(rest)
     }
 
@@ -177,11 +177,11 @@ extension CPU {
         }
         count(block)
         // Without budget nothing is followed.
-        let budget = fields.budget
-        fields.budget = min(budget, 0)
-        let before = fields.budget
+        let kept = budget
+        budget = min(kept, 0)
+        let before = budget
         let exit = run(block)
-        fields.budget = budget &+ (fields.budget &- before)
+        budget = kept &+ (budget &- before)
         if isStepping && exit.edge != .faulted { afterStep() }
     }
 }

@@ -234,7 +234,7 @@ extension CPU {
     /// APIC, and what it did until then must be forgotten, but for what it wrote to memory.
     fileprivate func executeBorrowed(_ cache: CodeCache) -> Bool {
         fields.interruptShadow = 0
-        fields.budget = 0
+        budget = 0
         let block: Block
         do throws(Fault) {
             block = try findBlock(cache, single: true)

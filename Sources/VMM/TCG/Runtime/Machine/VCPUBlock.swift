@@ -21,14 +21,20 @@ internal import Synchronization
     private let bell: UnsafeMutablePointer<Atomic<UInt32>>
     private let isWaiting: UnsafeMutablePointer<Atomic<UInt32>>
 
+    private static let stateOffset =
+        HostFrame.stackSize + HostFrame.size + VCPUState.fxImageSize
+    private static let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
+    private static let tlbOffset = (bellOffset + 64 + 4095) & ~4095
+    /// From the frame of translated code to the tables of the soft TLB.
+    static let tlbDistance = tlbOffset - HostFrame.stackSize
+
     var cpu: CPU { unsafe CPU(state) }
 
     init(
         ram: RAMTable, windows: WindowTable, codePages: CodePageMap, index: Int
     ) throws(SystemError) {
-        let stateOffset = HostFrame.stackSize + HostFrame.size + VCPUState.fxImageSize
-        let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
-        let tlbOffset = (bellOffset + 64 + 4095) & ~4095
+        let (stateOffset, bellOffset) = (Self.stateOffset, Self.bellOffset)
+        let tlbOffset = Self.tlbOffset
         mapping = try MemoryMapping(anonymous: (tlbOffset + TLB.size + 4095) & ~4095)
         let base = unsafe mapping.base
         let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
@@ -44,9 +50,8 @@ internal import Synchronization
         let field = MemoryLayout<VCPUState>.offset(of: \VCPUState.exitRequest) ?? 0
         unsafe exitRequest = (base + stateOffset + field).assumingMemoryBound(
             to: Atomic<UInt32>.self)
-        let check = MemoryLayout<VCPUState>.offset(of: \VCPUState.hostCheck) ?? 0
-        unsafe hostCheck = (base + stateOffset + check).assumingMemoryBound(
-            to: Atomic<UInt32>.self)
+        unsafe hostCheck = (base + HostFrame.stackSize + Int(HostFrame.check))
+            .assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
         // The other slots are empty as they are. Writing to them would take 64 pages.

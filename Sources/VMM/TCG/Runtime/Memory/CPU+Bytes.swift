@@ -76,7 +76,8 @@ extension CPU {
         {
             let others = prepareWrite(physical: physical, count: count)
             unsafe memcpy(host, source, count)
-            return announce(others)
+            announce(others, physical: physical)
+            return unsafe allowFastWrites(entry, linear)
         }
         var done = 0
         while done < count {

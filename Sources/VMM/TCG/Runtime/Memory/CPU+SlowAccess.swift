@@ -98,12 +98,18 @@ extension CPU {
             var value = value
             unsafe memcpy(host, &value, min(size, 8))
         }
-        announce(others)
-        // Once the code is gone, the next write may be fast.
-        if unsafe entry.pointee.physical & TLBFlags.slow == 0 && !hasCode(physical: physical) {
-            unsafe entry.pointee.writeTag = linear & ~0xFFF
-            unsafe keepSlow(entry, linear)
-        }
+        announce(others, physical: physical)
+        unsafe allowFastWrites(entry, linear)
+    }
+
+    /// Makes writes to an entry's page fast again where its code is gone. Every slow write calls
+    /// it: a page that is only written in one way would stay slow otherwise.
+    @inline(__always)
+    func allowFastWrites(_ entry: UnsafeMutablePointer<TLBEntry>, _ linear: UInt64) {
+        let physical = unsafe entry.pointee.physical
+        guard physical & TLBFlags.slow == 0, !hasCode(physical: physical) else { return }
+        unsafe entry.pointee.writeTag = linear & ~0xFFF
+        unsafe keepSlow(entry, linear)
     }
 
     /// A write that crosses a page border; both pages are checked first.
@@ -130,7 +136,7 @@ extension CPU {
         try probeWrite(linear, size: size)
         if let memory = unsafe try lockableMemory(linear & linearMask, size: size) {
             unsafe modifyAtomically(memory.host, T.self, body)
-            return unsafe announce(memory.others)
+            return unsafe announce(memory.others, physical: memory.physical)
         }
         guard size > 4096 - Int(linear & 0xFFF) else {
             return try store(linear, body(try load(linear, as: T.self)))
@@ -148,7 +154,7 @@ extension CPU {
     /// for devices and across pages.
     func lockableMemory(
         _ linear: UInt64, size: Int
-    ) throws(Fault) -> (host: UnsafeMutableRawPointer, others: UInt64)? {
+    ) throws(Fault) -> (host: UnsafeMutableRawPointer, physical: UInt64, others: UInt64)? {
         if size > 4096 - Int(linear & 0xFFF) { return nil }
         // SAFETY: as in `load`.
         let entry = unsafe try entry(linear, mode: dataMode, access: PageFaultCode.write)
@@ -159,6 +165,8 @@ extension CPU {
         if unsafe entry.pointee.physical & TLBFlags.watched != 0 {
             noteWatched(linear, size: size, isWrite: true)
         }
-        return unsafe (host, prepareWrite(physical: physical, count: size))
+        let others = prepareWrite(physical: physical, count: size)
+        unsafe allowFastWrites(entry, linear)
+        return unsafe (host, physical, others)
     }
 }

@@ -106,15 +106,32 @@ extension CPU {
     @inline(never)
     private func prepareCodeWrite(physical: UInt64, count: Int) -> UInt64 {
         let own = fields.codeBit
+        let others = takeOtherMarks(physical)
         guard let word = unsafe codeWord(physical) else { return 0 }
-        let marks = unsafe word.pointee.bitwiseAnd(own, ordering: .sequentiallyConsistent).oldValue
-        if marks & own != 0 { invalidateCode(physical: physical, count: count) }
-        return marks & ~own
+        if unsafe word.pointee.load(ordering: .relaxed) & own != 0 {
+            invalidateCode(physical: physical, count: count)
+        }
+        return others
     }
 
-    /// Call this after the write.
+    /// Call this after the write, with what `prepareWrite` has returned. A CPU that has marked the
+    /// page in between may have read the old bytes.
     @inline(__always)
-    func announce(_ others: UInt64) { if others != 0 { tell(others) } }
+    func announce(_ others: UInt64, physical: UInt64) {
+        if fields.isOnlyCPU { return }
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        var others = others
+        if hasCode(physical: physical) { others |= takeOtherMarks(physical) }
+        if others != 0 { tell(others) }
+    }
+
+    @inline(never)
+    private func takeOtherMarks(_ physical: UInt64) -> UInt64 {
+        let own = fields.codeBit
+        guard let word = unsafe codeWord(physical) else { return 0 }
+        return unsafe word.pointee.bitwiseAnd(own, ordering: .sequentiallyConsistent).oldValue
+            & ~own
+    }
 
     @inline(never)
     private func tell(_ others: UInt64) {

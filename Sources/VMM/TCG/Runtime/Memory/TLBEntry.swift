@@ -11,6 +11,8 @@ struct TLBEntry: BitwiseCopyable {
     /// The guest-physical page address, with `TLBFlags` in the low bits.
     var physical: UInt64
 
+    static let stride = MemoryLayout<TLBEntry>.stride
+
     /// The tag that no address of slot `index` can match: another slot's. It is zero where it can
     /// be, so that fresh memory is an empty table but for its first slot.
     @inline(__always)

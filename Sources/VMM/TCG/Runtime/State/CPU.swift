@@ -22,6 +22,22 @@
         unsafe UnsafeMutableRawPointer(state) - VCPUState.fxImageSize
     }
 
+    /// What translated code keeps, in front of that (see HostFrame.swift).
+    @inline(__always)
+    var frame: UnsafeMutableRawPointer {
+        unsafe UnsafeMutableRawPointer(state) - Int(HostFrame.state)
+    }
+
+    /// Instructions that may still run before `execute` returns to its caller.
+    @inline(__always)
+    var budget: Int64 {
+        get { unsafe frame.load(fromByteOffset: Int(HostFrame.budget), as: Int64.self) }
+        nonmutating set {
+            unsafe frame.storeBytes(
+                of: newValue, toByteOffset: Int(HostFrame.budget), as: Int64.self)
+        }
+    }
+
     /// A general register in full; 16 reads as zero.
     @inline(__always)
     subscript(register: UInt8) -> UInt64 {

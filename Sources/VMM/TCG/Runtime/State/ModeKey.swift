@@ -17,5 +17,10 @@ enum ModeKey {
     /// CR0.EM or CR0.TS or, for SSE, CR4.OSFXSR makes vector and x87 instructions fault.
     static let noFPU: UInt32 = 1 << 9
     /// CR0.TS, CR4.OSXSAVE or XCR0 makes AVX instructions fault.
-    static let noAVX: UInt32 = 1 << 13
+    static let noAVX: UInt32 = 1 << 10
+    /// The `TLBMode` in force, which STAC and CLAC change in the middle of a block.
+    static let accessMode: UInt32 = 3 << accessModeShift
+    static let accessModeShift: UInt32 = 11
+    /// CR4.SMAP, by which one knows what CLAC leads to.
+    static let smap: UInt32 = 1 << 13
 }

@@ -73,8 +73,6 @@ struct TableRegister: BitwiseCopyable {
     /// The table of the current privilege and access mode.
     // SAFETY: allocated with the state and freed after it.
     var tlb: UnsafeMutablePointer<TLBEntry>
-    /// Instructions that may still run before `execute` returns to its caller.
-    var budget: Int64 = 0
     /// Instructions retired up to the current block's end.
     var retired: UInt64 = 0
     /// Not zero: leave the loop at the next block border. Other threads store to it (atomically).
@@ -201,9 +199,6 @@ struct TableRegister: BitwiseCopyable {
     var isOnlyCPU = true
     /// Runs in the interpreter before a block is translated; negative: none is.
     var translationThreshold: Int32 = -1
-    /// What translated code compares with its block's generation before it runs: the CPU's
-    /// generation, or 0 while there is an exit request. Other threads store 0 (atomically).
-    var hostCheck: UInt32 = 0
     /// PAUSEs so far.
     var pauseCount: UInt8 = 0
 

@@ -9,7 +9,6 @@ extension CPU {
             let hasBase = size != 8 || number >= Int(SegmentRegister.fs)
             fields.addressBase[number] = hasBase ? fields.segments[number].base : 0
         }
-        updateAccessMode()
         var key = UInt32(size)
         if size == 8 || segment(SegmentRegister.ss).isBig { key |= ModeKey.bigStack }
         if cpl == 3 { key |= ModeKey.user }
@@ -21,6 +20,7 @@ extension CPU {
         if hasNoFPU { key |= ModeKey.noFPU }
         if !isAVXEnabled || fields.cr0 & CR0.ts != 0 { key |= ModeKey.noAVX }
         fields.modeKey = key
+        updateAccessMode()
     }
 
     /// CR4 and XCR0 allow AVX instructions, which they do not in the models without them.
@@ -40,6 +40,9 @@ extension CPU {
             mode = isProtected ? TLBMode.supervisorSMAP : TLBMode.supervisor
         }
         fields.tlbMode = UInt8(mode)
+        let hasSMAP = fields.cr4 & CR4.smap != 0
+        fields.modeKey = fields.modeKey & ~(ModeKey.accessMode | ModeKey.smap)
+            | UInt32(mode) << ModeKey.accessModeShift | (hasSMAP ? ModeKey.smap : 0)
         // SAFETY: the mode is below `TLB.modes`.
         unsafe state.pointee.tlb = state.pointee.tlbTables + mode * TLB.entries
     }

@@ -25,13 +25,13 @@ extension TCGVCPU {
     /// How many instructions may run before the next timer, in counted mode.
     func updateBudget() {
         guard core.options.clock == .counted else {
-            cpu.fields.budget = Self.unlimited
+            cpu.budget = Self.unlimited
             return
         }
         let deadline = apic.deadline.load(ordering: .relaxed)
         let now = guestTime()
         let left = deadline <= now ? 1 : deadline - now
-        cpu.fields.budget = Int64(clamping: min(left, UInt64(Self.unlimited)))
+        cpu.budget = Int64(clamping: min(left, UInt64(Self.unlimited)))
     }
 
     static let unlimited: Int64 = 1 << 62

@@ -4,11 +4,6 @@ internal import Synchronization
 // Into translated code and out of it.
 
 extension CPU {
-    private var frame: UnsafeMutableRawPointer {
-        // SAFETY: the frame is in front of the FXSAVE image (see HostFrame.swift).
-        unsafe UnsafeMutableRawPointer(state) - Int(HostFrame.state)
-    }
-
     private var frameFlags: UInt32 {
         get { unsafe frame.load(fromByteOffset: Int(HostFrame.flags), as: UInt32.self) }
         nonmutating set {
@@ -26,14 +21,14 @@ extension CPU {
 
     /// Counts what translated code has taken from the budget.
     private func settle() {
-        let budget = fields.budget
-        fields.retired &+= UInt64(bitPattern: budgetMark &- budget)
-        budgetMark = budget
+        let left = budget
+        fields.retired &+= UInt64(bitPattern: budgetMark &- left)
+        budgetMark = left
     }
 
     /// Runs a translated block and what follows.
     func runHost(_ block: Block, _ translator: HostTranslator) -> BlockExit {
-        budgetMark = fields.budget
+        budgetMark = budget
         frameFlags = HostFlags.packed(arithmeticFlags)
         unsafe frame.storeBytes(
             of: lookupKey, toByteOffset: Int(HostFrame.lookupKey), as: UInt64.self)
@@ -54,7 +49,7 @@ extension CPU {
         case 4:
             // Exceptions that the guest has not masked are not for the host to take.
             rip = last.rip
-            guard Int64(last.count) <= fields.budget else { return .none }
+            guard Int64(last.count) <= budget else { return .none }
             count(last)
             return run(last)
         default:
@@ -77,14 +72,11 @@ extension CPU {
 
     /// Lets translated code run as long as there is no exit request.
     private func setHostCheck() {
-        // SAFETY: an aligned word of the state, which other threads store to atomically.
-        unsafe withUnsafeMutablePointer(to: &state.pointee.hostCheck) { check in
-            let word = unsafe UnsafeMutableRawPointer(check).assumingMemoryBound(
-                to: Atomic<UInt32>.self)
-            unsafe word.pointee.store(
-                codeGeneration, ordering: .sequentiallyConsistent)
-            if hasExitRequest { unsafe word.pointee.store(0, ordering: .relaxed) }
-        }
+        // SAFETY: an aligned word of the frame, which other threads store to atomically.
+        let word = unsafe (frame + Int(HostFrame.check)).assumingMemoryBound(
+            to: Atomic<UInt32>.self)
+        unsafe word.pointee.store(codeGeneration, ordering: .sequentiallyConsistent)
+        if hasExitRequest { unsafe word.pointee.store(0, ordering: .relaxed) }
     }
 
     /// Executes one operation of a translated block.
@@ -103,7 +95,7 @@ extension CPU {
         if block.generation == generation, generation == codeGeneration, !hasExitRequest, !mayRaise
         {
             frameFlags = HostFlags.packed(arithmeticFlags)
-            budgetMark = fields.budget
+            budgetMark = budget
             return true
         }
         rip = block.nextRIP(op)
@@ -150,13 +142,13 @@ extension CPU {
         let number = Int64(op.number)
         let rest = max(0, Int64(block.count) - number - 1)
         // Without budget nothing is followed.
-        let budget = fields.budget
-        fields.budget = min(budget, 0)
-        let before = fields.budget
+        let kept = budget
+        budget = min(kept, 0)
+        let before = budget
         let exit = run(single)
-        fields.budget = budget &+ (fields.budget &- before)
+        budget = kept &+ (budget &- before)
         if !isLast && exit.edge != .faulted && rip == next { return .done }
-        fields.budget &+= rest
+        budget &+= rest
         fields.retired &-= UInt64(rest)
         return .left
     }

@@ -2,7 +2,7 @@
 // code for the operands.
 extension HostBlock {
     /// A one-byte operand. The registers without host registers are in `scratch`.
-    private func byteOperand(_ offset: UInt8, _ scratch: UInt8) -> ByteRegister {
+    private mutating func byteOperand(_ offset: UInt8, _ scratch: UInt8) -> ByteRegister {
         let number = offset >> 3
         return ByteRegister(target(number, scratch), isHigh: offset & 1 != 0)
     }
@@ -126,7 +126,7 @@ extension HostBlock {
         prepareFlags(use)
         code.memory(
             kind.opcode + (size == 1 ? 2 : 3), size: size, reg: a,
-            HostMemory(HostRegister.first), needsREX: size == 1)
+            operand, needsREX: size == 1)
         if kind.writes { store(guest, second) }
         resume()
         return true
@@ -142,7 +142,7 @@ extension HostBlock {
         prepareFlags(use)
         code.memory(
             kind.opcode + (size == 1 ? 0 : 1), size: size, reg: b,
-            HostMemory(HostRegister.first), needsREX: size == 1)
+            operand, needsREX: size == 1)
         resume()
         return true
     }
@@ -153,9 +153,9 @@ extension HostBlock {
         guard canAddress(op) else { return false }
         access(op, size: size, isWrite: kind.writes)
         prepareFlags(use)
+        let operand = operand
         emitImmediate(kind, size, op.immediate) { code, opcode in
-            code.memory(
-                opcode, size: size, reg: kind.digit, HostMemory(HostRegister.first))
+            code.memory(opcode, size: size, reg: kind.digit, operand)
         }
         resume()
         return true
@@ -174,7 +174,7 @@ extension HostBlock {
             access(op, size: size, isWrite: true)
             prepareFlags(use)
             code.memory(
-                opcode + (size == 1 ? 0 : 1), size: size, reg: number, HostMemory(first))
+                opcode + (size == 1 ? 0 : 1), size: size, reg: number, operand)
             resume()
             return true
         }
@@ -207,7 +207,7 @@ extension HostBlock {
             access(op, size: from, isWrite: false)
             code.memory(
                 wanted, size: size, reg: target(op.destination, second),
-                HostMemory(HostRegister.first))
+                operand)
         } else if from == 1 {
             let a = byteOperand(op.source, HostRegister.first)
             let b = ByteRegister(target(op.destination, second))
@@ -236,13 +236,13 @@ extension HostBlock {
             guard canAddress(op) else { return false }
             access(op, size: size, isWrite: false)
         }
-        let b = isMemory ? first : source(op.source, first)
+        let b = isMemory ? nil : source(op.source, first)
         let a = readsDestination ? source(op.destination, second) : target(op.destination, second)
         prepareFlags(use)
-        if isMemory {
-            code.memory(opcode, size: size, reg: a, HostMemory(b))
-        } else {
+        if let b {
             code.registers(opcode, size: size, reg: a, rm: b)
+        } else {
+            code.memory(opcode, size: size, reg: a, operand)
         }
         if let immediate { code.word(Int32(truncatingIfNeeded: immediate)) }
         store(op.destination, second)

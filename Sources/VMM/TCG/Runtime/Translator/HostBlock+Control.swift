@@ -6,11 +6,12 @@ extension HostBlock {
             HostRegister.guestRSP, HostMemory(HostRegister.guestRSP, distance))
     }
 
-    /// Leaves the host address of a stack slot in R9.
-    mutating func accessStack(_ distance: Int32, isWrite: Bool) {
-        saveFlags()
-        code.lea(HostRegister.first, HostMemory(HostRegister.guestRSP, distance))
-        translate(size: 8, isWrite: isWrite)
+    /// Makes `operand` the host address of a stack slot.
+    mutating func accessStack(_ distance: Int32, isWrite: Bool, isSure: Bool = true) {
+        reach(
+            Access(
+                base: Register.rsp, displacement: distance, size: 8, isWrite: isWrite,
+                isSure: isSure))
     }
 
     mutating func emitStack(_ op: OperationPointer) -> Bool {
@@ -19,27 +20,27 @@ extension HostBlock {
         case .pushR64:
             accessStack(-8, isWrite: true)
             let value = source(op.source, second)
-            code.store(HostMemory(first), value)
+            code.store(operand, value)
             moveStack(-8)
         case .pushI64:
             guard let value = Int32(exactly: op.immediate) else { return false }
             accessStack(-8, isWrite: true)
-            code.memory(0xC7, size: 8, reg: 0, HostMemory(first))
+            code.memory(0xC7, size: 8, reg: 0, operand)
             code.word(value)
             moveStack(-8)
         case .pushM64:
             guard canAddress(op) else { return false }
             let value = HostFrame.slot(HostFrame.target)
             access(op, size: 8, isWrite: false)
-            code.load(second, HostMemory(first))
+            code.load(second, operand)
             code.store(value, second)
-            accessStack(-8, isWrite: true)
+            accessStack(-8, isWrite: true, isSure: false)
             code.load(second, value)
-            code.store(HostMemory(first), second)
+            code.store(operand, second)
             moveStack(-8)
         case .popR64:
             accessStack(0, isWrite: false)
-            code.load(second, HostMemory(first))
+            code.load(second, operand)
             moveStack(8)
             if HostRegister.isInMemory(op.destination) {
                 code.store(HostFrame.register(op.destination), second)
@@ -50,7 +51,7 @@ extension HostBlock {
             saveFlags()
             code.move(first, HostRegister.rbp)
             translate(size: 8, isWrite: false)
-            code.load(second, HostMemory(first))
+            code.load(second, operand)
             code.lea(HostRegister.guestRSP, HostMemory(HostRegister.rbp, 8))
             code.move(HostRegister.rbp, second)
         default: return false
@@ -81,22 +82,23 @@ extension HostBlock {
         let isPush = operation(index).code == .pushR64
         let (first, second) = (HostRegister.first, HostRegister.second)
         let size = Int32(runLength) * 8
-        saveFlags()
-        code.lea(first, HostMemory(HostRegister.guestRSP, isPush ? -size : 0))
-        translate(size: UInt8(size), isWrite: isPush)
+        reach(
+            Access(
+                base: Register.rsp, displacement: isPush ? -size : 0, size: UInt8(size),
+                isWrite: isPush))
         for number in 0..<runLength {
             let op = operation(index + number)
             let place = Int32(number) * 8
             if isPush {
                 let value = source(op.source, second)
-                code.store(HostMemory(first, size - 8 - place), value)
+                code.store(operand.advanced(by: size - 8 - place), value)
             } else if op.code == .ret64 {
-                code.load(first, HostMemory(first, place))
+                code.load(first, operand.advanced(by: place))
                 moveStack(place)
                 returnAfterRun()
                 return
             } else {
-                code.load(target(op.destination, second), HostMemory(first, place))
+                code.load(target(op.destination, second), operand.advanced(by: place))
                 store(op.destination, second)
             }
         }
@@ -129,7 +131,7 @@ extension HostBlock {
         case .callM64:
             guard canAddress(op) else { return false }
             access(op, size: 8, isWrite: false)
-            code.load(first, HostMemory(first))
+            code.load(first, operand)
             callTarget(op)
         case .jumpR64:
             loadTarget(op)
@@ -137,12 +139,12 @@ extension HostBlock {
         case .jumpM64:
             guard canAddress(op) else { return false }
             access(op, size: 8, isWrite: false)
-            code.load(first, HostMemory(first))
+            code.load(first, operand)
             goTo(stack: 0)
         case .ret64, .retImmediate64:
             let more = op.code == .ret64 ? 0 : Int32(truncatingIfNeeded: op.immediate)
             accessStack(0, isWrite: false)
-            code.load(first, HostMemory(first))
+            code.load(first, operand)
             goTo(stack: 8 + more)
         default: return false
         }
@@ -153,7 +155,7 @@ extension HostBlock {
     private mutating func pushReturn(_ op: OperationPointer) {
         accessStack(-8, isWrite: true)
         code.set(HostRegister.second, to: block.nextRIP(op))
-        code.store(HostMemory(HostRegister.first), HostRegister.second)
+        code.store(operand, HostRegister.second)
     }
 
     /// Leaves the target that is in a register in R9.
@@ -183,10 +185,11 @@ extension HostBlock {
     }
 
     /// Leaves the host address of the code for the guest address in R9 in R10. If it is not known,
-    /// the interpreter executes the whole instruction, which has changed nothing so far. The flags
-    /// have been saved.
+    /// the interpreter executes the whole instruction, which has changed nothing so far.
     private mutating func lookUp() {
         let (first, second) = (HostRegister.first, HostRegister.second)
+        held = nil
+        saveFlags()
         code.move(second, first)
         code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 12
         code.byte(12)

@@ -138,7 +138,7 @@ extension HostBlock {
             guard canAddress(op) else { return false }
             access(op, size: size, isWrite: false)
             prepareFlags(use)
-            self.code.memory(0xF7, size: size, reg: 4, HostMemory(HostRegister.first))
+            self.code.memory(0xF7, size: size, reg: 4, operand)
             resume()
         case .btRR32, .btRR64:
             let a = source(op.destination, HostRegister.first)

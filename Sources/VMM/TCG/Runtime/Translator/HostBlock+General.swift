@@ -33,6 +33,7 @@ extension HostBlock {
             return true
         case .pushf: return op.size == 8 && emitPushFlags()
         case .cli, .cld: return emitSystemFlag(operation)
+        case .stac, .clac: return emitAccessFlag(isSet: operation == .stac)
         case .movFromSegment: return emitSelector(op)
         default:
             let isStore = operation == .movbe && op.form.contains(.memoryDestination)
@@ -97,7 +98,7 @@ extension HostBlock {
             ? a : shape.hasRegister ? source(reg.register, second) : instruction.modRMReg
         prepareFlags(use, mayWrite: use.writes == 0 && instruction.mayWriteFlags)
         code.integer(
-            instruction, reg: b, isMemory ? .memory(HostMemory(first)) : .register(a),
+            instruction, reg: b, isMemory ? .memory(operand) : .register(a),
             isLocked: isMemory && op.form.contains(.locked))
         if !isMemory && (shape.writesRM || isSame && shape.writesRegister) {
             store(rm.register, first)
@@ -117,7 +118,8 @@ extension HostBlock {
         if op.form.contains(.memorySource) {
             guard canAddress(op) else { return false }
             access(op, size: size, isWrite: false)
-            code.load(first, HostMemory(first), size: size)
+            saveFlags()
+            code.load(first, operand, size: size)
         } else {
             saveFlags()
             let divisor = source(op.source, first)
@@ -162,7 +164,7 @@ extension HostBlock {
             prepareFlags(use)
             code.integer(
                 instruction, reg: instruction.modRMReg,
-                isMemory ? .memory(HostMemory(first)) : .register(a), isLocked: isLocked)
+                isMemory ? .memory(operand) : .register(a), isLocked: isLocked)
             if !isMemory && isWrite { store(op.destination, first) }
             resume()
             return true
@@ -182,7 +184,7 @@ extension HostBlock {
         code.registers(0x83, size: 4, reg: 4, rm: second)  // and r10d, bits
         code.byte(op.size * 8 - 1)
         prepareFlags(use)
-        code.integer(instruction, reg: second, .memory(HostMemory(first)), isLocked: isLocked)
+        code.integer(instruction, reg: second, .memory(operand), isLocked: isLocked)
         resume()
         return true
     }
@@ -194,11 +196,11 @@ extension HostBlock {
         guard op.form.contains(.memoryDestination), op.size >= 4, canAddress(op),
             !HostRegister.isInMemory(op.source)
         else { return false }
-        let (first, second) = (HostRegister.first, HostRegister.second)
+        let second = HostRegister.second
         let register = HostRegister.of(op.source)
         access(op, size: op.size, isWrite: true)
-        code.load(second, HostMemory(first), size: op.size)
-        code.store(HostMemory(first), register, size: op.size)
+        code.load(second, operand, size: op.size)
+        code.store(operand, register, size: op.size)
         code.move(register, second)
         resume()
         return true
@@ -216,9 +218,10 @@ extension HostBlock {
 
     // MARK: Flags
 
-    /// PUSHFQ. The arithmetic flags are in the frame, because it reads them.
+    /// PUSHFQ.
     private mutating func emitPushFlags() -> Bool {
-        let (first, second) = (HostRegister.first, HostRegister.second)
+        let second = HostRegister.second
+        saveFlags()
         accessStack(-8, isWrite: true)
         code.memory(0x0FB6, size: 4, reg: second, HostFrame.slot(HostFrame.flags + 1))
         code.memory(0x0B, size: 8, reg: second, HostState.systemFlags)  // or r10, [...]
@@ -230,8 +233,34 @@ extension HostBlock {
         code.land(hasNoOverflow)
         code.registers(0x0FBA, size: 8, reg: 6, rm: second)  // btr r10, 16: without RF
         code.byte(16)
-        code.store(HostMemory(first), second)
+        code.store(operand, second)
         moveStack(-8)
+        resume()
+        return true
+    }
+
+    /// STAC and CLAC: AC, and the soft TLB that it chooses.
+    private mutating func emitAccessFlag(isSet: Bool) -> Bool {
+        guard block.key & ModeKey.user == 0 else { return false }
+        let hasSMAP = block.key & ModeKey.smap != 0
+        let mode = isSet || !hasSMAP ? TLBMode.supervisor : TLBMode.supervisorSMAP
+        let key = block.key & ~ModeKey.accessMode | UInt32(mode) << ModeKey.accessModeShift
+        saveFlags()
+        code.memory(0x80, size: 1, reg: 7, HostState.cpl)  // cmp [cpl], 0
+        code.byte(0)
+        orInterpret(code.jump(if: 5))
+        let flag = Int32(RFLAGS.ac)
+        code.memory(0x81, size: 4, reg: isSet ? 1 : 4, HostState.systemFlags)  // or, and
+        code.word(isSet ? flag : ~flag)
+        code.memory(0xC6, size: 1, reg: 0, HostState.tlbMode)
+        code.byte(UInt8(mode))
+        code.lea(HostRegister.second, HostFrame.tlb(mode: UInt8(mode)))
+        code.store(HostState.tlb, HostRegister.second)
+        for place in [HostState.modeKey, HostFrame.slot(HostFrame.lookupKey)] {
+            code.memory(0xC7, size: 4, reg: 0, place)
+            code.word(Int32(bitPattern: key))
+        }
+        accessMode = UInt8(mode)
         resume()
         return true
     }

@@ -3,13 +3,16 @@ extension HostBlock {
     /// A guest register's host register; one that has none is loaded into `scratch`.
     mutating func source(_ guest: UInt8, _ scratch: UInt8) -> UInt8 {
         guard HostRegister.isInMemory(guest) else { return HostRegister.of(guest) }
+        if scratch == HostRegister.first { held = nil }
         code.load(scratch, HostFrame.register(guest))
         return scratch
     }
 
     /// Where a result for a guest register is to be put before `store`.
-    func target(_ guest: UInt8, _ scratch: UInt8) -> UInt8 {
-        HostRegister.isInMemory(guest) ? scratch : HostRegister.of(guest)
+    mutating func target(_ guest: UInt8, _ scratch: UInt8) -> UInt8 {
+        guard HostRegister.isInMemory(guest) else { return HostRegister.of(guest) }
+        if scratch == HostRegister.first { held = nil }
+        return scratch
     }
 
     /// Puts back what has been changed.
@@ -68,13 +71,21 @@ extension HostBlock {
         }
     }
 
-    /// Leaves the host address of the operation's memory operand in R9.
+    /// Makes `operand` the host address of the operation's memory operand, by way of R9.
     ///
     /// - Parameter keepsAddress: the linear address is in the frame's `target` then.
     mutating func access(
         _ op: OperationPointer, size: UInt8, isWrite: Bool, isAligned: Bool = false,
         keepsAddress: Bool = false
     ) {
+        let isPlain = op.addressKind == .flat64 || op.segment < SegmentRegister.fs
+        if isPlain, !keepsAddress, op.addressKind != .address32In64, op.index == Register.none,
+            op.base != Register.none, let displacement = Int32(exactly: op.displacement)
+        {
+            let access = Access(
+                base: op.base, displacement: displacement, size: size, isWrite: isWrite)
+            return reach(access, isAligned: isAligned)
+        }
         saveFlags()
         address(op)
         if keepsAddress {
@@ -101,19 +112,14 @@ extension HostBlock {
         translate(size: op.size, isWrite: isWrite, isAligned: isAligned)
     }
 
-    /// Turns the linear address in R9 into a host address; the interpreter has what cannot be.
-    /// Takes R10 and the flags, which have been saved.
+    /// Turns the linear address in R9 into a host address, `operand`; the interpreter has what
+    /// cannot be. Takes R10 and the flags, which have been saved.
     ///
     /// - Parameter isAligned: an address that is no multiple of the size is the interpreter's too.
     mutating func translate(size: UInt8, isWrite: Bool, isAligned: Bool = false) {
         let (first, second) = (HostRegister.first, HostRegister.second)
-        code.move(second, first)
-        code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 7
-        code.byte(7)
-        code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, slots
-        code.word(Int32((TLB.entries - 1) << 5))
-        code.memory(0x03, size: 8, reg: second, HostState.tlb)  // add r10, [tlb]
-        code.memory(0x33, size: 8, reg: first, HostMemory(second, isWrite ? 8 : 0))
+        held = nil
+        lookIntoTLB(isWrite: isWrite)
         if isAligned {
             code.registers(0xF7, size: 8, reg: 0, rm: first)  // test r9, all but an aligned offset
             code.word(~(4096 - Int32(size)))
@@ -123,6 +129,32 @@ extension HostBlock {
             code.word(4096 - Int32(size))
             orInterpret(code.jump(if: 7))
         }
-        code.memory(0x03, size: 8, reg: first, HostMemory(second, 16))  // add r9, [r10 + host]
+        addHost(second)
+    }
+
+    /// Leaves in R9 how the linear address there differs from the tag of its entry in the soft
+    /// TLB, whose offset is in R10 then.
+    mutating func lookIntoTLB(isWrite: Bool) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        if HostAssembler.hasBMI2 {
+            code.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xD1, 7)  // rorx r10d, r9d, 7
+        } else {
+            code.move(second, first, size: 4)
+            code.registers(0xC1, size: 4, reg: 5, rm: second)  // shr r10d, 7
+            code.byte(7)
+        }
+        code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, slots
+        code.word(Int32((TLB.entries - 1) * TLBEntry.stride))
+        let tag: Int32 = isWrite ? 8 : 0
+        code.memory(
+            0x33, size: 8, reg: first, HostFrame.tlb(mode: accessMode, entry: second, tag))
+    }
+
+    /// Makes a host address of the offset in R9.
+    mutating func addHost(_ entry: UInt8) {
+        code.memory(
+            0x03, size: 8, reg: HostRegister.first,
+            HostFrame.tlb(mode: accessMode, entry: entry, 16))
+        operand = HostMemory(HostRegister.first)
     }
 }

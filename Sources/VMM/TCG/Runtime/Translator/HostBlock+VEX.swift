@@ -50,7 +50,7 @@ extension HostBlock {
             let register = isGeneral ? target(op.destination, second) : op.destination
             prepareFlags(use)
             code.vex(
-                instruction, reg: register, vvvv: vvvv, .memory(HostMemory(first)),
+                instruction, reg: register, vvvv: vvvv, .memory(operand),
                 fourth: fourth)
             if isGeneral { store(op.destination, second) }
             resume()
@@ -103,7 +103,7 @@ extension HostBlock {
         prepareFlags(use)
         code.vex(
             instruction, reg: isGroup ? instruction.modRMReg : target(op.destination, second),
-            vvvv: vvvv, isMemory ? .memory(HostMemory(first)) : .register(rm))
+            vvvv: vvvv, isMemory ? .memory(operand) : .register(rm))
         if leaf.vex.result == .vvvv { store(number, first) }
         store(isGroup ? number : op.destination, second)
         resume()

@@ -108,18 +108,18 @@ extension HostBlock {
             isAligned: leaf.flags.contains(.aligned), keepsAddress: setsPointers)
         if instruction.map == 0 {
             code.vector(
-                instruction, reg: instruction.modRMReg, .memory(HostMemory(HostRegister.first)))
+                instruction, reg: instruction.modRMReg, .memory(operand))
             setPointers(op, leaf)
             resume()
             return true
         }
-        let operand = instruction.operands[isWrite ? 1 : 0]
-        let isGeneral = operand.kind == .general
+        let other = instruction.operands[isWrite ? 1 : 0]
+        let isGeneral = other.kind == .general
         let register =
-            isGeneral ? target(operand.register, HostRegister.second) : operand.register
+            isGeneral ? target(other.register, HostRegister.second) : other.register
         prepareFlags(use)
-        code.vector(instruction, reg: register, .memory(HostMemory(HostRegister.first)))
-        if isGeneral { store(operand.register, HostRegister.second) }
+        code.vector(instruction, reg: register, .memory(operand))
+        if isGeneral { store(other.register, HostRegister.second) }
         resume()
         return true
     }

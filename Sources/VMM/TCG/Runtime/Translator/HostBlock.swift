@@ -35,17 +35,44 @@ struct HostBlock {
     var index = 0
     /// The ways in: with the flags in EFLAGS, at `base`, and in the frame.
     private(set) var frameEntry = 0
+    private(set) var nativeEntry = 0
     /// Where the block's generation is in the code.
     private(set) var checkPlace = 0
-    /// The jumps to the blocks that follow, and where the flags are there.
-    private(set) var nextJump: (place: Int, flags: FlagPlace) = (0, .frame)
-    private(set) var takenJump: (place: Int, flags: FlagPlace) = (0, .frame)
+    /// The jumps to the blocks that follow, and where the flags are there. Those of the code that
+    /// looks into the TLB for each access are apart, where there are both.
+    private(set) var exits = Exits()
+    private(set) var plainExits = Exits()
+
+    struct Exits {
+        var next: (place: Int, flags: FlagPlace) = (0, .frame)
+        var taken: (place: Int, flags: FlagPlace) = (0, .frame)
+    }
+
+    // Accesses to memory; see HostBlock+Access.swift.
+
+    /// The host address of the memory operand that was reached last.
+    var operand = HostMemory(HostRegister.first)
+    /// The `TLBMode` in force.
+    var accessMode: UInt8
+    /// What has been found out while the block was written for the first time.
+    var events: [AccessEvent] = []
+    var plainPlaces: [Int] = []
+    /// `nil` that first time.
+    var plan: AccessPlan?
+    var accessCount = 0
+    /// The group whose host address is in R9.
+    var held: Int?
 
     init(_ block: Block, _ arena: HostArena, _ stubs: HostStubs) {
         self.block = block
         self.stubs = stubs
         base = arena.used
         code = HostAssembler(arena)
+        accessMode = Self.accessMode(block)
+    }
+
+    private static func accessMode(_ block: Block) -> UInt8 {
+        UInt8(block.key >> ModeKey.accessModeShift & 3)
     }
 
     // SAFETY: the block's operations, as many as its header says.
@@ -64,15 +91,38 @@ struct HostBlock {
             liveBefore[index] =
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
-        begin(isLive: liveBefore[0] != 0, needs: neededVectors(count))
+        let vectors = neededVectors(count)
+        write(count, liveBefore, uses, vectors)
+        guard events.count > 1 else { return }
+        let plan = AccessPlan(events)
+        guard !plan.groups.isEmpty else { return }
+        self.plan = plan
+        plainExits = exits
+        write(count, liveBefore, uses, vectors)
+    }
+
+    /// Writes the operations, and what is behind them.
+    private mutating func write(
+        _ count: Int, _ liveBefore: [UInt8], _ uses: [FlagUse], _ vectors: UInt16
+    ) {
+        (index, accessCount, held) = (0, 0, nil)
+        accessMode = Self.accessMode(block)
+        flags = .native
+        colds.removeAll(keepingCapacity: true)
+        begin(isLive: liveBefore[0] != 0, needs: vectors)
         while index < count {
             live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
             runLength = stackRun(count)
+            if !mayKeepHeld(operation(index)) { held = nil }
             if runLength > 1 {
                 emitStackRun()
-            } else if !emit(operation(index), uses[index]) {
+                for next in index..<index + runLength { noteEffects(operation(next)) }
+            } else if emit(operation(index), uses[index]) {
+                noteEffects(operation(index))
+            } else {
                 callHelper()
+                events.append(.barrier)
             }
             index += runLength
         }
@@ -85,10 +135,11 @@ struct HostBlock {
     /// - Parameter vectors: the block needs these of the guest's registers (`HostFrame.Vectors`).
     private mutating func begin(isLive: Bool, needs vectors: UInt16) {
         live = isLive ? FlagUse.all : 0
+        nativeEntry = base + code.count
         saveFlags()
         flags = .frame
         frameEntry = base + code.count
-        code.memory(0x81, size: 4, reg: 7, HostState.check)  // cmp [check], generation
+        code.memory(0x81, size: 4, reg: 7, HostFrame.slot(HostFrame.check))  // cmp
         checkPlace = base + code.count
         code.word(Int32(bitPattern: block.generation))
         colds.append(.start(jump: code.jump(if: 5), isCounted: false))
@@ -97,8 +148,8 @@ struct HostBlock {
         if vectors & Vectors.x87 != 0 { require(Vectors.x87, stubs.loadX87) }
         if vectors & Vectors.avx != 0 { require(Vectors.avx, stubs.loadUpperHalves) }
         if vectors == Vectors.sse { require(Vectors.sse, stubs.loadVectors) }
-        code.memory(0x81, size: 8, reg: 5, HostState.budget)
-        code.word(Int32(block.count))
+        code.memory(0x83, size: 8, reg: 5, HostFrame.slot(HostFrame.budget))  // sub
+        code.byte(UInt8(block.count))
         colds.append(.start(jump: code.jump(if: 8), isCounted: true))
     }
 
@@ -157,6 +208,7 @@ struct HostBlock {
     }
 
     private mutating func callHelper(_ number: Int, _ flags: FlagPlace?) {
+        held = nil
         code.set(HostRegister.first, to: packed(number))
         let stub =
             switch flags {
@@ -170,6 +222,7 @@ struct HostBlock {
     /// What the code does not do itself from `jump` on is the interpreter's. Call `resume` where
     /// it goes on.
     mutating func orInterpret(_ jump: Int) {
+        held = nil
         pending.append((jump, live == 0 ? nil : flags))
     }
 
@@ -179,6 +232,8 @@ struct HostBlock {
 
     /// The operation is complete here.
     mutating func resume() {
+        // The helper comes back to here, and changes R9.
+        if !pending.isEmpty { held = nil }
         for (jump, flags) in pending {
             colds.append(
                 .helper(
@@ -200,9 +255,9 @@ struct HostBlock {
 
     private mutating func noteExit(_ place: Int, _ edge: BlockExit.Edge) {
         if edge == .taken {
-            takenJump = (base + place, flags)
+            exits.taken = (base + place, flags)
         } else {
-            nextJump = (base + place, flags)
+            exits.next = (base + place, flags)
         }
         colds.append(.exit(jump: place, edge: edge == .taken ? 2 : 1, flags: flags))
     }
@@ -221,8 +276,8 @@ struct HostBlock {
             case .start(let jump, let isCounted):
                 code.land(jump)
                 if isCounted {
-                    code.memory(0x81, size: 8, reg: 0, HostState.budget)
-                    code.word(Int32(block.count))
+                    code.memory(0x83, size: 8, reg: 0, HostFrame.slot(HostFrame.budget))
+                    code.byte(UInt8(block.count))
                 }
                 leave(3, .frame)
             case .vectors(let jump, let stub, let resume):

@@ -43,6 +43,28 @@ enum HostFrame {
     /// What the host's own code wants in MXCSR.
     static let hostMXCSR: Int32 = 60
 
+    /// Instructions that may still run before `execute` returns to its caller (8 bytes).
+    static let budget: Int32 = 64
+    /// What translated code compares with its block's generation before it runs: the CPU's
+    /// generation, or 0 while there is an exit request. Other threads store 0 (atomically, 4
+    /// bytes).
+    static let check: Int32 = 72
+    /// Host addresses that several accesses of a block share (8 bytes each).
+    static let places: Int32 = 80
+    static let placeCount = 6
+
+    /// A mode's table of the soft TLB.
+    static func tlb(mode: UInt8) -> HostMemory {
+        let table = VCPUBlock.tlbDistance + Int(mode) * TLB.entries * TLBEntry.stride
+        return HostMemory(HostRegister.rsp, Int32(table))
+    }
+
+    /// A field of the entry there whose offset is in a register.
+    static func tlb(mode: UInt8, entry: UInt8, _ field: Int32) -> HostMemory {
+        HostMemory(
+            HostRegister.rsp, index: entry, scale: 0, tlb(mode: mode).displacement + field)
+    }
+
     /// A place in the FXSAVE image.
     static func image(_ offset: Int) -> HostMemory {
         HostMemory(HostRegister.rsp, Int32(size + offset))
@@ -68,9 +90,9 @@ enum HostState {
         HostMemory(HostRegister.rsp, HostFrame.state + Int32(offset ?? 0))
     }
 
-    static let budget = field(MemoryLayout.offset(of: \VCPUState.budget))
-    static let check = field(MemoryLayout.offset(of: \VCPUState.hostCheck))
     static let tlb = unsafe field(MemoryLayout.offset(of: \VCPUState.tlb))
+    static let tlbMode = field(MemoryLayout.offset(of: \VCPUState.tlbMode))
+    static let modeKey = field(MemoryLayout.offset(of: \VCPUState.modeKey))
     static let jumpCache = unsafe field(MemoryLayout.offset(of: \VCPUState.jumpCache))
     static let systemFlags = field(MemoryLayout.offset(of: \VCPUState.systemFlags))
     /// From the state's beginning.

@@ -43,4 +43,8 @@ struct HostMemory {
         self.scale = scale
         self.displacement = displacement
     }
+
+    func advanced(by distance: Int32) -> HostMemory {
+        HostMemory(base, index: index, scale: scale, displacement + distance)
+    }
 }

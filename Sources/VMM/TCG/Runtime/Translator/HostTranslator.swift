@@ -33,10 +33,12 @@ internal import Core
         }
         let header = unsafe block.header
         unsafe header.pointee.host = arena.address(translation.frameEntry)
-        unsafe header.pointee.nativeEntry = UInt32(translation.base)
+        unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
-        unsafe header.pointee.nextJump = HostJump(translation.nextJump)
-        unsafe header.pointee.takenJump = HostJump(translation.takenJump)
+        unsafe header.pointee.nextJump = HostJump(translation.exits.next)
+        unsafe header.pointee.takenJump = HostJump(translation.exits.taken)
+        unsafe header.pointee.plainNextJump = HostJump(translation.plainExits.next)
+        unsafe header.pointee.plainTakenJump = HostJump(translation.plainExits.taken)
         unsafe header.pointee.heat = -1
         arena.commit(translation.code.count)
         blockCount += 1
@@ -47,12 +49,17 @@ internal import Core
         guard let block = Block(address: exit.block) else { return }
         if exit.edge == .stale { return replace(block, by: target) }
         let (from, to) = unsafe (block.header.pointee, target.header.pointee)
-        let jump = exit.edge == .taken ? from.takenJump : from.nextJump
-        guard block.generation == generation, exit.edge != .faulted, to.host != 0, jump.place != 0
-        else { return }
+        let isTaken = exit.edge == .taken
+        guard block.generation == generation, exit.edge != .faulted, to.host != 0 else { return }
+        connect(isTaken ? from.takenJump : from.nextJump, to)
+        connect(isTaken ? from.plainTakenJump : from.plainNextJump, to)
+    }
+
+    private func connect(_ jump: HostJump, _ target: BlockHeader) {
+        guard jump.place != 0 else { return }
         arena.patch(
             Int(jump.place),
-            to: jump.hasNativeFlags ? Int(to.nativeEntry) : arena.offset(of: to.host))
+            to: jump.hasNativeFlags ? Int(target.nativeEntry) : arena.offset(of: target.host))
     }
 
     /// What jumps to the code of a dead block finds the block in its place.
