@@ -86,14 +86,14 @@ struct FallbackTests {
     func unsupported() throws {
         let guest = try GuestMachine(.kvm)
         var code = GuestCode()
-        code.raw(0x66, 0x0F, 0x38, 0xDC, 0xC1)  // aesenc xmm0, xmm1
+        code.raw(0x0F, 0x38, 0xC8, 0xC1)  // sha1nexte xmm0, xmm1
         try guest.put(code)
         guard case .exit(let text) = try guest.run() else {
             Issue.record("the guest did not stop")
             return
         }
         #expect(text.contains("internalError"))
-        #expect(text.contains("66 0f 38 dc c1"))
+        #expect(text.contains("0f 38 c8 c1"))
         #expect(text.contains("at RIP 0x5000"))
     }
 
@@ -101,8 +101,8 @@ struct FallbackTests {
     @Test(
         "and that the fallback does not know either give a process #UD, and the guest goes on",
         arguments: [
-            [0x66, 0x0F, 0x38, 0xDC, 0x07],  // aesenc xmm0, [rdi]
-            [0xC5, 0xFC, 0x10, 0x07],  // vmovups ymm0, [rdi]
+            [0x0F, 0x38, 0xC8, 0x07],  // sha1nexte xmm0, [rdi]
+            [0x62, 0xF1, 0x7C, 0x48, 0x10, 0x07],  // vmovups zmm0, [rdi]
         ] as [[UInt8]])
     func unsupportedInProcess(instruction: [UInt8]) throws {
         let guest = try GuestMachine(.kvm)
