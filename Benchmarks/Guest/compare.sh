@@ -15,7 +15,7 @@ measure() {
     done >"$work/$name"
     grep -qx end "$work/$name" || {
         tail -n 5 "$work/$name" "$work/$name.errors" >&2
-        printf '%s: %s did not finish within %s s; the end of its output is above\n' run "$name" "$limit" >&2
+        printf '%s: %s did not finish within %s s; the end of its output is above\n' "${0##*/}" "$name" "$limit" >&2
         unfinished=1
     }
 }

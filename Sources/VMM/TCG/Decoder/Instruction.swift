@@ -172,6 +172,16 @@ public struct Instruction: BitwiseCopyable, Sendable {
     public var modRMReg: UInt8 { (modRM >> 3) & 7 }
     /// ModRM.mod is 3.
     public var isRegisterForm: Bool { modRM >= 0xC0 }
+
+    /// `mandatoryPrefix` as VEX.pp has it (SDM volume 2, section 2.3.6.1).
+    public var vexPrefix: UInt8 {
+        switch mandatoryPrefix {
+        case 0x66: 1
+        case 0xF3: 2
+        case 0xF2: 3
+        default: 0
+        }
+    }
 }
 
 /// What the decoder made of the bytes.

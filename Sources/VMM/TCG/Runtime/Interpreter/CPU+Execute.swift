@@ -176,12 +176,18 @@ extension CPU {
             }
         }
         count(block)
-        // Without budget nothing is followed.
+        let exit = runUnfollowed(block)
+        if isStepping && exit.edge != .faulted { afterStep() }
+    }
+
+    /// Runs a block, which has been counted, and none of those that it leads to: without budget
+    /// nothing is followed.
+    func runUnfollowed(_ block: Block) -> BlockExit {
         let kept = budget
         budget = min(kept, 0)
         let before = budget
         let exit = run(block)
         budget = kept &+ (budget &- before)
-        if isStepping && exit.edge != .faulted { afterStep() }
+        return exit
     }
 }

@@ -87,16 +87,10 @@ extension LeafAssembler {
         let isWide =
             instruction.vectorW && (instruction.mode == .bits64 || !hasGeneral)
         emit(0xC4, (isMemory || rm < 8 ? 0xE0 : 0xC0) | instruction.map)
-        let prefix: UInt8 =
-            switch instruction.mandatoryPrefix {
-            case 0x66: 1
-            case 0xF3: 2
-            case 0xF2: 3
-            default: 0
-            }
         emit(
             (isWide ? 0x80 : 0) | (hasVvvv ? ~vvvv & 15 : 15) << 3
-                | (instruction.vectorLength == 32 ? 4 : 0) | prefix, instruction.opcode)
+                | (instruction.vectorLength == 32 ? 4 : 0) | instruction.vexPrefix,
+            instruction.opcode)
         let first = (isGroup ? instruction.modRMReg : reg) << 3
         if isMemory {
             emit(0x87 | first, 0x80, 0, 0, 0)

@@ -8,12 +8,15 @@ struct HostFeatures: Sendable {
     private let words: InlineArray<4, UInt32>
     /// The kernel saves the upper halves of YMM registers.
     let hasUpperHalves: Bool
+    /// Translated code may use RORX.
+    let hasBMI2: Bool
 
     private init() {
         let basic = Self.cpuid(1, 0)
         let last = Self.cpuid(0, 0).eax
         let structured = last >= 7 ? Self.cpuid(7, 0) : CPUIDLeaf()
         let extended = Self.cpuid(0x8000_0001, 0)
+        hasBMI2 = structured.ebx >> 8 & 1 != 0
         words = [basic.ecx, structured.ebx, structured.ecx, extended.ecx]
         let usesXSAVE = basic.ecx >> 27 & 1 != 0 && last >= 0xD
         // The size of an image with all that is enabled.

@@ -32,15 +32,14 @@ extension CPU {
     /// The part of `updateMode` that depends on CPL and AC: which soft TLB is in force.
     func updateAccessMode() {
         let hasAC = fields.systemFlags & RFLAGS.ac != 0
+        let hasSMAP = fields.cr4 & CR4.smap != 0
         let mode: Int
         if cpl == 3 {
             mode = hasAC && fields.cr0 & CR0.am != 0 ? TLBMode.userAligned : TLBMode.user
         } else {
-            let isProtected = !hasAC && fields.cr4 & CR4.smap != 0
-            mode = isProtected ? TLBMode.supervisorSMAP : TLBMode.supervisor
+            mode = !hasAC && hasSMAP ? TLBMode.supervisorSMAP : TLBMode.supervisor
         }
         fields.tlbMode = UInt8(mode)
-        let hasSMAP = fields.cr4 & CR4.smap != 0
         fields.modeKey = fields.modeKey & ~(ModeKey.accessMode | ModeKey.smap)
             | UInt32(mode) << ModeKey.accessModeShift | (hasSMAP ? ModeKey.smap : 0)
         // SAFETY: the mode is below `TLB.modes`.

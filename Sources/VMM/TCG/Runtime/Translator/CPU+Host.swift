@@ -141,12 +141,7 @@ extension CPU {
         let isLast = op.code.endsBlock
         let number = Int64(op.number)
         let rest = max(0, Int64(block.count) - number - 1)
-        // Without budget nothing is followed.
-        let kept = budget
-        budget = min(kept, 0)
-        let before = budget
-        let exit = run(single)
-        budget = kept &+ (budget &- before)
+        let exit = runUnfollowed(single)
         if !isLast && exit.edge != .faulted && rip == next { return .done }
         budget &+= rest
         fields.retired &-= UInt64(rest)

@@ -75,15 +75,8 @@ extension HostAssembler {
         _ instruction: Instruction, reg: UInt8, vvvv: UInt8, _ operand: RMOperand,
         fourth: UInt8? = nil
     ) {
-        let prefix: UInt8 =
-            switch instruction.mandatoryPrefix {
-            case 0x66: 1
-            case 0xF3: 2
-            case 0xF2: 3
-            default: 0
-            }
         vex(
-            map: instruction.map, prefix: prefix, opcode: instruction.opcode,
+            map: instruction.map, prefix: instruction.vexPrefix, opcode: instruction.opcode,
             isWide: instruction.vectorW, is256: instruction.vectorLength == 32, reg: reg,
             vvvv: vvvv, operand)
         if let fourth {

@@ -1,5 +1,3 @@
-internal import CLinux
-
 /// Writes host instructions into an arena.
 ///
 /// One-byte registers are given as `ByteRegister`s where AH to BH may occur; otherwise numbers are
@@ -17,19 +15,6 @@ internal import CLinux
     }
 
     var isFull: Bool { count > room }
-
-    /// RORX may be used (SDM volume 2, CPUID leaf 7).
-    static let hasBMI2: Bool = {
-        var words = InlineArray<4, UInt32>(repeating: 0)
-        // SAFETY: four words, which the functions fill.
-        return unsafe withUnsafeMutablePointer(to: &words) { words in
-            let first = unsafe UnsafeMutableRawPointer(words).assumingMemoryBound(to: UInt32.self)
-            unsafe clinux_cpuid(0, 0, first)
-            guard unsafe first[0] >= 7 else { return false }
-            unsafe clinux_cpuid(7, 0, first)
-            return unsafe first[1] & (1 << 8) != 0
-        }
-    }()
 
     @inline(__always)
     mutating func byte(_ value: UInt8) {

@@ -124,15 +124,13 @@ extension HostBlock {
         case Code.leaf.rawValue:
             // A vector register's number does no harm. FNSTSW and PCMPISTRI name no register, and
             // in `detail` is VEX.vvvv.
-            for register in [
-                op.destination, op.source, op.detail & 15, Register.rax, Register.rcx,
-            ] { written(register) }
+            written(op.destination, op.source, op.detail & 15, Register.rax, Register.rcx)
         default: events.append(.barrier)
         }
     }
 
-    private mutating func written(_ register: UInt8) {
-        events.append(.written(1 << UInt32(register & 31)))
+    private mutating func written(_ registers: UInt8...) {
+        events.append(.written(registers.reduce(0) { $0 | 1 << UInt32($1 & 31) }))
     }
 
     private mutating func move(_ distance: Int64) {

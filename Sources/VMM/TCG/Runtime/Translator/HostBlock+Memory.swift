@@ -136,7 +136,7 @@ extension HostBlock {
     /// TLB, whose offset is in R10 then.
     mutating func lookIntoTLB(isWrite: Bool) {
         let (first, second) = (HostRegister.first, HostRegister.second)
-        if HostAssembler.hasBMI2 {
+        if HostFeatures.shared.hasBMI2 {
             code.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xD1, 7)  // rorx r10d, r9d, 7
         } else {
             code.move(second, first, size: 4)
