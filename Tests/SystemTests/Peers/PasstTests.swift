@@ -56,7 +56,7 @@ struct PasstTests {
     func user() throws {
         let (folder, pages) = try (TestFolder(), TestFolder())
         try pages.file(
-            "page", (0..<(8 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
+            "page", (0..<(24 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 ^ $0 >> 9) })
         let sum = try md5(of: pages["page"])
         let space = try makeSpace()
         let server = try RunningProgram(
