@@ -197,7 +197,9 @@ extension CPU {
         if let cache = codeCache { return cache }
         let translates = fields.translationThreshold >= 0
         guard
-            let cache = CodeCache(translates: translates, hasAVX: translates && owner.model.hasAVX)
+            let cache = CodeCache(
+                arenaSize: codeArenaSize, translates: translates,
+                hasAVX: translates && owner.model.hasAVX)
         else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
         unsafe state.pointee.singleBlock = cache.singleBlock
@@ -205,6 +207,12 @@ extension CPU {
             Unmanaged.passRetained(cache).toOpaque())
         // Zeroed entries must not look like matches: no generation is 0.
         return cache
+    }
+
+    /// Bytes for this CPU's blocks: all CPUs' together may take an eighth of the guest's memory.
+    private var codeArenaSize: Int {
+        let share = Int(clamping: fields.codePageCount) << 9 / max(1, owner.core.options.cpuCount)
+        return min(max(share, 32 << 20), 256 << 20)
     }
 
     /// Frees all blocks; the CPU does not run any more.

@@ -22,9 +22,12 @@ struct JumpEntry: BitwiseCopyable {
 // SAFETY: one mapping with the tables and the arena at offsets computed from their sizes; block
 // offsets are made by `allocate` alone.
 @safe final class CodeCache {
-    static let jumpEntries = 16384
-    private static let buckets = 1 << 16
+    static let jumpEntries = 65536
+    private static let jumpSize = jumpEntries * MemoryLayout<JumpEntry>.stride
     private static let pageBuckets = 1 << 14
+
+    /// Slots of the hash table, a power of two: about as many as there can be blocks.
+    private let buckets: Int
 
     private let mapping: UnsafeMutableRawPointer
     private let mappingSize: Int
@@ -50,9 +53,11 @@ struct JumpEntry: BitwiseCopyable {
 
     private static let singleSize = Block.headerSize + 2 * MemoryLayout<Operation>.stride
 
-    init?(arenaSize: Int = 32 << 20, translates: Bool = false, hasAVX: Bool = false) {
-        let jumpSize = Self.jumpEntries * MemoryLayout<JumpEntry>.stride
-        let tableSize = Self.buckets * 4
+    /// - Parameter arenaSize: bytes for blocks. Memory is taken as they are added.
+    init?(arenaSize: Int, translates: Bool = false, hasAVX: Bool = false) {
+        buckets = 1 << (Int.bitWidth - 1 - (arenaSize / 512).leadingZeroBitCount)
+        let jumpSize = Self.jumpSize
+        let tableSize = buckets * 4
         let pageTableSize = Self.pageBuckets * 4
         self.arenaSize = arenaSize
         let scratchOffset = jumpSize + tableSize + pageTableSize
@@ -70,7 +75,8 @@ struct JumpEntry: BitwiseCopyable {
         unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
         unsafe arena = base + arenaOffset
         unsafe singleBlock = (base + singleOffset).assumingMemoryBound(to: BlockHeader.self)
-        translator = translates ? try? HostTranslator(hasAVX: hasAVX) : nil
+        translator =
+            translates ? try? HostTranslator(capacity: 2 * arenaSize, hasAVX: hasAVX) : nil
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }
@@ -98,9 +104,9 @@ struct JumpEntry: BitwiseCopyable {
     /// Forgets all blocks.
     func removeAll() {
         translator?.removeAll()
-        unsafe memset(table, 0, Self.buckets * 4)
-        unsafe memset(pageTable, 0, Self.pageBuckets * 4)
-        unsafe memset(jumpCache, 0, Self.jumpEntries * MemoryLayout<JumpEntry>.stride)
+        // All of it is zero again, and takes no memory. The tables are in front of the arena, and
+        // nothing but them and the blocks outlives a call.
+        unsafe _ = madvise(mapping, mappingSize, MADV_DONTNEED)
         used = 32
     }
 
@@ -119,16 +125,19 @@ struct JumpEntry: BitwiseCopyable {
 
     // MARK: By address
 
-    private func bucket(_ physical: UInt64, _ key: UInt32) -> Int {
-        let mixed = (physical ^ UInt64(key) << 20) &* 0x9E37_79B9_7F4A_7C15
-        return Int(mixed >> 48) & (Self.buckets - 1)
+    /// The same code at several linear addresses is in several buckets: programs that are started
+    /// again and again are somewhere else each time.
+    private func bucket(_ physical: UInt64, _ linear: UInt64, _ key: UInt32) -> Int {
+        let page = (linear >> 12) &* 0xD6E8_FEB8_6659_FD93
+        let mixed = (physical ^ page ^ UInt64(key) << 20) &* 0x9E37_79B9_7F4A_7C15
+        return Int(mixed >> 32) & (buckets - 1)
     }
 
     /// Calls `isRight` with candidates until it returns `true`.
     func find(
         physical: UInt64, linear: UInt64, key: UInt32, _ isRight: (Block) -> Bool
     ) -> Block? {
-        let slot = unsafe table + bucket(physical, key)
+        let slot = unsafe table + bucket(physical, linear, key)
         var before: Block?
         var link = unsafe slot.pointee
         while link != 0 {
@@ -159,7 +168,9 @@ struct JumpEntry: BitwiseCopyable {
     /// Puts a finished block into the tables.
     func insert(_ block: Block) {
         let header = unsafe block.header
-        let slot = unsafe table + bucket(header.pointee.physical, header.pointee.key)
+        let slot =
+            unsafe table
+            + bucket(header.pointee.physical, header.pointee.linear, header.pointee.key)
         unsafe header.pointee.nextInBucket = slot.pointee
         unsafe slot.pointee = offset(block)
         let page = unsafe pageTable + pageBucket(header.pointee.physical)

@@ -3,20 +3,28 @@ internal import Core
 internal import Glibc
 
 /// Memory for generated code: one memfd seen twice, once writable, once executable, so that no
-/// page is ever both (W^X). Filled from the bottom and emptied as a whole; code in it is patched
-/// through the writable view.
+/// page is ever both (W^X). Emptied as a whole; code in it is patched through the writable view.
+///
+/// It has two parts, each filled from its bottom: what runs often, which should be dense for the
+/// sake of the host's caches, and what runs rarely.
 // SAFETY: both views stay mapped for the life of the object; offsets are checked by those who
 // write (`HostAssembler`), or come from there.
 @safe final class HostArena {
     private let mapping: MemoryMapping
     private let executable: UnsafeMutableRawPointer
     let capacity: Int
+    /// Where the second part begins.
+    let coldStart: Int
     private(set) var used = 0
+    /// The end of what is used in the second part.
+    private(set) var coldUsed: Int
     /// What is used by the stubs, which stay.
     private var base = 0
 
-    /// - Parameter capacity: bytes of address space; memory is taken as code is added.
-    init(capacity: Int) throws(SystemError) {
+    /// - Parameters:
+    ///   - capacity: bytes of address space; memory is taken as code is added.
+    ///   - coldCapacity: how many of them are for code that runs rarely.
+    init(capacity: Int, coldCapacity: Int = 0) throws(SystemError) {
         let file = try MemFD(name: "apus-tcg", size: UInt64(capacity))
         mapping = try MemoryMapping(sharing: file.fd.rawValue, size: capacity)
         let view = unsafe mmap(
@@ -26,6 +34,8 @@ internal import Glibc
         }
         unsafe executable = view
         self.capacity = capacity
+        coldStart = capacity - coldCapacity
+        coldUsed = coldStart
     }
 
     deinit { _ = unsafe munmap(executable, capacity) }
@@ -38,24 +48,28 @@ internal import Glibc
 
     func offset(of address: UInt) -> Int { Int(address &- UInt(bitPattern: unsafe executable)) }
 
-    func commit(_ count: Int) { used = min(capacity, (used + count + 15) & ~15) }
+    /// Everything below these offsets is used, in each of the parts.
+    func commit(_ end: Int, cold coldEnd: Int? = nil) {
+        used = min(coldStart, (end + 15) & ~15)
+        if let coldEnd { coldUsed = min(capacity, coldEnd) }
+    }
 
     /// Adds code, and returns where it can be called, or `nil` if there is no room.
     func append(_ bytes: [UInt8]) -> UInt? {
-        guard bytes.count <= capacity - used else { return nil }
+        guard bytes.count <= coldStart - used else { return nil }
         let start = used
         unsafe bytes.span.withUnsafeBytes { bytes in
             unsafe UnsafeMutableRawBufferPointer(start: writable(start), count: bytes.count)
                 .copyMemory(from: bytes)
         }
-        commit(bytes.count)
+        commit(start + bytes.count)
         return address(start)
     }
 
     /// What is there now stays when the arena is emptied.
     func keep() { base = used }
 
-    func removeAll() { used = base }
+    func removeAll() { (used, coldUsed) = (base, coldStart) }
 
     /// Puts a jump over the code at `offset`.
     func writeJump(at offset: Int, to target: Int) {

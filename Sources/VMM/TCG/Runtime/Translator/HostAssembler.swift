@@ -1,25 +1,33 @@
 /// Writes host instructions into an arena.
 ///
-/// One-byte registers are given as `ByteRegister`s where AH to BH may occur; otherwise numbers are
-/// those of full registers.
+/// Places are offsets in the arena. One-byte registers are given as `ByteRegister`s where AH to BH
+/// may occur; otherwise numbers are those of full registers.
 // SAFETY: bytes are only written below the end of the room; what does not fit is counted, and the
-// code is thrown away (`isFull`).
+// code is thrown away (`isFull`), with all other code of the arena.
 @safe struct HostAssembler {
-    private let start: UnsafeMutablePointer<UInt8>
-    private let room: Int
-    private(set) var count = 0
+    private let memory: UnsafeMutablePointer<UInt8>
+    private let capacity: Int
+    private let end: Int
+    /// Where the next byte goes.
+    private(set) var position: Int
 
-    init(_ arena: HostArena) {
-        room = arena.capacity - arena.used
-        unsafe start = arena.writable(arena.used).assumingMemoryBound(to: UInt8.self)
+    /// - Parameter isCold: in the arena's second part.
+    init(_ arena: HostArena, isCold: Bool = false) {
+        unsafe memory = arena.writable(0).assumingMemoryBound(to: UInt8.self)
+        capacity = arena.capacity
+        end = isCold ? arena.capacity : arena.coldStart
+        position = isCold ? arena.coldUsed : arena.used
     }
 
-    var isFull: Bool { count > room }
+    var isFull: Bool { position > end }
+
+    /// Forgets what was written from `place` on.
+    mutating func goBack(to place: Int) { position = place }
 
     @inline(__always)
     mutating func byte(_ value: UInt8) {
-        if count < room { unsafe start[count] = value }
-        count += 1
+        if position < end { unsafe memory[position] = value }
+        position += 1
     }
 
     mutating func bytes(_ values: UInt8...) { for value in values { byte(value) } }
@@ -157,39 +165,40 @@
     mutating func jump() -> Int {
         byte(0xE9)
         word(0)
-        return count - 4
+        return position - 4
     }
 
     mutating func jump(if condition: UInt8) -> Int {
-        byte(0x0F)
-        byte(0x80 | condition)
+        bytes(0x0F, 0x80 | condition)
         word(0)
-        return count - 4
+        return position - 4
     }
 
-    /// Jumps or calls to a place in the arena; `base` is the arena offset of this code.
-    mutating func jump(to target: Int, base: Int) {
+    mutating func jump(to target: Int) {
         byte(0xE9)
-        word(Int32(truncatingIfNeeded: target - (base + count + 4)))
+        distance(to: target)
     }
 
-    mutating func jump(if condition: UInt8, to target: Int, base: Int) {
-        byte(0x0F)
-        byte(0x80 | condition)
-        word(Int32(truncatingIfNeeded: target - (base + count + 4)))
+    mutating func jump(if condition: UInt8, to target: Int) {
+        bytes(0x0F, 0x80 | condition)
+        distance(to: target)
     }
 
-    mutating func call(_ target: Int, base: Int) {
+    mutating func call(_ target: Int) {
         byte(0xE8)
-        word(Int32(truncatingIfNeeded: target - (base + count + 4)))
+        distance(to: target)
     }
 
-    /// Makes the jump at `place` come here.
+    private mutating func distance(to target: Int) {
+        word(Int32(truncatingIfNeeded: target - (position + 4)))
+    }
+
+    /// Makes the jump at `place`, which may be in the other part, come here.
     mutating func land(_ place: Int) {
-        guard place + 4 <= room else { return }
-        let distance = UInt32(truncatingIfNeeded: count - (place + 4))
+        guard place + 4 <= capacity else { return }
+        let distance = UInt32(truncatingIfNeeded: position - (place + 4))
         for index in 0..<4 {
-            unsafe start[place + index] = UInt8(truncatingIfNeeded: distance >> UInt32(8 * index))
+            unsafe memory[place + index] = UInt8(truncatingIfNeeded: distance >> UInt32(8 * index))
         }
     }
 }

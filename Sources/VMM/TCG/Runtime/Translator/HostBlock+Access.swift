@@ -12,7 +12,7 @@ extension HostBlock {
         guard let plan else {
             events.append(.access(access))
             saveFlags()
-            plainPlaces.append(base + code.count)
+            plainPlaces.append(code.position)
             return reachAlone(access, isAligned: isAligned)
         }
         switch plan.roles[number] {
@@ -58,7 +58,7 @@ extension HostBlock {
         lookIntoTLB(isWrite: group.isWrite)
         code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - size
         code.word(4096 - group.size)
-        code.jump(if: 7, to: plain, base: base)
+        code.jump(if: 7, to: plain)
         addHost(HostRegister.second)
         code.store(place(group), first)
     }

@@ -23,9 +23,9 @@ struct HostBlock {
 
     let block: Block
     let stubs: HostStubs
-    /// Where the code begins in the arena.
-    let base: Int
     var code: HostAssembler
+    /// What runs rarely: the arena's other part.
+    private var rare: HostAssembler
     var colds: [Cold] = []
     var flags = FlagPlace.native
     /// Flags that are read after the current operation, or by it.
@@ -33,7 +33,7 @@ struct HostBlock {
     var liveAfter: UInt8 = 0
     /// The current operation's number.
     var index = 0
-    /// The ways in: with the flags in EFLAGS, at `base`, and in the frame.
+    /// The ways in: with the flags in EFLAGS, and in the frame.
     private(set) var frameEntry = 0
     private(set) var nativeEntry = 0
     /// Where the block's generation is in the code.
@@ -66,8 +66,8 @@ struct HostBlock {
     init(_ block: Block, _ arena: HostArena, _ stubs: HostStubs) {
         self.block = block
         self.stubs = stubs
-        base = arena.used
         code = HostAssembler(arena)
+        rare = HostAssembler(arena, isCold: true)
         accessMode = Self.accessMode(block)
     }
 
@@ -92,16 +92,36 @@ struct HostBlock {
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
         let vectors = neededVectors(count)
+        planAccesses(count, liveBefore, uses, vectors)
         write(count, liveBefore, uses, vectors)
-        guard events.count > 1 else { return }
-        let plan = AccessPlan(events)
-        guard !plan.groups.isEmpty else { return }
-        self.plan = plan
-        plainExits = exits
-        write(count, liveBefore, uses, vectors)
+        swap(&code, &rare)
+        finish()
+        swap(&code, &rare)
     }
 
-    /// Writes the operations, and what is behind them.
+    var isFull: Bool { code.isFull || rare.isFull }
+    /// The end of the code in each of the arena's parts.
+    var ends: (usual: Int, rare: Int) { (code.position, rare.position) }
+
+    /// Writes the code that looks into the TLB for each access, if some of them can share a look.
+    private mutating func planAccesses(
+        _ count: Int, _ liveBefore: [UInt8], _ uses: [FlagUse], _ vectors: UInt16
+    ) {
+        let start = rare.position
+        swap(&code, &rare)
+        defer { swap(&code, &rare) }
+        write(count, liveBefore, uses, vectors)
+        let plan = AccessPlan(events)
+        guard !plan.groups.isEmpty else {
+            code.goBack(to: start)
+            return
+        }
+        finish()
+        self.plan = plan
+        plainExits = exits
+    }
+
+    /// Writes the operations.
     private mutating func write(
         _ count: Int, _ liveBefore: [UInt8], _ uses: [FlagUse], _ vectors: UInt16
     ) {
@@ -126,7 +146,6 @@ struct HostBlock {
             }
             index += runLength
         }
-        finish()
     }
 
     // MARK: The beginning
@@ -135,12 +154,12 @@ struct HostBlock {
     /// - Parameter vectors: the block needs these of the guest's registers (`HostFrame.Vectors`).
     private mutating func begin(isLive: Bool, needs vectors: UInt16) {
         live = isLive ? FlagUse.all : 0
-        nativeEntry = base + code.count
+        nativeEntry = code.position
         saveFlags()
         flags = .frame
-        frameEntry = base + code.count
+        frameEntry = code.position
         code.memory(0x81, size: 4, reg: 7, HostFrame.slot(HostFrame.check))  // cmp
-        checkPlace = base + code.count
+        checkPlace = code.position
         code.word(Int32(bitPattern: block.generation))
         colds.append(.start(jump: code.jump(if: 5), isCounted: false))
         // Those of SSE come with the others.
@@ -156,7 +175,7 @@ struct HostBlock {
     /// Has a stub bring registers that are not there.
     private mutating func require(_ vectors: UInt16, _ stub: Int) {
         HostStubs.testVectors(&code, vectors)
-        colds.append(.vectors(jump: code.jump(if: 4), stub: stub, resume: code.count))
+        colds.append(.vectors(jump: code.jump(if: 4), stub: stub, resume: code.position))
     }
 
     // MARK: Flags
@@ -216,7 +235,7 @@ struct HostBlock {
             case .frame?: stubs.helperWithFlagsInFrame
             case nil: stubs.helperWithoutFlags
             }
-        code.call(stub, base: base)
+        code.call(stub)
     }
 
     /// What the code does not do itself from `jump` on is the interpreter's. Call `resume` where
@@ -237,7 +256,7 @@ struct HostBlock {
         for (jump, flags) in pending {
             colds.append(
                 .helper(
-                    jump: jump, op: index, count: runLength, flags: flags, resume: code.count))
+                    jump: jump, op: index, count: runLength, flags: flags, resume: code.position))
         }
         pending.removeAll(keepingCapacity: true)
     }
@@ -255,9 +274,9 @@ struct HostBlock {
 
     private mutating func noteExit(_ place: Int, _ edge: BlockExit.Edge) {
         if edge == .taken {
-            exits.taken = (base + place, flags)
+            exits.taken = (place, flags)
         } else {
-            exits.next = (base + place, flags)
+            exits.next = (place, flags)
         }
         colds.append(.exit(jump: place, edge: edge == .taken ? 2 : 1, flags: flags))
     }
@@ -269,7 +288,7 @@ struct HostBlock {
                 code.land(jump)
                 callHelper(op, flags)
                 for next in 1..<count { callHelper(op + next, flags == nil ? nil : .frame) }
-                code.jump(to: base + resume, base: base)
+                code.jump(to: resume)
             case .exit(let jump, let edge, let flags):
                 code.land(jump)
                 leave(Int(edge), flags)
@@ -282,9 +301,9 @@ struct HostBlock {
                 leave(3, .frame)
             case .vectors(let jump, let stub, let resume):
                 code.land(jump)
-                code.call(stub, base: base)
+                code.call(stub)
                 code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
-                code.jump(if: 4, to: base + resume, base: base)
+                code.jump(if: 4, to: resume)
                 leave(4, .frame)
             }
         }
@@ -292,6 +311,6 @@ struct HostBlock {
 
     private mutating func leave(_ reason: Int, _ flags: FlagPlace) {
         code.set(HostRegister.first, to: packed(reason))
-        code.jump(to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave, base: base)
+        code.jump(to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave)
     }
 }

@@ -23,7 +23,7 @@ struct HostStubs {
     /// Writes the stubs into an empty arena.
     init(_ arena: HostArena, hasAVX: Bool, helper function: Helper) {
         var code = HostAssembler(arena)
-        enter = code.count
+        enter = code.position
         // push rbx, rbp, r12-r15
         code.bytes(0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57)
         code.lea(HostRegister.rax, HostMemory(HostRegister.rdi, -HostFrame.state))
@@ -35,37 +35,37 @@ struct HostStubs {
         Self.restore(&code)
         code.bytes(0x41, 0xFF, 0xE1)  // jmp r9
 
-        leave = code.count
+        leave = code.position
         Self.save(&code)
         code.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
         let end = code.jump()
-        leaveWithFlagsInFrame = code.count
+        leaveWithFlagsInFrame = code.position
         Self.save(&code)
         code.land(end)
         let noVectors = Self.whenVectors(&code)
         Self.saveVectors(&code, hasAVX: hasAVX)
         Self.setVectors(&code, to: 0)
         code.land(noVectors)
-        let leaveSaved = code.count
+        let leaveSaved = code.position
         code.move(HostRegister.rax, HostRegister.first)
         code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
         // pop r15-r12, rbp, rbx; ret
         code.bytes(0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B, 0xC3)
 
-        helper = code.count
+        helper = code.position
         Self.popResume(&code)
         Self.save(&code)
         code.bytes(0x9F, 0x0F, 0x90, 0xC0)
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
         code.set(HostRegister.rdx, to: 1)
         let first = code.jump()
-        helperWithFlagsInFrame = code.count
+        helperWithFlagsInFrame = code.position
         Self.popResume(&code)
         Self.save(&code)
         code.set(HostRegister.rdx, to: 1)
         let second = code.jump()
-        helperWithoutFlags = code.count
+        helperWithoutFlags = code.position
         Self.popResume(&code)
         Self.save(&code)
         code.set(HostRegister.rdx, to: 0)
@@ -73,20 +73,20 @@ struct HostStubs {
         code.land(second)
         unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved, hasAVX: hasAVX)
 
-        loadVectors = code.count
+        loadVectors = code.position
         code.bytes(0x41, 0x5A)  // pop r10
         let isUnmasked = Self.whenUnmasked(&code)
         Self.restoreSSE(&code)
         Self.setVectors(&code, to: HostFrame.Vectors.sse)
         code.land(isUnmasked)
         code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
-        loadX87 = code.count
+        loadX87 = code.position
         Self.bringX87(&code)
         if hasAVX {
-            loadUpperHalves = code.count
+            loadUpperHalves = code.position
             Self.bringUpperHalves(&code)
         }
-        arena.commit(code.count)
+        arena.commit(code.position)
         arena.keep()
     }
 
@@ -115,7 +115,7 @@ struct HostStubs {
         code.bytes(0x85, 0xC0)  // test eax, eax
         let goOn = code.jump(if: 4)
         setVectors(&code, to: 0)
-        code.jump(to: leaveSaved, base: 0)
+        code.jump(to: leaveSaved)
         code.land(goOn)
         let hadNone = whenVectors(&code)
         restoreVectors(&code, hasAVX: hasAVX)

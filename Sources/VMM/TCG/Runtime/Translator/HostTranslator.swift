@@ -12,11 +12,12 @@ internal import Core
 
     /// Runs in the interpreter before a block is translated.
     static let usualThreshold: Int32 = 16
-    private static let capacity = 64 << 20
 
-    /// - Parameter hasAVX: guests have YMM registers.
-    init(hasAVX: Bool) throws(SystemError) {
-        arena = try HostArena(capacity: Self.capacity)
+    /// - Parameters:
+    ///   - capacity: bytes for code. Memory is taken as it is added.
+    ///   - hasAVX: guests have YMM registers.
+    init(capacity: Int, hasAVX: Bool) throws(SystemError) {
+        arena = try HostArena(capacity: capacity, coldCapacity: capacity / 8 * 5)
         stubs = unsafe HostStubs(arena, hasAVX: hasAVX, helper: hostHelper)
         let address = arena.address(stubs.enter)
         // SAFETY: the stub follows the C convention, and lives as long as the arena.
@@ -27,7 +28,7 @@ internal import Core
     func translate(_ block: Block) {
         var translation = HostBlock(block, arena, stubs)
         translation.run()
-        guard !translation.code.isFull else {
+        guard !translation.isFull else {
             isFull = true
             return
         }
@@ -40,7 +41,7 @@ internal import Core
         unsafe header.pointee.plainNextJump = HostJump(translation.plainExits.next)
         unsafe header.pointee.plainTakenJump = HostJump(translation.plainExits.taken)
         unsafe header.pointee.heat = -1
-        arena.commit(translation.code.count)
+        arena.commit(translation.ends.usual, cold: translation.ends.rare)
         blockCount += 1
     }
 
