@@ -36,27 +36,47 @@ enum PageEntry {
 
 /// A walk in progress: the rights so far, and where the entries were.
 private struct Walk {
-    var linear: UInt64
-    /// AND of R/W and U/S, OR of XD.
-    var writable = true
-    var user = true
-    var noExecute = false
-    /// The last entry's protection key.
-    var key: UInt32 = 0
-    /// Entries that must get their accessed bit.
+    let linear: UInt64
+    /// What all entries have, and what any of them has: R/W and U/S count where all have them, XD
+    /// where one has.
+    var all = UInt64.max
+    var any: UInt64 = 0
+    var last: UInt64 = 0
+    /// For those that must get their accessed bit.
     var addresses = InlineArray<4, UInt64>(repeating: 0)
     var entries = InlineArray<4, UInt64>(repeating: 0)
     var count = 0
 
+    init(_ linear: UInt64) { self.linear = linear }
+
+    @inline(__always) var isWritable: Bool { all & PageEntry.writable != 0 }
+    @inline(__always) var isUser: Bool { all & PageEntry.user != 0 }
+    @inline(__always) var isNoExecute: Bool { any & PageEntry.noExecute != 0 }
+    /// The last entry's protection key.
+    var key: UInt32 { UInt32(last >> 59) & 15 }
+
+    /// Of four levels at most.
+    @inline(__always)
     mutating func add(_ address: UInt64, _ entry: UInt64) {
-        writable = writable && entry & PageEntry.writable != 0
-        user = user && entry & PageEntry.user != 0
-        noExecute = noExecute || entry & PageEntry.noExecute != 0
-        key = UInt32(entry >> 59) & 15
-        addresses[count] = address
-        entries[count] = entry
+        all &= entry
+        any |= entry
+        last = entry
+        // SAFETY: four places.
+        unsafe addresses[unchecked: count & 3] = address
+        unsafe entries[unchecked: count & 3] = entry
         count += 1
     }
+}
+
+/// What a walk has come to. Nothing but accessed and dirty bits has been changed.
+private enum WalkResult {
+    case page(Translation)
+    /// Bits of the error code that the access alone does not say.
+    case fault(UInt16)
+    /// Another CPU changed an entry meanwhile.
+    case changed
+
+    static let reserved = WalkResult.fault(PageFaultCode.present | PageFaultCode.reserved)
 }
 
 extension CPU {
@@ -65,156 +85,158 @@ extension CPU {
     func translate(
         _ linear: UInt64, mode: Int, access: UInt16
     ) throws(Fault) -> Translation {
-        let cr0 = fields.cr0
-        if cr0 & CR0.pg == 0 {
-            return Translation(
-                physical: (linear & 0xFFFF_F000) | TLBFlags.valid | TLBFlags.executable
-                    | TLBFlags.writable | TLBFlags.user,
-                isReadable: true)
-        }
         while true {
-            let result =
-                fields.isLongMode
-                ? try walkLong(linear, mode: mode, access: access)
-                : fields.cr4 & CR4.pae != 0
-                    ? try walkPAE(linear, mode: mode, access: access)
-                    : try walkLegacy(linear, mode: mode, access: access)
-            // `nil`: another CPU changed an entry meanwhile.
-            if let result { return result }
-        }
-    }
-
-    /// Four levels (section 4.5).
-    private func walkLong(
-        _ linear: UInt64, mode: Int, access: UInt16
-    ) throws(Fault) -> Translation? {
-        var walk = Walk(linear: linear)
-        var table = fields.cr3 & PageEntry.address
-        var shift: UInt64 = 39
-        while true {
-            let address = table | ((linear >> shift) & 0x1FF) << 3
-            let entry = loadEntry64(address)
-            // Bit 7 is reserved in a PML4 entry.
-            let reserved = shift == 39 ? PageEntry.large : 0
-            try checkEntry(entry, reserved: reserved, linear, mode, access)
-            walk.add(address, entry)
-            if shift == 12 || (shift < 39 && entry & PageEntry.large != 0) {
-                return try finish(&walk, entry, shift, mode: mode, access: access)
+            switch walk(linear, mode: mode, access: access) {
+            case .page(let translation): return translation
+            case .fault(let extra): throw pageFault(linear, mode, access, extra)
+            case .changed: continue
             }
-            table = entry & PageEntry.address
-            shift -= 9
         }
     }
 
-    /// Page directory pointers in registers, then two levels (section 4.4).
-    private func walkPAE(
-        _ linear: UInt64, mode: Int, access: UInt16
-    ) throws(Fault) -> Translation? {
-        var walk = Walk(linear: linear)
+    /// The same, or `nil` where that would fault, and then nothing has changed.
+    func translateIfAllowed(_ linear: UInt64, mode: Int, access: UInt16) -> Translation? {
+        while true {
+            switch walk(linear, mode: mode, access: access) {
+            case .page(let translation): return translation
+            case .fault: return nil
+            case .changed: continue
+            }
+        }
+    }
+
+    private func walk(_ linear: UInt64, mode: Int, access: UInt16) -> WalkResult {
+        if fields.cr0 & CR0.pg == 0 {
+            return .page(
+                Translation(
+                    physical: (linear & 0xFFFF_F000) | TLBFlags.valid | TLBFlags.executable
+                        | TLBFlags.writable | TLBFlags.user,
+                    isReadable: true))
+        }
+        if fields.isLongMode {
+            // Four levels (section 4.5).
+            return walkWide(
+                linear, table: fields.cr3 & PageEntry.address, shift: 39, reserved: 0, mode: mode,
+                access: access)
+        }
+        if fields.cr4 & CR4.pae == 0 { return walkLegacy(linear, mode: mode, access: access) }
+        // Page directory pointers in registers, then two levels (section 4.4). Bits 52-62 are
+        // reserved here, unlike in long mode.
         let pointer = fields.pdptes[Int((linear >> 30) & 3)]
-        guard pointer & PageEntry.present != 0 else {
-            throw pageFault(linear, mode, access, 0)
-        }
-        var table = pointer & PageEntry.address
-        var shift: UInt64 = 21
-        while true {
-            let address = table | ((linear >> shift) & 0x1FF) << 3
-            let entry = loadEntry64(address)
-            // Bits 52-62 are reserved here, unlike in long mode.
-            try checkEntry(entry, reserved: 0x7FF << 52, linear, mode, access)
-            walk.add(address, entry)
-            if shift == 12 || entry & PageEntry.large != 0 {
-                return try finish(&walk, entry, shift, mode: mode, access: access)
-            }
-            table = entry & PageEntry.address
-            shift -= 9
-        }
+        guard pointer & PageEntry.present != 0 else { return .fault(0) }
+        return walkWide(
+            linear, table: pointer & PageEntry.address, shift: 21, reserved: 0x7FF << 52,
+            mode: mode, access: access)
     }
 
-    private func checkEntry(
-        _ entry: UInt64, reserved: UInt64, _ linear: UInt64, _ mode: Int, _ access: UInt16
-    ) throws(Fault) {
-        guard entry & PageEntry.present != 0 else {
-            throw pageFault(linear, mode, access, 0)
-        }
+    /// Levels of 64-bit entries, from the one whose index is at `shift` in the address.
+    private func walkWide(
+        _ linear: UInt64, table: UInt64, shift: UInt64, reserved: UInt64, mode: Int,
+        access: UInt16
+    ) -> WalkResult {
+        var walk = Walk(linear)
+        var (table, shift) = (table, shift)
         var reserved = reserved | PageEntry.unaddressable
         if fields.efer & EFER.nxe == 0 { reserved |= PageEntry.noExecute }
-        if entry & reserved != 0 {
-            throw pageFault(
-                linear, mode, access, PageFaultCode.present | PageFaultCode.reserved)
+        // Bit 7 is reserved in a PML4 entry.
+        if shift == 39 { reserved |= PageEntry.large }
+        while true {
+            let address = table | ((linear >> shift) & 0x1FF) << 3
+            let entry = loadEntry64(address)
+            if entry & PageEntry.present == 0 { return .fault(0) }
+            if entry & reserved != 0 { return .reserved }
+            reserved &= ~PageEntry.large
+            walk.add(address, entry)
+            if shift == 12 || entry & PageEntry.large != 0 {
+                return finish(walk, shift, mode: mode, access: access)
+            }
+            table = entry & PageEntry.address
+            shift -= 9
         }
     }
 
     /// The last entry of a walk with 64-bit entries has been found.
+    @inline(__always)
     private func finish(
-        _ walk: inout Walk, _ entry: UInt64, _ shift: UInt64, mode: Int, access: UInt16
-    ) throws(Fault) -> Translation? {
+        _ walk: Walk, _ shift: UInt64, mode: Int, access: UInt16
+    ) -> WalkResult {
+        let entry = walk.last
         let offsetMask = (1 as UInt64) << shift - 1
         // The low address bits of a large page's entry are reserved, but for bit 12 (PAT).
-        if shift > 12 && entry & offsetMask & ~0x1FFF != 0 {
-            throw pageFault(
-                walk.linear, mode, access, PageFaultCode.present | PageFaultCode.reserved)
+        if shift > 12 && entry & offsetMask & ~0x1FFF != 0 { return .reserved }
+        guard isAllowed(walk, mode: mode, access: access) else {
+            return refused(walk, mode: mode, access: access)
         }
-        try checkRights(walk, mode: mode, access: access)
         let isWrite = access & PageFaultCode.write != 0
-        for level in 0..<walk.count {
-            var bits = PageEntry.accessed
-            if isWrite && level == walk.count - 1 { bits |= PageEntry.dirty }
-            if !setEntryBits(walk.addresses[level], old: walk.entries[level], bits: bits) {
-                return nil
-            }
+        let wanted = isWrite ? PageEntry.accessed | PageEntry.dirty : PageEntry.accessed
+        // Mostly all of them have been used before.
+        if walk.all & PageEntry.accessed == 0 || entry & wanted != wanted {
+            guard setEntryBits(walk, last: wanted) else { return .changed }
         }
         let page = (entry & PageEntry.address & ~offsetMask) | (walk.linear & offsetMask & ~0xFFF)
         let size = shift == 12 ? 0 : shift == 30 ? TLBFlags.huge : TLBFlags.large
-        return translation(
-            walk, page: page | size, isDirty: isWrite || entry & PageEntry.dirty != 0,
-            isGlobal: entry & PageEntry.global != 0, mode: mode)
+        return .page(
+            translation(
+                walk, page: page | size, isDirty: isWrite || entry & PageEntry.dirty != 0,
+                mode: mode))
+    }
+
+    @inline(never)
+    private func setEntryBits(_ walk: Walk, last: UInt64) -> Bool {
+        for level in 0..<walk.count {
+            let bits = level == walk.count - 1 ? last : PageEntry.accessed
+            if !setEntryBits(walk.addresses[level], old: walk.entries[level], bits: bits) {
+                return false
+            }
+        }
+        return true
     }
 
     /// Two levels of 32-bit entries (section 4.3).
-    private func walkLegacy(
-        _ linear: UInt64, mode: Int, access: UInt16
-    ) throws(Fault) -> Translation? {
-        var walk = Walk(linear: linear)
+    @inline(never)
+    private func walkLegacy(_ linear: UInt64, mode: Int, access: UInt16) -> WalkResult {
+        var walk = Walk(linear)
         let directory = (fields.cr3 & 0xFFFF_F000) | ((linear >> 22) & 0x3FF) << 2
         let first = UInt64(loadEntry32(directory))
-        guard first & PageEntry.present != 0 else { throw pageFault(linear, mode, access, 0) }
+        if first & PageEntry.present == 0 { return .fault(0) }
         walk.add(directory, first)
-        var last = first
         var page: UInt64
         if first & PageEntry.large != 0 && fields.cr4 & CR4.pse != 0 {
-            if first & (1 << 21) != 0 {
-                throw pageFault(
-                    linear, mode, access, PageFaultCode.present | PageFaultCode.reserved)
-            }
+            if first & (1 << 21) != 0 { return .reserved }
             page = (first & 0xFFC0_0000) | ((first >> 13) & 0xFF) << 32 | (linear & 0x3F_F000)
             page |= TLBFlags.large
         } else {
             let address = (first & 0xFFFF_F000) | ((linear >> 12) & 0x3FF) << 2
-            last = UInt64(loadEntry32(address))
-            guard last & PageEntry.present != 0 else { throw pageFault(linear, mode, access, 0) }
+            let last = UInt64(loadEntry32(address))
+            if last & PageEntry.present == 0 { return .fault(0) }
             walk.add(address, last)
             page = last & 0xFFFF_F000
         }
-        try checkRights(walk, mode: mode, access: access)
+        guard isAllowed(walk, mode: mode, access: access) else {
+            return refused(walk, mode: mode, access: access)
+        }
         let isWrite = access & PageFaultCode.write != 0
         for level in 0..<walk.count {
             var bits = UInt32(PageEntry.accessed)
             if isWrite && level == walk.count - 1 { bits |= UInt32(PageEntry.dirty) }
             let old = UInt32(truncatingIfNeeded: walk.entries[level])
-            if !setEntryBits(walk.addresses[level], old: old, bits: bits) { return nil }
+            if !setEntryBits(walk.addresses[level], old: old, bits: bits) { return .changed }
         }
-        return translation(
-            walk, page: page, isDirty: isWrite || last & PageEntry.dirty != 0,
-            isGlobal: last & PageEntry.global != 0, mode: mode)
+        return .page(
+            translation(
+                walk, page: page, isDirty: isWrite || walk.last & PageEntry.dirty != 0,
+                mode: mode))
     }
 
+    @inline(__always)
     private func translation(
-        _ walk: Walk, page: UInt64, isDirty: Bool, isGlobal: Bool, mode: Int
+        _ walk: Walk, page: UInt64, isDirty: Bool, mode: Int
     ) -> Translation {
         var physical = page | TLBFlags.valid
-        if isGlobal && (fields.cr4) & CR4.pge != 0 { physical |= TLBFlags.global }
-        if walk.user { physical |= TLBFlags.user }
+        if walk.last & PageEntry.global != 0 && fields.cr4 & CR4.pge != 0 {
+            physical |= TLBFlags.global
+        }
+        if walk.isUser { physical |= TLBFlags.user }
         if isDirty && isAllowed(walk, mode: mode, access: PageFaultCode.write) {
             physical |= TLBFlags.writable
         }
@@ -225,17 +247,17 @@ extension CPU {
             physical: physical, isReadable: isAllowed(walk, mode: mode, access: 0))
     }
 
-    private func checkRights(_ walk: Walk, mode: Int, access: UInt16) throws(Fault) {
-        if isAllowed(walk, mode: mode, access: access) { return }
-        var code = PageFaultCode.present
-        if isLocked(walk, mode: mode, access: access) { code |= PageFaultCode.protectionKey }
-        throw pageFault(walk.linear, mode, access, code)
+    @inline(never)
+    private func refused(_ walk: Walk, mode: Int, access: UInt16) -> WalkResult {
+        let isLocked = isLocked(walk, mode: mode, access: access)
+        return .fault(PageFaultCode.present | (isLocked ? PageFaultCode.protectionKey : 0))
     }
 
     /// Whether a page's protection key forbids an access to data (section 4.6.2). Only another
     /// provider's guests have keys.
+    @inline(__always)
     private func isLocked(_ walk: Walk, mode: Int, access: UInt16) -> Bool {
-        guard fields.protectionKeyRights != 0, walk.user, access & PageFaultCode.fetch == 0 else {
+        guard fields.protectionKeyRights != 0, walk.isUser, access & PageFaultCode.fetch == 0 else {
             return false
         }
         let rights = fields.protectionKeyRights >> (2 * walk.key)
@@ -245,18 +267,19 @@ extension CPU {
     }
 
     /// SDM volume 3, section 4.6.1.
+    @inline(__always)
     private func isAllowed(_ walk: Walk, mode: Int, access: UInt16) -> Bool {
         if access & PageFaultCode.fetch != 0 {
-            if walk.noExecute { return false }
-            if mode == TLBMode.user { return walk.user }
-            return !walk.user || fields.cr4 & CR4.smep == 0
+            if walk.isNoExecute { return false }
+            if mode == TLBMode.user { return walk.isUser }
+            return !walk.isUser || fields.cr4 & CR4.smep == 0
         }
         if isLocked(walk, mode: mode, access: access) { return false }
         let isWrite = access & PageFaultCode.write != 0
         switch mode {
-        case TLBMode.user: return walk.user && (walk.writable || !isWrite)
-        case TLBMode.supervisorSMAP where walk.user: return false
-        default: return !isWrite || walk.writable || fields.cr0 & CR0.wp == 0
+        case TLBMode.user: return walk.isUser && (walk.isWritable || !isWrite)
+        case TLBMode.supervisorSMAP where walk.isUser: return false
+        default: return !isWrite || walk.isWritable || fields.cr0 & CR0.wp == 0
         }
     }
 

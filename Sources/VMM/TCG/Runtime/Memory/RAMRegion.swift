@@ -40,11 +40,25 @@ extension CPU {
     /// region.
     @inline(__always)
     func physicalHost(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer? {
+        // SAFETY: a region of the table, and the range is checked against it.
+        if let region = unsafe state.pointee.lastRegion {
+            let offset = unsafe physical &- region.pointee.start
+            if unsafe offset < region.pointee.size && count <= region.pointee.size &- offset {
+                return unsafe region.pointee.base + Int(offset)
+            }
+        }
+        return unsafe findHost(physical, count: count)
+    }
+
+    /// The same for any region but the last one that has been used.
+    @inline(never)
+    private func findHost(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer? {
         // SAFETY: the table has `ramCount` entries, and the range is checked against one.
         guard var region = unsafe state.pointee.ram else { return nil }
         for _ in 0..<(unsafe state.pointee.ramCount) {
             let offset = unsafe physical &- region.pointee.start
             if unsafe offset < region.pointee.size && count <= region.pointee.size &- offset {
+                unsafe state.pointee.lastRegion = region
                 return unsafe region.pointee.base + Int(offset)
             }
             unsafe region += 1

@@ -146,6 +146,9 @@ struct TableRegister: BitwiseCopyable {
     // SAFETY: the machine's table outlives the CPU.
     var ram: UnsafePointer<RAMRegion>?
     var ramCount = 0
+    /// The region that was used last, if one was.
+    // SAFETY: as above.
+    var lastRegion: UnsafePointer<RAMRegion>?
     /// What else is memory.
     // SAFETY: as above.
     var windows: UnsafeMutablePointer<WindowEntry>?
