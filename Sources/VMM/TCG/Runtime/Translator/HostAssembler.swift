@@ -174,6 +174,9 @@
         return position - 4
     }
 
+    /// Bytes of a jump.
+    static let jumpSize = 5
+
     mutating func jump(to target: Int) {
         byte(0xE9)
         distance(to: target)

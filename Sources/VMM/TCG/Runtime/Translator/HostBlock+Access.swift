@@ -41,7 +41,9 @@ extension HostBlock {
     private mutating func reachAlone(_ access: Access, isAligned: Bool) {
         let base = source(access.base, HostRegister.first)
         code.lea(HostRegister.first, HostMemory(base, access.displacement))
-        translate(size: access.size, isWrite: access.isWrite, isAligned: isAligned)
+        translate(
+            .register(access.base, displacement: access.displacement), size: access.size,
+            isWrite: access.isWrite, isAligned: isAligned)
     }
 
     private func place(_ group: AccessPlan.Group) -> HostMemory {

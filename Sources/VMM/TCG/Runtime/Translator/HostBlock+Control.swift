@@ -50,7 +50,7 @@ extension HostBlock {
         case .leave64:
             saveFlags()
             code.move(first, HostRegister.rbp)
-            translate(size: 8, isWrite: false)
+            translate(.register(Register.rbp, displacement: 0), size: 8, isWrite: false)
             code.load(second, operand)
             code.lea(HostRegister.guestRSP, HostMemory(HostRegister.rbp, 8))
             code.move(HostRegister.rbp, second)

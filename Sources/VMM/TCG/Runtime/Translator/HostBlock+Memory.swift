@@ -91,14 +91,19 @@ extension HostBlock {
         if keepsAddress {
             code.store(HostFrame.slot(HostFrame.target), HostRegister.first)
         }
-        translate(size: size, isWrite: isWrite, isAligned: isAligned)
+        translate(.operand, size: size, isWrite: isWrite, isAligned: isAligned)
     }
 
     /// The same for the word that has the bit whose number a register holds, counted from the
     /// operand (SDM volume 2, section 3.1.1.9).
     mutating func accessBit(_ op: OperationPointer, isWrite: Bool, isAligned: Bool) {
-        let (first, second) = (HostRegister.first, HostRegister.second)
         saveFlags()
+        bitAddress(op)
+        translate(.bit, size: op.size, isWrite: isWrite, isAligned: isAligned)
+    }
+
+    private mutating func bitAddress(_ op: OperationPointer) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
         address(op)
         let number = source(op.source, second)
         if op.size == 8 {
@@ -109,27 +114,65 @@ extension HostBlock {
         code.registers(0xC1, size: 8, reg: 7, rm: second)  // sar r10, log2 of the bits
         code.byte(op.size == 8 ? 6 : 5)
         code.lea(first, HostMemory(first, index: second, scale: op.size == 8 ? 3 : 2, 0))
-        translate(size: op.size, isWrite: isWrite, isAligned: isAligned)
     }
 
     /// Turns the linear address in R9 into a host address, `operand`; the interpreter has what
     /// cannot be. Takes R10 and the flags, which have been saved.
     ///
     /// - Parameter isAligned: an address that is no multiple of the size is the interpreter's too.
-    mutating func translate(size: UInt8, isWrite: Bool, isAligned: Bool = false) {
+    mutating func translate(
+        _ address: Fill.Address, size: UInt8, isWrite: Bool, isAligned: Bool = false
+    ) {
         let (first, second) = (HostRegister.first, HostRegister.second)
         held = nil
         lookIntoTLB(isWrite: isWrite)
+        let miss: Int
         if isAligned {
             code.registers(0xF7, size: 8, reg: 0, rm: first)  // test r9, all but an aligned offset
             code.word(~(4096 - Int32(size)))
-            orInterpret(code.jump(if: 5))
+            miss = code.jump(if: 5)
         } else {
             code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - size
             code.word(4096 - Int32(size))
-            orInterpret(code.jump(if: 7))
+            miss = code.jump(if: 7)
         }
         addHost(second)
+        // Nothing is ever in that table.
+        if accessMode == TLBMode.userAligned { return orInterpret(miss) }
+        let access = HostAccess(
+            size: size, mode: accessMode, isWrite: isWrite, isAligned: isAligned)
+        orFill(miss, Fill(address: address, access: access, resume: code.position))
+    }
+
+    /// How an access is reached whose page is not in the soft TLB.
+    struct Fill {
+        /// What says where the access is. Nothing has changed since its address was computed.
+        enum Address {
+            case operand
+            /// The word that has a bit (`accessBit`).
+            case bit
+            case register(UInt8, displacement: Int32)
+        }
+
+        var address: Address
+        var access: HostAccess
+        /// Where the code goes on with the host address in R9.
+        var resume: Int
+    }
+
+    /// Asks for the host address, and goes on behind this where there is none.
+    mutating func fill(_ fill: Fill, _ op: OperationPointer) {
+        let first = HostRegister.first
+        switch fill.address {
+        case .operand: address(op)
+        case .bit: bitAddress(op)
+        case .register(let register, let displacement):
+            code.lea(first, HostMemory(source(register, first), displacement))
+        }
+        code.set(HostRegister.second, to: UInt64(fill.access.rawValue))
+        code.call(stubs.fill)
+        // The stub passes over this jump where it has found nothing.
+        code.jump(to: fill.resume)
     }
 
     /// Leaves in R9 how the linear address there differs from the tag of its entry in the soft

@@ -11,8 +11,10 @@ struct HostBlock {
 
     /// What is put behind the block's code.
     enum Cold {
-        /// Has the interpreter execute `count` operations from `op` on.
-        case helper(jump: Int, op: Int, count: Int, flags: FlagPlace?, resume: Int)
+        /// Has the interpreter execute `count` operations from `op` on, unless filling an entry of
+        /// the soft TLB is enough.
+        case helper(
+            jump: Int, op: Int, count: Int, flags: FlagPlace?, resume: Int, fill: Fill?)
         /// Leaves by one of the block's exits.
         case exit(jump: Int, edge: UInt, flags: FlagPlace)
         /// Leaves before the block has begun.
@@ -242,10 +244,15 @@ struct HostBlock {
     /// it goes on.
     mutating func orInterpret(_ jump: Int) {
         held = nil
-        pending.append((jump, live == 0 ? nil : flags))
+        pending.append((jump, live == 0 ? nil : flags, nil))
     }
 
-    private var pending: [(jump: Int, flags: FlagPlace?)] = []
+    /// The same where a look into the soft TLB has failed. The flags are in the frame.
+    mutating func orFill(_ jump: Int, _ fill: Fill) {
+        pending.append((jump, live == 0 ? nil : flags, fill))
+    }
+
+    private var pending: [(jump: Int, flags: FlagPlace?, fill: Fill?)] = []
     /// How many operations are one piece of code.
     var runLength = 1
 
@@ -253,10 +260,11 @@ struct HostBlock {
     mutating func resume() {
         // The helper comes back to here, and changes R9.
         if !pending.isEmpty { held = nil }
-        for (jump, flags) in pending {
+        for (jump, flags, fill) in pending {
             colds.append(
                 .helper(
-                    jump: jump, op: index, count: runLength, flags: flags, resume: code.position))
+                    jump: jump, op: index, count: runLength, flags: flags, resume: code.position,
+                    fill: fill))
         }
         pending.removeAll(keepingCapacity: true)
     }
@@ -284,8 +292,9 @@ struct HostBlock {
     private mutating func finish() {
         for cold in colds {
             switch cold {
-            case .helper(let jump, let op, let count, let flags, let resume):
+            case .helper(let jump, let op, let count, let flags, let resume, let fill):
                 code.land(jump)
+                if let fill { self.fill(fill, operation(op)) }
                 callHelper(op, flags)
                 for next in 1..<count { callHelper(op + next, flags == nil ? nil : .frame) }
                 code.jump(to: resume)

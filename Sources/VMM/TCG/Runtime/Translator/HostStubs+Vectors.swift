@@ -73,6 +73,42 @@ extension HostStubs {
         code.land(noUpperHalves)
     }
 
+    // MARK: For a moment
+
+    /// Where `moveVectors` keeps them: below the frame and the return address there.
+    private static func place(_ number: UInt8) -> HostMemory {
+        HostFrame.slot(8 - 1024 + Int32(number) * 32)
+    }
+
+    /// Puts vector registers, if they are the guest's, out of the way of a function of ours that
+    /// neither reads MXCSR nor touches x87 registers, and back. RSP is 8 bytes below the frame.
+    static func moveVectors(_ code: inout HostAssembler, hasAVX: Bool, isSave: Bool) {
+        let slot = HostFrame.slot(HostFrame.vectors + 8)
+        code.memory(0x83, size: 4, reg: 7, slot)  // cmp [vectors], 0
+        code.byte(0)
+        let noVectors = code.jump(if: 4)
+        var end: Int?
+        if hasAVX {
+            let upper = HostFrame.slot(HostFrame.upperVectors + 8)
+            code.memory(0xF6, size: 1, reg: 0, upper)  // test
+            code.byte(UInt8(HostFrame.Vectors.avx >> 8))
+            let noUpperHalves = code.jump(if: 4)
+            for number in 0..<UInt8(16) {  // vmovaps
+                code.vex(
+                    map: 1, prefix: 0, opcode: isSave ? 0x29 : 0x28, is256: true, reg: number,
+                    vvvv: 0, .memory(place(number)))
+            }
+            if isSave { code.bytes(0xC5, 0xF8, 0x77) }  // vzeroupper
+            end = code.jump()
+            code.land(noUpperHalves)
+        }
+        for number in 0..<UInt8(16) {  // movaps
+            code.memory(isSave ? 0x0F29 : 0x0F28, size: 4, reg: number, place(number))
+        }
+        if let end { code.land(end) }
+        code.land(noVectors)
+    }
+
     // MARK: Upper halves
 
     private static func saveUpperHalves(_ code: inout HostAssembler) {

@@ -10,6 +10,10 @@ struct HostStubs {
     private(set) var helper = 0
     private(set) var helperWithFlagsInFrame = 0
     private(set) var helperWithoutFlags = 0
+    /// Leaves the host address of the access to R9 that R10 describes (`HostAccess`) there, and keeps
+    /// all other registers but R10; the flags are lost. Where the interpreter has to see to the
+    /// access, it returns behind the jump (of `skipped` bytes) that follows the call.
+    private(set) var fill = 0
     /// Brings MXCSR and the vector registers, if the guest masks all exceptions: R9 is 0 then.
     private(set) var loadVectors = 0
     /// Brings the x87 registers as well, if the guest masks their exceptions, too.
@@ -18,10 +22,13 @@ struct HostStubs {
     private(set) var loadUpperHalves = 0
 
     typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
+    typealias Fill = @convention(c) (UnsafeMutableRawPointer, UInt64, UInt32) -> UInt
     typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32
 
     /// Writes the stubs into an empty arena.
-    init(_ arena: HostArena, hasAVX: Bool, helper function: Helper) {
+    init(
+        _ arena: HostArena, hasAVX: Bool, helper function: Helper, fill fillFunction: Fill
+    ) {
         var code = HostAssembler(arena)
         enter = code.position
         // push rbx, rbp, r12-r15
@@ -73,6 +80,9 @@ struct HostStubs {
         code.land(second)
         unsafe Self.callHelper(&code, function, leaveSaved: leaveSaved, hasAVX: hasAVX)
 
+        fill = code.position
+        unsafe Self.callFill(&code, fillFunction, hasAVX: hasAVX)
+
         loadVectors = code.position
         code.bytes(0x41, 0x5A)  // pop r10
         let isUnmasked = Self.whenUnmasked(&code)
@@ -122,6 +132,42 @@ struct HostStubs {
         code.land(hadNone)
         restore(&code)
         code.memory(0xFF, size: 4, reg: 4, HostFrame.slot(HostFrame.resume))  // jmp
+    }
+
+    /// What a C function may change: the registers that are the guest's, and RBX for our own use.
+    private static let changed: [UInt8] = [0, 1, 2, 3, 6, 7, 8, 11]
+
+    /// The stub `fill`. The return address is still on the stack, so all of the frame is 8 bytes
+    /// further.
+    private static func callFill(
+        _ code: inout HostAssembler, _ function: Fill, hasAVX: Bool
+    ) {
+        for guest in changed {
+            code.store(HostFrame.register(guest).advanced(by: 8), HostRegister.of(guest))
+        }
+        moveVectors(&code, hasAVX: hasAVX, isSave: true)
+        code.move(HostRegister.rbx, HostRegister.rsp)
+        code.lea(HostRegister.rdi, HostFrame.slot(HostFrame.state + 8))
+        code.move(HostRegister.rsi, HostRegister.first)
+        code.move(HostRegister.rdx, HostRegister.second, size: 4)
+        code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack + 8))
+        code.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
+        // SAFETY: a C function's value is its address.
+        let address = unsafe unsafeBitCast(function, to: UInt.self)
+        code.set(HostRegister.rax, to: UInt64(address))
+        code.bytes(0xFF, 0xD0)  // call rax
+        code.move(HostRegister.rsp, HostRegister.rbx)
+        code.move(HostRegister.first, HostRegister.rax)
+        moveVectors(&code, hasAVX: hasAVX, isSave: false)
+        for guest in changed {
+            code.load(HostRegister.of(guest), HostFrame.register(guest).advanced(by: 8))
+        }
+        code.registers(0x85, size: 8, reg: HostRegister.first, rm: HostRegister.first)  // test
+        let isNowhere = code.jump(if: 4)
+        code.byte(0xC3)  // ret
+        code.land(isNowhere)
+        code.bytes(0x48, 0x83, 0x04, 0x24, UInt8(HostAssembler.jumpSize))  // add qword [rsp], 5
+        code.byte(0xC3)
     }
 
     private static func save(_ code: inout HostAssembler) {

@@ -18,7 +18,7 @@ internal import Core
     ///   - hasAVX: guests have YMM registers.
     init(capacity: Int, hasAVX: Bool) throws(SystemError) {
         arena = try HostArena(capacity: capacity, coldCapacity: capacity / 8 * 5)
-        stubs = unsafe HostStubs(arena, hasAVX: hasAVX, helper: hostHelper)
+        stubs = unsafe HostStubs(arena, hasAVX: hasAVX, helper: hostHelper, fill: hostFill)
         let address = arena.address(stubs.enter)
         // SAFETY: the stub follows the C convention, and lives as long as the arena.
         unsafe entry = unsafeBitCast(address, to: HostStubs.Enter.self)
@@ -109,4 +109,11 @@ let hostHelper: HostStubs.Helper = { state, packed, hasFlags in
     // SAFETY: translated code passes its own CPU's state.
     let cpu = unsafe CPU(state.assumingMemoryBound(to: VCPUState.self))
     return cpu.interpret(packed, hasFlags: hasFlags != 0) ? 0 : 1
+}
+
+/// What it calls where its look into the soft TLB fails: see `CPU.reach`.
+let hostFill: HostStubs.Fill = { state, linear, access in
+    // SAFETY: translated code passes its own CPU's state.
+    let cpu = unsafe CPU(state.assumingMemoryBound(to: VCPUState.self))
+    return cpu.reach(linear, HostAccess(rawValue: access))
 }
