@@ -44,6 +44,21 @@
     /// The same of the code that looks into the TLB for each access, where there are both.
     var plainNextJump = HostJump()
     var plainTakenJump = HostJump()
+    /// The jumps of other blocks' code that lead here, and what this block's own are linked to.
+    var incoming = BlockLink.none
+    var nextLink = BlockLink()
+    var takenLink = BlockLink()
+    /// A block that it is linked to has moved.
+    var hasDoubtfulLinks = false
+    /// The block can be moved to another linear address.
+    var canMove = false
+    /// Where in the arena the places of `movingCount` addresses in the code are listed.
+    var movingCount: UInt16 = 0
+    var movingTable: UInt32 = 0
+    /// The operations with addresses to be moved, a bit for each.
+    var movingOperations: UInt64 = 0
+    /// The pages where it was before, the latest one first.
+    var formerPages = FormerPages()
     /// Runs in the interpreter until the block is translated, which a negative number says;
     /// `never` for blocks that stay the interpreter's.
     var heat: Int32 = BlockHeader.never
@@ -121,16 +136,18 @@
         key & ModeKey.codeSize == 8 ? rip : rip & 0xFFFF_FFFF
     }
 
+    var operationBuffer: UnsafeMutableBufferPointer<Operation> {
+        unsafe UnsafeMutableBufferPointer(
+            start: operations.pointer, count: Int(header.pointee.operationCount))
+    }
+
     /// Makes every operation stop, so that a running block ends after its current instruction.
     func kill() {
         unsafe header.pointee.key |= BlockHeader.dead
         // Translated code that jumps here finds that it may not run.
         setGeneration(UInt32.max)
-        var op = unsafe operations.pointer
-        for _ in 0..<(unsafe header.pointee.operationCount) {
-            unsafe op.pointee.code = .stop
-            unsafe op += 1
-        }
+        let operations = unsafe operationBuffer
+        for index in operations.indices { unsafe operations[index].code = .stop }
     }
 }
 
@@ -153,11 +170,23 @@ struct BlockExit {
 
     @inline(__always)
     func connect(to target: Block, generation: UInt32) {
-        guard let block = Block(address: block), block.generation == generation else { return }
+        guard let block = Block(address: block), block.generation == generation,
+            leads(from: block, to: target)
+        else { return }
         switch edge {
         case .next: unsafe block.header.pointee.nextBlock = target.address
         case .taken: unsafe block.header.pointee.takenBlock = target.address
         case .faulted, .stale: break
+        }
+    }
+
+    /// Whether `target` is where the exit of `block` goes, which may have moved since it was left.
+    @inline(__always)
+    func leads(from block: Block, to target: Block) -> Bool {
+        switch edge {
+        case .next: unsafe block.header.pointee.nextRIP == target.rip
+        case .taken: unsafe block.header.pointee.takenRIP == target.rip
+        case .faulted, .stale: false
         }
     }
 }

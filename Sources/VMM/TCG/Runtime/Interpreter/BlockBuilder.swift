@@ -129,6 +129,7 @@ extension CPU {
         {
             unsafe header.pointee.heat = fields.translationThreshold
         }
+        block.prepareMoves()
         _ = cache.allocate(size)
         cache.insert(block)
     }

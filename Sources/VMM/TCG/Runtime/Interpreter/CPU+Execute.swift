@@ -75,7 +75,7 @@ extension CPU {
         fields.systemFlags &= ~RFLAGS.rf
         if let translator = cache.translator, isHot(block) {
             guard prepare(block, translator) else { return .none }
-            if isConnected { translator.connect(exit, to: block, generation: generation) }
+            if isConnected { cache.connect(exit, to: block, generation: generation) }
             return runHost(block, translator)
         }
         count(block)

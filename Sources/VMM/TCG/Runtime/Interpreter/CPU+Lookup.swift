@@ -67,7 +67,10 @@ extension CPU {
         let modeKey = unsafe state.pointee.modeKey
         let key = single ? modeKey | ModeKey.singleStep : modeKey
         var secondFault: Fault?
-        let found = cache.find(physical: physical, linear: linear, key: key) { block in
+        let generation = codeGeneration
+        let found = cache.find(
+            physical: physical, linear: linear, key: key, generation: generation
+        ) { block in
             do throws(Fault) {
                 return try isCurrent(block, page, linear)
             } catch {
@@ -77,15 +80,10 @@ extension CPU {
             }
         }
         if let secondFault { throw secondFault }
-        let generation = codeGeneration
         let block: Block
         if let found {
             block = found
-            if block.generation != generation {
-                unsafe block.header.pointee.nextBlock = 0
-                unsafe block.header.pointee.takenBlock = 0
-                block.setGeneration(generation)
-            }
+            if block.generation != generation { renew(cache, block, linear) }
         } else {
             block = try buildBlock(cache, page, linear, key: key)
         }
@@ -97,12 +95,34 @@ extension CPU {
         return block
     }
 
+    /// Makes a block that was found one of the current generation.
+    private func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) {
+        let (header, generation) = unsafe (block.header, codeGeneration)
+        if unsafe header.pointee.linear != linear {
+            forgetJump(to: block)
+            cache.move(block, to: linear, generation: generation)
+        } else if unsafe header.pointee.hasDoubtfulLinks {
+            cache.checkLinks(of: block)
+        }
+        unsafe header.pointee.nextBlock = 0
+        unsafe header.pointee.takenBlock = 0
+        block.setGeneration(generation)
+    }
+
+    /// The block will not be where the jump cache may have it.
+    private func forgetJump(to block: Block) {
+        let entry = unsafe jumpEntry(block.header.pointee.linear)
+        if unsafe entry.pointee.block == block.address { unsafe entry.pointee.key = 0 }
+    }
+
     /// Whether a candidate's bytes are still what is in memory.
     private func isCurrent(
         _ block: Block, _ page: FetchPage, _ linear: UInt64
     ) throws(Fault) -> Bool {
         let header = unsafe block.header
-        guard unsafe header.pointee.rip == rip, let host = unsafe page.host else { return false }
+        guard unsafe header.pointee.rip == rip || header.pointee.linear != linear,
+            let host = unsafe page.host
+        else { return false }
         let offset = Int(linear & 0xFFF)
         let count = unsafe Int(header.pointee.byteCount)
         if !is64Bit, unsafe header.pointee.codeLimit != segment(SegmentRegister.cs).limit {

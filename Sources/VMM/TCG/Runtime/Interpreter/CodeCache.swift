@@ -93,11 +93,11 @@ struct JumpEntry: BitwiseCopyable {
         return unsafe Block((arena + offset).assumingMemoryBound(to: BlockHeader.self))
     }
 
-    private func block(_ offset: UInt32) -> Block {
+    func block(_ offset: UInt32) -> Block {
         unsafe Block((arena + Int(offset)).assumingMemoryBound(to: BlockHeader.self))
     }
 
-    private func offset(_ block: Block) -> UInt32 {
+    func offset(_ block: Block) -> UInt32 {
         UInt32(truncatingIfNeeded: unsafe UnsafeMutableRawPointer(block.header) - arena)
     }
 
@@ -125,19 +125,23 @@ struct JumpEntry: BitwiseCopyable {
 
     // MARK: By address
 
-    /// The same code at several linear addresses is in several buckets: programs that are started
-    /// again and again are somewhere else each time.
+    /// Code of 64 bits moves to where it is wanted, so that there are few blocks for the same
+    /// bytes.
     private func bucket(_ physical: UInt64, _ linear: UInt64, _ key: UInt32) -> Int {
-        let page = (linear >> 12) &* 0xD6E8_FEB8_6659_FD93
+        let page = key & ModeKey.codeSize == 8 ? 0 : (linear >> 12) &* 0xD6E8_FEB8_6659_FD93
         let mixed = (physical ^ page ^ UInt64(key) << 20) &* 0x9E37_79B9_7F4A_7C15
         return Int(mixed >> 32) & (buckets - 1)
     }
 
     /// Calls `isRight` with candidates until it returns `true`.
+    ///
+    /// - Parameter generation: blocks that are not of this one can be moved.
     func find(
-        physical: UInt64, linear: UInt64, key: UInt32, _ isRight: (Block) -> Bool
+        physical: UInt64, linear: UInt64, key: UInt32, generation: UInt32,
+        _ isRight: (Block) -> Bool
     ) -> Block? {
         let slot = unsafe table + bucket(physical, linear, key)
+        var candidates = MoveCandidates()
         var before: Block?
         var link = unsafe slot.pointee
         while link != 0 {
@@ -154,15 +158,18 @@ struct JumpEntry: BitwiseCopyable {
                 link = next
                 continue
             }
-            if unsafe header.pointee.linear == linear && header.pointee.physical == physical
-                && header.pointee.key == key, isRight(candidate)
-            {
-                return candidate
+            if unsafe header.pointee.physical == physical && header.pointee.key == key {
+                if unsafe header.pointee.linear == linear {
+                    if isRight(candidate) { return candidate }
+                } else if unsafe header.pointee.canMove, candidate.generation != generation {
+                    candidates.add(candidate)
+                }
             }
             before = candidate
             link = next
         }
-        return nil
+        guard let found = candidates.choice(linear), isRight(found) else { return nil }
+        return found
     }
 
     /// Puts a finished block into the tables.

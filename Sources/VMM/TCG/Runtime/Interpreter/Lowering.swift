@@ -33,6 +33,7 @@ struct Lowering {
         op.length = instruction.length
         op.size = instruction.operandSize
         setAddress(&op, instruction, nextRIP: nextRIP)
+        if instruction.operands[0].kind == .relative { op.form.insert(.relativeImmediate) }
         let isKnown =
             isAvailable(instruction)
             && (lowerArithmetic(instruction, &op) || lowerMove(instruction, &op)
@@ -77,6 +78,7 @@ struct Lowering {
         if memory.base == MemoryOperand.instructionPointer {
             op.base = Register.none
             op.displacement = Int64(bitPattern: nextRIP) &+ memory.displacement
+            op.form.insert(.relativeDisplacement)
         } else {
             op.base = memory.base
         }

@@ -25,6 +25,10 @@ struct OperationForm: OptionSet, BitwiseCopyable {
     static let locked = OperationForm(rawValue: 1 << 3)
     static let rep = OperationForm(rawValue: 1 << 4)
     static let repne = OperationForm(rawValue: 1 << 5)
+    /// `displacement` or `immediate` is an address that was found from RIP.
+    static let relativeDisplacement = OperationForm(rawValue: 1 << 6)
+    static let relativeImmediate = OperationForm(rawValue: 1 << 7)
+    static let isRelative: OperationForm = [.relativeDisplacement, .relativeImmediate]
     static let hasMemory: OperationForm = [.memoryDestination, .memorySource]
 }
 

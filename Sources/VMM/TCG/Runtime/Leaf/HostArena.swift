@@ -71,15 +71,14 @@ internal import Glibc
 
     func removeAll() { (used, coldUsed) = (base, coldStart) }
 
-    /// Puts a jump over the code at `offset`.
-    func writeJump(at offset: Int, to target: Int) {
-        patch(offset + 1, to: target)
-        unsafe writable(offset).storeBytes(of: 0xE9, as: UInt8.self)
-    }
-
     /// Makes the relative jump whose last four bytes are at `place` go to `target`.
     func patch(_ place: Int, to target: Int) {
         let distance = Int32(truncatingIfNeeded: target - (place + 4))
         unsafe writable(place).storeBytes(of: distance, as: Int32.self)
+    }
+
+    /// Where that jump goes.
+    func target(of place: Int) -> Int {
+        place + 4 + Int(unsafe writable(place).loadUnaligned(as: Int32.self))
     }
 }

@@ -142,10 +142,15 @@
             registers(0xC7, size: 8, reg: 0, rm: register)
             word(short)
         } else {
-            byte(0x48 | register >> 3)
-            byte(0xB8 | register & 7)
-            long(value)
+            setLong(register, to: value)
         }
+    }
+
+    /// The same with a constant of eight bytes, which come last.
+    mutating func setLong(_ register: UInt8, to value: UInt64) {
+        byte(0x48 | register >> 3)
+        byte(0xB8 | register & 7)
+        long(value)
     }
 
     /// The immediate of an instruction with `size` bytes of operands.

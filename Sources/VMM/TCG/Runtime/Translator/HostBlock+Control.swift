@@ -154,7 +154,7 @@ extension HostBlock {
     /// Writes the return address below the stack.
     private mutating func pushReturn(_ op: OperationPointer) {
         accessStack(-8, isWrite: true)
-        code.set(HostRegister.second, to: block.nextRIP(op))
+        setMoving(HostRegister.second, to: block.nextRIP(op))
         code.store(operand, HostRegister.second)
     }
 

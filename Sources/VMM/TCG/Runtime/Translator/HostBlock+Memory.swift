@@ -55,7 +55,11 @@ extension HostBlock {
             code.lea(register, memory, size: size)
         } else {
             let value = UInt64(bitPattern: op.displacement)
-            code.set(register, to: size == 4 ? value & 0xFFFF_FFFF : value)
+            if op.form.contains(.relativeDisplacement) && size == 8 {
+                setMoving(register, to: value)
+            } else {
+                code.set(register, to: size == 4 ? value & 0xFFFF_FFFF : value)
+            }
         }
     }
 

@@ -132,7 +132,7 @@ extension HostBlock {
             code.load(second, HostFrame.slot(HostFrame.target))
             code.store(HostFrame.image(FXImage.dataPointer), second)
         }
-        code.set(second, to: block.rip(of: op))
+        setMoving(second, to: block.rip(of: op))
         code.store(HostFrame.image(FXImage.instructionPointer), second)
         code.memory(0xC7, size: 2, reg: 0, HostFrame.image(FXImage.opcode))
         code.immediate(Int64(leaf.opcode), size: 2)

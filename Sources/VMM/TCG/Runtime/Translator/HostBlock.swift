@@ -45,6 +45,10 @@ struct HostBlock {
     private(set) var exits = Exits()
     private(set) var plainExits = Exits()
 
+    /// Where the code has addresses that move with the block, and where they are listed.
+    private(set) var movingPlaces: [Int] = []
+    private(set) var movingTable = 0
+
     struct Exits {
         var next: (place: Int, flags: FlagPlace) = (0, .frame)
         var taken: (place: Int, flags: FlagPlace) = (0, .frame)
@@ -98,6 +102,8 @@ struct HostBlock {
         write(count, liveBefore, uses, vectors)
         swap(&code, &rare)
         finish()
+        movingTable = code.position
+        for place in movingPlaces { code.word(Int32(place)) }
         swap(&code, &rare)
     }
 
@@ -116,6 +122,7 @@ struct HostBlock {
         let plan = AccessPlan(events)
         guard !plan.groups.isEmpty else {
             code.goBack(to: start)
+            movingPlaces.removeAll(keepingCapacity: true)
             return
         }
         finish()
@@ -267,6 +274,15 @@ struct HostBlock {
                     fill: fill))
         }
         pending.removeAll(keepingCapacity: true)
+    }
+
+    /// Sets a register to an address that was found from RIP.
+    mutating func setMoving(_ register: UInt8, to address: UInt64) {
+        guard unsafe block.header.pointee.canMove else {
+            return code.set(register, to: address)
+        }
+        code.setLong(register, to: address)
+        movingPlaces.append(code.position - 8)
     }
 
     // MARK: Exits

@@ -36,45 +36,42 @@ internal import Core
         unsafe header.pointee.host = arena.address(translation.frameEntry)
         unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
-        unsafe header.pointee.nextJump = HostJump(translation.exits.next)
-        unsafe header.pointee.takenJump = HostJump(translation.exits.taken)
-        unsafe header.pointee.plainNextJump = HostJump(translation.plainExits.next)
-        unsafe header.pointee.plainTakenJump = HostJump(translation.plainExits.taken)
+        unsafe header.pointee.nextJump = HostJump(translation.exits.next, arena)
+        unsafe header.pointee.takenJump = HostJump(translation.exits.taken, arena)
+        unsafe header.pointee.plainNextJump = HostJump(translation.plainExits.next, arena)
+        unsafe header.pointee.plainTakenJump = HostJump(translation.plainExits.taken, arena)
+        unsafe header.pointee.movingTable = UInt32(translation.movingTable)
+        unsafe header.pointee.movingCount = UInt16(translation.movingPlaces.count)
         unsafe header.pointee.heat = -1
         arena.commit(translation.ends.usual, cold: translation.ends.rare)
         blockCount += 1
     }
 
-    /// Makes a block's exit go straight to another block's code.
-    func connect(_ exit: BlockExit, to target: Block, generation: UInt32) {
-        guard let block = Block(address: exit.block) else { return }
-        if exit.edge == .stale { return replace(block, by: target) }
-        let (from, to) = unsafe (block.header.pointee, target.header.pointee)
-        let isTaken = exit.edge == .taken
-        guard block.generation == generation, exit.edge != .faulted, to.host != 0 else { return }
-        connect(isTaken ? from.takenJump : from.nextJump, to)
-        connect(isTaken ? from.plainTakenJump : from.plainNextJump, to)
-    }
-
-    private func connect(_ jump: HostJump, _ target: BlockHeader) {
+    /// Makes a jump go straight to a block's code.
+    func connect(_ jump: HostJump, _ target: UnsafePointer<BlockHeader>) {
         guard jump.place != 0 else { return }
-        arena.patch(
+        unsafe arena.patch(
             Int(jump.place),
-            to: jump.hasNativeFlags ? Int(target.nativeEntry) : arena.offset(of: target.host))
+            to: jump.hasNativeFlags
+                ? Int(target.pointee.nativeEntry) : arena.offset(of: target.pointee.host))
     }
 
-    /// What jumps to the code of a dead block finds the block in its place.
-    private func replace(_ dead: Block, by target: Block) {
-        let (old, new) = unsafe (dead.header.pointee, target.header.pointee)
-        guard old.isDead, old.host != 0, new.host != 0, old.linear == new.linear,
-            old.key & ~BlockHeader.dead == new.key
-        else { return }
-        let (entry, newEntry) = (arena.offset(of: old.host), arena.offset(of: new.host))
-        let hasTwo = entry != Int(old.nativeEntry)
-        // Where one entry was for both, what comes from it is not known.
-        guard hasTwo || newEntry == Int(new.nativeEntry) else { return }
-        arena.writeJump(at: entry, to: newEntry)
-        if hasTwo { arena.writeJump(at: Int(old.nativeEntry), to: Int(new.nativeEntry)) }
+    /// Makes it leave translated code, as it did at first.
+    func disconnect(_ jump: HostJump) {
+        guard jump.place != 0 else { return }
+        arena.patch(Int(jump.place), to: Int(jump.exit))
+    }
+
+    /// Moves the addresses in a block's code.
+    func move(_ header: UnsafePointer<BlockHeader>, by distance: UInt64) {
+        // SAFETY: the list is in the arena, and names places of eight bytes there.
+        let list = unsafe arena.writable(Int(header.pointee.movingTable))
+        for index in 0..<(unsafe Int(header.pointee.movingCount)) {
+            let place = unsafe list.loadUnaligned(fromByteOffset: index * 4, as: UInt32.self)
+            let address = unsafe arena.writable(Int(place))
+            let old = unsafe address.loadUnaligned(as: UInt64.self)
+            unsafe address.storeBytes(of: old &+ distance, as: UInt64.self)
+        }
     }
 
     func removeAll() {
@@ -93,13 +90,17 @@ internal import Core
 struct HostJump: BitwiseCopyable {
     /// Where its distance is in the arena, or 0.
     var place: UInt32 = 0
+    /// What it goes to as long as the block that follows is not known.
+    var exit: UInt32 = 0
     /// The arithmetic flags are in EFLAGS there, otherwise in the frame.
     var hasNativeFlags = false
 
     init() {}
 
-    init(_ jump: (place: Int, flags: HostBlock.FlagPlace)) {
+    init(_ jump: (place: Int, flags: HostBlock.FlagPlace), _ arena: HostArena) {
+        guard jump.place != 0 else { return }
         place = UInt32(jump.place)
+        exit = UInt32(arena.target(of: jump.place))
         hasNativeFlags = jump.flags == .native
     }
 }
