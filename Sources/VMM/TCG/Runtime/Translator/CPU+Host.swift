@@ -84,6 +84,7 @@ extension CPU {
     func interpret(_ packed: UInt, hasFlags: Bool) -> Bool {
         settle()
         if hasFlags { setArithmeticFlags(HostFlags.unpacked(frameFlags)) }
+        let before = unsafe (state.pointee.flagResult, state.pointee.flagAux)
         guard let block = Block(address: packed & (1 << 48 - 1)) else { return false }
         let generation = codeGeneration
         // SAFETY: the number is one of the block's operations.
@@ -94,7 +95,9 @@ extension CPU {
         }
         if block.generation == generation, generation == codeGeneration, !hasExitRequest, !mayRaise
         {
-            frameFlags = HostFlags.packed(arithmeticFlags)
+            // What has not been written is still in the frame.
+            let after = unsafe (state.pointee.flagResult, state.pointee.flagAux)
+            if !hasFlags || before != after { frameFlags = HostFlags.packed(arithmeticFlags) }
             budgetMark = budget
             return true
         }
@@ -152,16 +155,19 @@ extension CPU {
     private func single(_ block: Block, _ op: OperationPointer) -> Block {
         // SAFETY: the room is the code cache's, and translated blocks are in one.
         let single = unsafe Block(state.pointee.singleBlock.unsafelyUnwrapped)
-        var header = unsafe block.header.pointee
-        header.count = UInt16(op.number) + 1
-        header.operationCount = 2
-        // Its exits lead nowhere.
-        header.generation = 0
-        header.key &= ~BlockHeader.dead
+        let (from, to) = unsafe (block.header, single.header)
+        // Nothing else is looked at: the generation, which no block has, says that its exits lead
+        // nowhere.
+        unsafe to.pointee.generation = 0
+        unsafe to.pointee.rip = from.pointee.rip
+        unsafe to.pointee.nextRIP = from.pointee.nextRIP
+        unsafe to.pointee.takenRIP = from.pointee.takenRIP
+        unsafe to.pointee.key = from.pointee.key & ~BlockHeader.dead
+        unsafe to.pointee.count = UInt16(op.number) + 1
+        unsafe to.pointee.operationCount = 2
         var stop = Operation(.stop)
         stop.number = op.number &+ 1
         stop.nextOffset = op.nextOffset
-        unsafe single.header.pointee = header
         unsafe single.operations.pointer[0] = op.pointer.pointee
         unsafe single.operations.pointer[1] = stop
         return single
