@@ -65,6 +65,13 @@ public protocol VirtualCPU: AnyObject, Sendable {
 
     /// Instructions retired so far, as far as the provider counts them.
     var retiredInstructions: UInt64 { get }
+
+    /// What the user is to be told when the machine has ended.
+    var summary: String? { get }
+}
+
+extension VirtualCPU {
+    public var summary: String? { nil }
 }
 
 /// Why `VirtualCPU.run` returned.

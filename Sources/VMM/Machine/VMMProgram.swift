@@ -93,6 +93,9 @@ package enum VMMProgram {
         machine.console.stop()
         signals.cancel()
         if options.showsBootTiming { machine.reportEnd() }
+        for summary in machine.cpus.compactMap(\.summary) {
+            _ = writeText(summary + "\n", to: STDERR_FILENO)
+        }
         let outcome = run.outcome ?? .error
         // A status of the guest's own (--debug-exit) stands for a power-off.
         return outcome == .powerOff

@@ -63,9 +63,7 @@ extension HostTests {
         let pages = try #require(Self.pages)
         unsafe nativeData = try #require(UnsafeMutableRawPointer(bitPattern: pages.data))
         unsafe nativeCode = try #require(UnsafeMutableRawPointer(bitPattern: pages.code))
-        guest = try UserModeGuest()
-        // Everything is translated at once.
-        if tier == .translator { guest.cpu.fields.translationThreshold = 0 }
+        guest = try UserModeGuest(tier: tier)
         generator = InstructionGenerator(seed: seed)
         random = SeededRandom(seed: seed &* 77)
         let size = Int(UserModeGuest.dataSize)
@@ -230,7 +228,7 @@ extension HostTests {
         place(bytes)
         unsafe native_run(native)
         defer { restore(bytes.count) }
-        guard let ending = guest.run() else { return "\(hex(bytes)): did not end" }
+        guard let ending = guest.run() else { return "\(hex(bytes)): \(reasonForNoEnd)" }
         // Flags that nothing reads are lost where an instruction faults.
         let mask = ending.vector == 3 ? sequence.undefined : RFLAGS.arithmetic
         return difference(ending, mask: mask, .dpps).map { "\(hex(bytes)): \($0)" }
@@ -269,6 +267,9 @@ extension HostTests {
         restore(bytes.count)
     }
 
+    /// Both tiers do not agree, or it is a loop.
+    private var reasonForNoEnd: String { guest.vcpu.lockstep?.report ?? "did not end" }
+
     private func hex(_ bytes: [UInt8]) -> String {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: " ")
     }
@@ -276,7 +277,7 @@ extension HostTests {
     private func difference(
         _ instruction: Instruction, _ ending: UserModeGuest.Ending?
     ) -> String? {
-        guard let ending else { return "did not end" }
+        guard let ending else { return reasonForNoEnd }
         let expected = unsafe native.pointee
         // A call to a non-canonical target with a stack that faults: which of the two faults comes
         // is the processor's choice.

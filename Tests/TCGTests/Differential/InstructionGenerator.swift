@@ -30,6 +30,7 @@ enum InstructionClass: String, CaseIterable, Sendable {
     /// How many are compared where nobody says how many.
     func quickCount(_ tier: TCGOptions.Tier) -> UInt64 {
         switch self {
+        case _ where tier == .both: 10_000
         case .avx, .bits: 50_000
         default: tier == .interpreter ? 350_000 : 50_000
         }

@@ -40,7 +40,7 @@ import Core
         func endOfInterrupt(vector: UInt8) {}
     }
 
-    init() throws {
+    init(tier: TCGOptions.Tier = .interpreter) throws {
         func region(_ start: UInt64, _ size: UInt64) throws -> GuestRegion {
             let mapping = try MemoryMapping(anonymous: Int(size))
             guard let region = GuestRegion(start: GuestAddress(start), size: size, mapping: mapping)
@@ -56,8 +56,11 @@ import Core
         unsafe data = regions[1].base
         unsafe code = regions[2].base
         machine = TCGVirtualMachine(
-            memory: memory, surface: NoDevices(), options: TCGOptions(clock: .counted, model: .max))
+            memory: memory, surface: NoDevices(),
+            options: TCGOptions(clock: .counted, tier: tier, model: .max))
         vcpu = try machine.makeCPU(index: 0)
+        // Everything is translated at once.
+        vcpu.cpu.fields.translationThreshold = tier == .interpreter ? -1 : 0
         buildTables()
         loadState()
     }

@@ -7,9 +7,10 @@ extension BareMachine {
 
     /// A machine in 64-bit mode with `bytes` as code; all exceptions halt.
     static func running(
-        _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2
+        _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2,
+        tier: TCGOptions.Tier = .translator
     ) throws -> BareMachine {
-        let machine = try BareMachine(model: model)
+        let machine = try BareMachine(model: model, tier: tier)
         try machine.enterLong(cpl: cpl)
         machine.put(code, bytes: bytes)
         for vector in UInt8(0)..<32 {

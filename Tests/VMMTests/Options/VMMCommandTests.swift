@@ -171,6 +171,14 @@ struct VMMCommandTests {
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1"
             ),
             (
+                "--kernel k --cpus 2 --accel tcg,tier=both",
+                "--accel: tier=both compares runs of one CPU only; give it --cpus boot=1"
+            ),
+            (
+                "--kernel k --accel kvm:tcg,tier=both",
+                "--accel: tier=both belongs to tcg alone; write tcg,tier=both"
+            ),
+            (
                 "--kernel k --accel hvm",
                 "--accel: provider: 'hvm' is not one of kvm, tcg, kvm:tcg; did you mean 'kvm'?"
             ),

@@ -81,7 +81,7 @@ package struct VMMCommand: Sendable {
             help: "tcg: time is the host's clock, or counted instructions (repeatable runs)")
         static let tier = OptionKey(
             "tier", .choice(TCGOptions.Tier.self), default: .translator,
-            help: "tcg: interpret the guest's code, or translate what runs often")
+            help: "tcg: interpret the guest's code, translate what runs often, or compare both")
         static let schema = OptionSchema(
             "accel", leadingKey: "provider", keys: [provider.any, clock.any, tier.any])
     }
@@ -316,6 +316,13 @@ package struct VMMCommand: Sendable {
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
         }
         let tier = values.map { $0[Accel.tier] } ?? .translator
+        if tier == .both && provider != .tcg {
+            throw OptionError("--accel: tier=both belongs to tcg alone; write tcg,tier=both")
+        }
+        if tier == .both && cpuCount > 1 {
+            throw OptionError(
+                "--accel: tier=both compares runs of one CPU only; give it --cpus boot=1")
+        }
         let model = processor.map { $0[Processor.model] } ?? .level2
         let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier, model: model)
         return switch provider {

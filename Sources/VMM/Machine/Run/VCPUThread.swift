@@ -75,6 +75,9 @@ final class VCPUThread: Sendable {
     /// Instructions retired when the CPU last stopped.
     var retiredInstructions: UInt64 { instructions.load(ordering: .relaxed) }
 
+    /// What the user is to be told after the thread's end.
+    var summary: String? { cpu.summary }
+
     /// The thread's number on the host; 0 before it runs.
     var threadID: Int32 { systemID.load(ordering: .relaxed) }
 

@@ -39,6 +39,12 @@
     var hostCheck: UnsafeMutableRawPointer?
     /// Where in the arena it is entered with the flags in EFLAGS.
     var nativeEntry: UInt32 = 0
+    /// Its bytes from there on, and in the arena's second part.
+    var hostSize: UInt32 = 0
+    var rarePlace: UInt32 = 0
+    var rareSize: UInt32 = 0
+    /// `BlockComparison.word`, or 0 while that is not known.
+    var comparison: UInt16 = 0
     var nextJump = HostJump()
     var takenJump = HostJump()
     /// The same of the code that looks into the TLB for each access, where there are both.

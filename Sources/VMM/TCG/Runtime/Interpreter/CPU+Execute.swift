@@ -76,8 +76,10 @@ extension CPU {
         if let translator = cache.translator, isHot(block) {
             guard prepare(block, translator) else { return .none }
             if isConnected { cache.connect(exit, to: block, generation: generation) }
+            if fields.lockstep != Lockstep.Stage.off { return runBoth(block, translator) }
             return runHost(block, translator)
         }
+        if fields.lockstep != Lockstep.Stage.off { owner.lockstep?.otherRuns += 1 }
         count(block)
         return run(block)
     }

@@ -24,13 +24,18 @@ extension CPU {
         var runs = 0
         while stringRegister(op, Register.rcx) != 0 {
             // Not before the first run: an interrupted instruction must get on.
-            if runs != 0 && (isSingleStepping || hasExitRequest) { return pauseRepetition() }
+            if runs != 0 && (isSingleStepping || isWanted(after: runs)) { return pauseRepetition() }
             runs += 1
             if try fastRun(op, operation, T.self) { continue }
             try slowRun(op, operation, T.self)
             if endsRepetition(op, operation) { break }
         }
         return true
+    }
+
+    /// Whether somebody wants the CPU between two runs.
+    private func isWanted(after runs: Int) -> Bool {
+        fields.lockstep < Lockstep.Stage.copied ? hasExitRequest : isTooLong(after: runs)
     }
 
     private var isSingleStepping: Bool {

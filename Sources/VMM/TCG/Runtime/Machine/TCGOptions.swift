@@ -15,6 +15,8 @@ public struct TCGOptions: Sendable, Equatable {
         case interpreter
         /// What runs often becomes host code.
         case translator
+        /// Every block with translated code in both, to find where they differ. One CPU only.
+        case both
     }
 
     /// Which processor guests see.

@@ -11,6 +11,8 @@ internal import Synchronization
     let block: VCPUBlock
     let apic: LocalAPIC
     let cpuid: CPUIDTable
+    /// With `tier=both`.
+    let lockstep: Lockstep?
     var msrs = MSRStore()
     /// Counted mode: time that passed while the CPU was halted.
     var skippedTime: UInt64 = 0
@@ -27,12 +29,18 @@ internal import Synchronization
         block = try VCPUBlock(
             ram: core.ram, windows: core.windows, codePages: try core.codePages(), index: index)
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
+        lockstep = core.options.tier == .both ? try Lockstep() : nil
         cpuid = CPUIDTable(
             id: UInt32(index), cpuCount: core.options.cpuCount, model: core.model)
         if core.model.hasAVX { block.cpu.fields.extendedComponents = ExtendedStateLayout.avx }
         block.cpu.fields.isOnlyCPU = core.options.cpuCount <= 1 && index == 0
-        if core.options.tier == .translator {
+        switch core.options.tier {
+        case .interpreter: break
+        case .translator:
             block.cpu.fields.translationThreshold = HostTranslator.usualThreshold
+        case .both:
+            block.cpu.fields.translationThreshold = 0
+            block.cpu.fields.lockstep = Lockstep.Stage.idle
         }
         core.add(apic)
         // SAFETY: unowned; this object outlives its block's use.
@@ -45,6 +53,7 @@ internal import Synchronization
 
     public func run() -> VCPUExit {
         while true {
+            if let report = lockstep?.report { return .internalError(report) }
             if isKicked.exchange(false, ordering: .acquiring) { return .kicked }
             if cpu.fields.isShutDown {
                 cpu.fields.isShutDown = false
@@ -62,6 +71,7 @@ internal import Synchronization
     /// Whether `execute` must return although the CPU could go on.
     var mustReturn: Bool {
         isKicked.load(ordering: .relaxed) || cpu.fields.isShutDown || cpu.fields.pendingEffect != 0
+            || lockstep?.report != nil
     }
 
     private func takeEffect() -> MachineEffect? {
@@ -94,4 +104,12 @@ internal import Synchronization
     }
 
     public var retiredInstructions: UInt64 { cpu.fields.retired }
+
+    public var summary: String? {
+        lockstep.map {
+            "tier=both: \($0.comparedRuns) runs of blocks were the same in both tiers; "
+                + "\($0.otherRuns) were not compared, of them \($0.disturbedRuns) because memory "
+                + "changed meanwhile"
+        }
+    }
 }

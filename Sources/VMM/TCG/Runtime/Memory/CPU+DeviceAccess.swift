@@ -16,6 +16,7 @@ extension CPU {
     func requestService() { fields.exitRequest = 1 }
 
     func loadDevice(_ physical: UInt64, size: Int) -> UInt64 {
+        if isDeviceOutOfReach { return 0 }
         var value: UInt64 = 0
         var done = 0
         while done < size {
@@ -28,6 +29,7 @@ extension CPU {
     }
 
     func storeDevice(_ physical: UInt64, size: Int, _ value: UInt64) {
+        if isDeviceOutOfReach { return }
         var done = 0
         while done < size {
             let address = physical &+ UInt64(done)

@@ -107,7 +107,9 @@ extension CPU {
     @inline(__always)
     func allowFastWrites(_ entry: UnsafeMutablePointer<TLBEntry>, _ linear: UInt64) {
         let physical = unsafe entry.pointee.physical
-        guard physical & TLBFlags.slow == 0, !hasCode(physical: physical) else { return }
+        guard physical & TLBFlags.slow == 0, !hasCode(physical: physical),
+            fields.lockstep == Lockstep.Stage.off
+        else { return }
         unsafe entry.pointee.writeTag = linear & ~0xFFF
         unsafe keepSlow(entry, linear)
     }

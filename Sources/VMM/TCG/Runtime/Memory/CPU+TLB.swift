@@ -34,12 +34,17 @@ extension CPU {
         let page = linear & ~0xFFF
         let slot = unsafe slot(linear, mode: mode)
         if unsafe slot.pointee.holds(page: page) {
-            if unsafe access == 0 || slot.pointee.physical & TLBFlags.writable != 0 {
+            if access == 0 { return unsafe slot }
+            if unsafe slot.pointee.physical & TLBFlags.writable != 0 {
+                if fields.lockstep != Lockstep.Stage.off { unsafe noteWrite(slot, page: page) }
                 return unsafe slot
             }
         }
         let translation = try translate(linear, mode: mode, access: access)
         unsafe fill(slot, page: page, mode: mode, translation)
+        if access != 0, fields.lockstep != Lockstep.Stage.off {
+            unsafe noteWrite(slot, page: page)
+        }
         return unsafe slot
     }
 
@@ -49,6 +54,7 @@ extension CPU {
         _ translation: Translation
     ) {
         // SAFETY: the caller's slot is part of the tables.
+        if fields.lockstep != Lockstep.Stage.off { unsafe noteFill(slot) }
         var physical = translation.physical
         let index = TLB.index(page)
         let empty = TLBEntry.emptyTag(index)
@@ -71,7 +77,9 @@ extension CPU {
                 readTag: empty, writeTag: empty, host: page, physical: physical)
             return
         }
-        let isFast = physical & TLBFlags.writable != 0 && !hasCode(physical: physical)
+        let isFast =
+            physical & TLBFlags.writable != 0 && !hasCode(physical: physical)
+            && fields.lockstep == Lockstep.Stage.off
         let address = UInt64(UInt(bitPattern: host))
         unsafe slot.pointee = TLBEntry(
             readTag: page, writeTag: isFast ? page : empty, host: address, physical: physical)

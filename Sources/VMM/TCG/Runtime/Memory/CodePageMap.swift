@@ -105,6 +105,8 @@ extension CPU {
 
     @inline(never)
     private func prepareCodeWrite(physical: UInt64, count: Int) -> UInt64 {
+        // A copy of the page is written.
+        if fields.lockstep == Lockstep.Stage.copied { return 0 }
         let own = fields.codeBit
         let others = takeOtherMarks(physical)
         guard let word = unsafe codeWord(physical) else { return 0 }

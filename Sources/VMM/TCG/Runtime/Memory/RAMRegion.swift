@@ -36,10 +36,19 @@ internal import Synchronization
 }
 
 extension CPU {
-    /// The host address of `count` bytes of guest memory, or `nil` where they are not all in one
-    /// region.
+    /// The host address of `count` bytes of guest memory, or of their copy; `nil` where they are not
+    /// all in one region.
     @inline(__always)
     func physicalHost(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer? {
+        if fields.lockstep == Lockstep.Stage.copied, let copy = unsafe copiedHost(physical) {
+            return unsafe copy
+        }
+        return unsafe memoryHost(physical, count: count)
+    }
+
+    /// The same without copies.
+    @inline(__always)
+    func memoryHost(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer? {
         // SAFETY: a region of the table, and the range is checked against it.
         if let region = unsafe state.pointee.lastRegion {
             let offset = unsafe physical &- region.pointee.start
@@ -85,6 +94,7 @@ extension CPU {
     /// Sets bits in a paging-structure entry. Returns `false` if it has changed since it was read.
     func setEntryBits(_ physical: UInt64, old: UInt64, bits: UInt64) -> Bool {
         if old & bits == bits { return true }
+        if fields.lockstep != Lockstep.Stage.off { noteWrite(physical: physical) }
         guard let host = unsafe physicalHost(physical, count: 8) else { return true }
         // SAFETY: as above.
         return unsafe host.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.compareExchange(
@@ -95,6 +105,7 @@ extension CPU {
     /// The same for 32-bit paging.
     func setEntryBits(_ physical: UInt64, old: UInt32, bits: UInt32) -> Bool {
         if old & bits == bits { return true }
+        if fields.lockstep != Lockstep.Stage.off { noteWrite(physical: physical) }
         guard let host = unsafe physicalHost(physical, count: 4) else { return true }
         // SAFETY: as above.
         return unsafe host.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.compareExchange(

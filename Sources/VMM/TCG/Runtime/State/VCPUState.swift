@@ -202,6 +202,8 @@ struct TableRegister: BitwiseCopyable {
     var isOnlyCPU = true
     /// Runs in the interpreter before a block is translated; negative: none is.
     var translationThreshold: Int32 = -1
+    /// A `Lockstep.Stage`: whether blocks run in both tiers.
+    var lockstep: UInt8 = 0
     /// PAUSEs so far.
     var pauseCount: UInt8 = 0
 

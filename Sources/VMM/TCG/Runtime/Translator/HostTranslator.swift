@@ -3,7 +3,7 @@ internal import Core
 /// The translated code of one CPU: the arena and what leads into it.
 // SAFETY: stubs and code live as long as the arena, which this object has.
 @safe final class HostTranslator {
-    private let arena: HostArena
+    let arena: HostArena
     private let stubs: HostStubs
     private let entry: HostStubs.Enter
     /// There was no room for a block: everything is to be forgotten.
@@ -35,6 +35,10 @@ internal import Core
         let header = unsafe block.header
         unsafe header.pointee.host = arena.address(translation.frameEntry)
         unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
+        let ends = translation.ends
+        unsafe header.pointee.hostSize = UInt32(ends.usual - translation.nativeEntry)
+        unsafe header.pointee.rarePlace = UInt32(arena.coldUsed)
+        unsafe header.pointee.rareSize = UInt32(ends.rare - arena.coldUsed)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
         unsafe header.pointee.nextJump = HostJump(translation.exits.next, arena)
         unsafe header.pointee.takenJump = HostJump(translation.exits.taken, arena)
@@ -43,7 +47,7 @@ internal import Core
         unsafe header.pointee.movingTable = UInt32(translation.movingTable)
         unsafe header.pointee.movingCount = UInt16(translation.movingPlaces.count)
         unsafe header.pointee.heat = -1
-        arena.commit(translation.ends.usual, cold: translation.ends.rare)
+        arena.commit(ends.usual, cold: ends.rare)
         blockCount += 1
     }
 
@@ -72,6 +76,22 @@ internal import Core
             let old = unsafe address.loadUnaligned(as: UInt64.self)
             unsafe address.storeBytes(of: old &+ distance, as: UInt64.self)
         }
+    }
+
+    /// Whether a block's code reads no flags that were there before.
+    func ignoresFlags(_ block: Block) -> Bool {
+        let header = unsafe block.header.pointee
+        return arena.offset(of: header.host) == Int(header.nativeEntry)
+    }
+
+    /// A block's code, where it is executed: what runs often, or what runs rarely.
+    func code(of block: Block, isRare: Bool = false) -> UnsafeRawBufferPointer {
+        let header = unsafe block.header.pointee
+        let place = isRare ? header.rarePlace : header.nativeEntry
+        // SAFETY: the code lies in the arena.
+        let start = unsafe UnsafeRawPointer(bitPattern: arena.address(Int(place)))
+        return unsafe UnsafeRawBufferPointer(
+            start: start, count: Int(isRare ? header.rareSize : header.hostSize))
     }
 
     func removeAll() {
