@@ -99,6 +99,14 @@ struct CodeCacheTests {
         #expect(machine.cpu[0] == 5)
     }
 
+    @Test("what a lookup reads of a block is in two cache lines")
+    func headerLayout() throws {
+        let start = MemoryLayout.offset(of: \BlockHeader.start)
+        let rest = MemoryLayout.offset(of: \BlockHeader.nextRIP)
+        #expect(start == 64 && rest == 128)
+        #expect(Block.headerSize % 64 == 0)
+    }
+
     @Test("a full arena starts again")
     func fullArena() throws {
         let machine = try BareMachine.running([])

@@ -1,43 +1,59 @@
 /// The head of a decoded block. Its operations follow, then a copy of the instruction bytes.
+///
+/// What is needed to find a block again is in the first cache line, and what it is compared with in
+/// the second one.
 @safe struct BlockHeader: BitwiseCopyable {
-    /// RIP of the first instruction.
-    var rip: UInt64
-    /// RIP after the last instruction, and where its direct branch goes.
-    var nextRIP: UInt64
-    var takenRIP: UInt64
-    /// The blocks there, once known: addresses of headers or 0. Valid while `generation` is the
-    /// CPU's.
-    var nextBlock: UInt = 0
-    var takenBlock: UInt = 0
-    /// The CPU's `codeGeneration` when the block was last looked up (and its bytes compared).
-    var generation: UInt32 = 0
-    /// Instructions, operations (one more where the block ends without a branch), bytes.
-    var count: UInt16 = 0
-    var operationCount: UInt16 = 0
-    /// `ModeKey`, with `BlockHeader.dead` once the block is dead. A dying block may still be
-    /// running, so the code size stays.
-    var key: UInt32
-    var byteCount: UInt16 = 0
-    /// The block may not be found again: its bytes are not in memory.
-    var isTransient = false
-    /// CS's limit, for 16- and 32-bit code.
-    var codeLimit: UInt32 = UInt32.max
     /// The linear address of the first byte, and its guest-physical address.
     var linear: UInt64
     var physical: UInt64
+    /// `ModeKey`, with `BlockHeader.dead` once the block is dead. A dying block may still be
+    /// running, so the code size stays.
+    var key: UInt32
+    /// The CPU's `codeGeneration` when the block was last looked up (and its bytes compared).
+    var generation: UInt32 = 0
+    /// The offset of the next block in the same bucket of the hash table, 0 at the end.
+    var nextInBucket: UInt32 = 0
+    var byteCount: UInt16 = 0
+    /// The block can be moved to another linear address.
+    var canMove = false
+    /// A block that it is linked to has moved.
+    var hasDoubtfulLinks = false
     /// The guest-physical page of the part behind a page border, or all ones.
     var secondPage: UInt64 = UInt64.max
-    /// Offsets of the next blocks in the same bucket of the hash table and in the same buckets of
-    /// the page table (for the first and for the second page), 0 at the end.
-    var nextInBucket: UInt32 = 0
-    var nextOnPage: UInt32 = 0
-    var nextOnSecondPage: UInt32 = 0
     /// Where the translated code is entered with the flags in the frame, or 0.
     var host: UInt = 0
     /// Where the translated code has the generation, or `nil`.
     // SAFETY: part of the arena, which is emptied together with the blocks.
     var hostCheck: UnsafeMutableRawPointer?
-    /// Where in the arena it is entered with the flags in EFLAGS.
+    /// Runs in the interpreter until the block is translated, which a negative number says;
+    /// `never` for blocks that stay the interpreter's.
+    var heat: Int32 = BlockHeader.never
+    /// CS's limit, for 16- and 32-bit code.
+    var codeLimit: UInt32 = UInt32.max
+
+    /// The first instruction bytes, and zeroes.
+    var start = InlineArray<4, UInt64>(repeating: 0)
+    static let startSize = 32
+    /// The blocks at `nextRIP` and `takenRIP`, once known: addresses of headers or 0. Valid while
+    /// `generation` is the CPU's.
+    var nextBlock: UInt = 0
+    var takenBlock: UInt = 0
+    /// RIP of the first instruction.
+    var rip: UInt64
+    /// Instructions, operations (one more where the block ends without a branch).
+    var count: UInt16 = 0
+    var operationCount: UInt16 = 0
+    /// The block may not be found again: its bytes are not in memory.
+    var isTransient = false
+
+    /// RIP after the last instruction, and where its direct branch goes.
+    var nextRIP: UInt64
+    var takenRIP: UInt64
+    /// Offsets of the next blocks in the same buckets of the page table (for the first and for the
+    /// second page), 0 at the end.
+    var nextOnPage: UInt32 = 0
+    var nextOnSecondPage: UInt32 = 0
+    /// Where in the arena translated code is entered with the flags in EFLAGS.
     var nativeEntry: UInt32 = 0
     /// Its bytes from there on, and in the arena's second part.
     var hostSize: UInt32 = 0
@@ -54,10 +70,6 @@
     var incoming = BlockLink.none
     var nextLink = BlockLink()
     var takenLink = BlockLink()
-    /// A block that it is linked to has moved.
-    var hasDoubtfulLinks = false
-    /// The block can be moved to another linear address.
-    var canMove = false
     /// Where in the arena the places of `movingCount` addresses in the code are listed.
     var movingCount: UInt16 = 0
     var movingTable: UInt32 = 0
@@ -65,9 +77,6 @@
     var movingOperations: UInt64 = 0
     /// The pages where it was before, the latest one first.
     var formerPages = FormerPages()
-    /// Runs in the interpreter until the block is translated, which a negative number says;
-    /// `never` for blocks that stay the interpreter's.
-    var heat: Int32 = BlockHeader.never
 
     static let never = Int32.max
 
@@ -113,7 +122,7 @@
         unsafe header.pointee.hostCheck?.storeBytes(of: generation, as: UInt32.self)
     }
 
-    static let headerSize = (MemoryLayout<BlockHeader>.size + 31) & ~31
+    static let headerSize = (MemoryLayout<BlockHeader>.size + 63) & ~63
 
     @inline(__always)
     var operations: OperationPointer {
@@ -126,6 +135,30 @@
     var bytes: UnsafeMutableRawPointer {
         unsafe UnsafeMutableRawPointer(header) + Self.headerSize
             + Int(header.pointee.operationCount) * MemoryLayout<Operation>.stride
+    }
+
+    /// Notes the first of the bytes where `hasStart` looks for them.
+    func noteStart() {
+        let count = unsafe min(Int(header.pointee.byteCount), BlockHeader.startSize)
+        for index in 0..<count {
+            let byte = unsafe bytes.load(fromByteOffset: index, as: UInt8.self)
+            unsafe header.pointee.start[index >> 3] |= UInt64(byte) << UInt64(8 * (index & 7))
+        }
+    }
+
+    /// Whether 32 bytes, which are in one page, begin with the block's.
+    // SAFETY: the caller has as many.
+    @inline(__always)
+    func hasStart(_ memory: UnsafeRawPointer) -> Bool {
+        var left = unsafe Int(header.pointee.byteCount)
+        for index in 0..<4 {
+            let word = unsafe memory.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self)
+            let difference = unsafe word ^ header.pointee.start[index]
+            if left <= 8 { return difference << UInt64(64 - 8 * left) == 0 }
+            if difference != 0 { return false }
+            left -= 8
+        }
+        return true
     }
 
     /// RIP of the instruction after `op`, and of `op` itself.

@@ -19,9 +19,8 @@ extension CPU {
         let block = cache.allocate(0)
         unsafe block.header.initialize(
             to: BlockHeader(
-                rip: rip, nextRIP: 0, takenRIP: 0,
-                generation: codeGeneration, key: key, linear: linear,
-                physical: page.physical | (linear & 0xFFF)))
+                linear: linear, physical: page.physical | (linear & 0xFFF), key: key,
+                generation: codeGeneration, rip: rip, nextRIP: 0, takenRIP: 0))
         let codeLimit = is64Bit ? UInt64.max : UInt64(segment(SegmentRegister.cs).limit)
         unsafe block.header.pointee.codeLimit = UInt32(truncatingIfNeeded: codeLimit)
         var decoder = BlockDecoder(
@@ -129,6 +128,7 @@ extension CPU {
         {
             unsafe header.pointee.heat = fields.translationThreshold
         }
+        block.noteStart()
         block.prepareMoves()
         _ = cache.allocate(size)
         cache.insert(block)

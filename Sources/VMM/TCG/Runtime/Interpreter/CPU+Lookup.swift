@@ -62,7 +62,7 @@ extension CPU {
     ) throws(Fault) -> Block {
         // Before the page is noted: the note must outlive the new generation.
         if cache.free < Self.largestBlock { invalidateAllCode() }
-        let page = try translateFetch(linear)
+        let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)
         let modeKey = unsafe state.pointee.modeKey
         let key = single ? modeKey | ModeKey.singleStep : modeKey
@@ -93,6 +93,24 @@ extension CPU {
                 host: unsafe block.header.pointee.host)
         }
         return block
+    }
+
+    /// The page of code at a linear address, which is translated and marked once in a generation.
+    /// If another CPU's write takes the mark away meanwhile, a new generation is about to begin.
+    private func fetchPage(_ cache: CodeCache, _ linear: UInt64) throws(Fault) -> FetchPage {
+        let page = linear >> 12
+        let index = Int(page ^ page >> 6) & (CodeCache.fetchEntries - 1)
+        // SAFETY: the table has as many entries.
+        let entry = unsafe cache.fetchPages + index
+        if unsafe entry.pointee.page == page && entry.pointee.key == lookupKey {
+            return unsafe FetchPage(
+                physical: entry.pointee.physical, host: entry.pointee.host)
+        }
+        let found = try translateFetch(linear)
+        if unsafe found.host != nil { markCode(physical: found.physical) }
+        unsafe entry.pointee = FetchEntry(
+            page: page, key: lookupKey, physical: found.physical, host: found.host)
+        return found
     }
 
     /// Makes a block that was found one of the current generation.
@@ -129,9 +147,14 @@ extension CPU {
             return false
         }
         let inPage = min(count, 4096 - offset)
-        // Another CPU's write may have taken the mark away.
-        markCode(physical: page.physical)
-        guard unsafe memcmp(host + offset, block.bytes, inPage) == 0 else {
+        // The page has been marked by `fetchPage`.
+        if offset <= 4096 - BlockHeader.startSize {
+            let size = BlockHeader.startSize
+            guard unsafe block.hasStart(host + offset),
+                unsafe inPage <= size
+                    || memcmp(host + offset + size, block.bytes + size, inPage - size) == 0
+            else { return discard(block) }
+        } else if unsafe memcmp(host + offset, block.bytes, inPage) != 0 {
             return discard(block)
         }
         if inPage < count {

@@ -10,6 +10,16 @@ struct JumpEntry: BitwiseCopyable {
     var host: UInt = 0
 }
 
+/// A page that code was fetched from.
+// SAFETY: `host` is used only in the generation in which it was found.
+@safe struct FetchEntry: BitwiseCopyable {
+    var page: UInt64
+    /// As in the jump cache.
+    var key: UInt64
+    var physical: UInt64
+    var host: UnsafeMutableRawPointer?
+}
+
 /// The decoded blocks of one CPU: an arena that is filled from the bottom and flushed as a whole,
 /// a hash table to find blocks by address and mode, and a second one to find them by
 /// guest-physical page. On top of it, in front of the hash table, is the jump cache.
@@ -37,7 +47,7 @@ struct JumpEntry: BitwiseCopyable {
     private let arena: UnsafeMutableRawPointer
     private let arenaSize: Int
     /// The first free byte of the arena. Offset 0 means "none".
-    private var used = 32
+    private var used = 64
     /// What CS was when blocks of 16- or 32-bit code were last looked up.
     private var codeBase: UInt64 = 0
     private var codeLimit: UInt32 = 0
@@ -46,6 +56,10 @@ struct JumpEntry: BitwiseCopyable {
     let translator: HostTranslator?
     /// Room for a block of one operation.
     let singleBlock: UnsafeMutablePointer<BlockHeader>
+
+    /// Pages that code was fetched from.
+    let fetchPages: UnsafeMutablePointer<FetchEntry>
+    static let fetchEntries = 64
 
     /// Where instruction bytes are collected for decoding.
     let scratch: UnsafeMutablePointer<UInt8>
@@ -62,7 +76,9 @@ struct JumpEntry: BitwiseCopyable {
         self.arenaSize = arenaSize
         let scratchOffset = jumpSize + tableSize + pageTableSize
         let singleOffset = (scratchOffset + Self.scratchSize + 63) & ~63
-        let arenaOffset = (singleOffset + Self.singleSize + 4095) & ~4095
+        let fetchOffset = (singleOffset + Self.singleSize + 63) & ~63
+        let fetchSize = Self.fetchEntries * MemoryLayout<FetchEntry>.stride
+        let arenaOffset = (fetchOffset + fetchSize + 4095) & ~4095
         mappingSize = arenaOffset + arenaSize
         let base = unsafe mmap(
             nil, mappingSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -75,6 +91,7 @@ struct JumpEntry: BitwiseCopyable {
         unsafe scratch = (base + scratchOffset).assumingMemoryBound(to: UInt8.self)
         unsafe arena = base + arenaOffset
         unsafe singleBlock = (base + singleOffset).assumingMemoryBound(to: BlockHeader.self)
+        unsafe fetchPages = (base + fetchOffset).assumingMemoryBound(to: FetchEntry.self)
         translator =
             translates ? try? HostTranslator(capacity: 2 * arenaSize, hasAVX: hasAVX) : nil
     }
@@ -89,7 +106,7 @@ struct JumpEntry: BitwiseCopyable {
     /// Room for a block that is not in the tables yet. The caller has made sure that it fits.
     func allocate(_ size: Int) -> Block {
         let offset = used
-        used += (size + 31) & ~31
+        used += (size + 63) & ~63
         return unsafe Block((arena + offset).assumingMemoryBound(to: BlockHeader.self))
     }
 
@@ -107,7 +124,7 @@ struct JumpEntry: BitwiseCopyable {
         // All of it is zero again, and takes no memory. The tables are in front of the arena, and
         // nothing but them and the blocks outlives a call.
         unsafe _ = madvise(mapping, mappingSize, MADV_DONTNEED)
-        used = 32
+        used = 64
     }
 
     /// Calls `body` with every page that has blocks, some pages more than once.
