@@ -58,12 +58,17 @@ extension HostTests {
         return (UInt(bitPattern: data), UInt(bitPattern: code))
     }()
 
-    init(seed: UInt64, tier: TCGOptions.Tier = .interpreter) throws {
+    private let runs: Int
+
+    init(seed: UInt64, tier: TCGOptions.Tier = .interpreter, runs: Int = 1) throws {
+        self.runs = runs
         try #require(native_prepare() == 0)
         let pages = try #require(Self.pages)
         unsafe nativeData = try #require(UnsafeMutableRawPointer(bitPattern: pages.data))
         unsafe nativeCode = try #require(UnsafeMutableRawPointer(bitPattern: pages.code))
         guest = try UserModeGuest(tier: tier)
+        // Everything is translated at once, or before it runs for the last time.
+        if tier == .translator { guest.cpu.fields.translationThreshold = Int32(runs - 1) }
         generator = InstructionGenerator(seed: seed)
         random = SeededRandom(seed: seed &* 77)
         let size = Int(UserModeGuest.dataSize)
@@ -216,6 +221,17 @@ extension HostTests {
 
     /// Runs a sequence from random registers; the result says what differs.
     func compare(_ sequence: (bytes: [UInt8], undefined: UInt64), _ kind: SequenceKind) -> String? {
+        place(sequence.bytes)
+        defer { restore(sequence.bytes.count) }
+        for _ in 0..<runs {
+            if let text = compareOnce(sequence, kind) { return text }
+        }
+        return nil
+    }
+
+    private func compareOnce(
+        _ sequence: (bytes: [UInt8], undefined: UInt64), _ kind: SequenceKind
+    ) -> String? {
         let bytes = sequence.bytes
         unsafe native.pointee = native_state()
         guest.enterUserMode()
@@ -225,10 +241,9 @@ extension HostTests {
         // Runs of PUSHes and POPs cross the border of the two pages, or leave them.
         let middle = UserModeGuest.dataBase + 0xFF0 + (random.next() & 0x38)
         set(4, kind == .stack && random.next() & 1 == 0 ? middle : target() & ~7)
-        place(bytes)
+        unsafe native.pointee.rip = UserModeGuest.codeBase
         unsafe native_run(native)
-        defer { restore(bytes.count) }
-        guard let ending = guest.run() else { return "\(hex(bytes)): \(reasonForNoEnd)" }
+        guard let ending = guest.run() else { return "\(hex(bytes)): did not end" }
         // Flags that nothing reads are lost where an instruction faults.
         let mask = ending.vector == 3 ? sequence.undefined : RFLAGS.arithmetic
         return difference(ending, mask: mask, .dpps).map { "\(hex(bytes)): \($0)" }

@@ -17,7 +17,7 @@ extension HostTests {
             guard kind != .avx || InstructionClass.avx.isSupported else { return }
             let count = Int(DifferentialTests.setting("APUS_DIFFERENTIAL_COUNT") ?? 4_000)
             let seed = DifferentialTests.setting("APUS_DIFFERENTIAL_SEED") ?? 1
-            let run = try DifferentialRun(seed: seed, tier: tier)
+            let run = try DifferentialRun(seed: seed, tier: tier, runs: kind.runs)
             var generator = SequenceGenerator(seed: seed, kind: kind)
             var differences: [String] = []
             for _ in 0..<count where differences.count < 20 {
@@ -38,6 +38,12 @@ enum SequenceKind: String, CaseIterable, Sendable {
     case stack
     /// Several accesses by way of the same registers, which change in between, RSP among them.
     case pointers
+    /// The same with branches in between.
+    case branches
+
+    /// How often a sequence runs. It is translated before the last time, when it is known which
+    /// blocks follow each other.
+    var runs: Int { self == .branches ? 6 : 1 }
 }
 
 /// Draws sequences of instructions that leave RBX, RBP, RSI and RDI alone, through which they
@@ -58,7 +64,8 @@ struct SequenceGenerator {
     mutating func next() -> (bytes: [UInt8], undefined: UInt64) {
         undefined = 0
         if kind == .stack { return (stackRuns(), 0) }
-        if kind == .pointers { return (accesses(), 0) }
+        if kind == .pointers { return (accesses(3 + generator.random.next() % 14), 0) }
+        if kind == .branches { return (branches(), 0) }
         var bytes: [UInt8] = []
         for _ in 0..<(2 + generator.random.next() % 10) {
             let isOwn = kind != .integer && generator.random.next() & 3 != 0
@@ -103,9 +110,29 @@ struct SequenceGenerator {
         return bytes
     }
 
-    private mutating func accesses() -> [UInt8] {
+    /// Pieces without branches; a branch at the end of one leads to the end of the next.
+    private mutating func branches() -> [UInt8] {
+        let count = 3 + Int(generator.random.next() % 8)
+        let pieces = (0..<count).map { _ in accesses(generator.random.next() % 5) }
         var bytes: [UInt8] = []
-        for _ in 0..<(3 + generator.random.next() % 14) {
+        for (number, piece) in pieces.enumerated() {
+            bytes += piece
+            guard number + 1 < count else { break }
+            let word = generator.random.next()
+            let distance = UInt8(pieces[number + 1].count)
+            switch word & 7 {
+            case 0..<5: bytes += [0x70 | UInt8(word >> 8 & 15), distance]
+            case 5: bytes += [0xEB, word & 256 == 0 ? distance : 0]
+            case 6: bytes += [0xE8, word & 256 == 0 ? distance : 0, 0, 0, 0]
+            default: break
+            }
+        }
+        return bytes
+    }
+
+    private mutating func accesses(_ count: UInt64) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for _ in 0..<count {
             let word = generator.random.next()
             let base = Self.bases[Int(word % UInt64(Self.bases.count))]
             let other = Self.bases[Int((word >> 8) % UInt64(Self.bases.count))]

@@ -61,15 +61,21 @@
     var rareSize: UInt32 = 0
     /// `BlockComparison.word`, or 0 while that is not known.
     var comparison: UInt16 = 0
-    var nextJump = HostJump()
-    var takenJump = HostJump()
-    /// The same of the code that looks into the TLB for each access, where there are both.
-    var plainNextJump = HostJump()
-    var plainTakenJump = HostJump()
-    /// The jumps of other blocks' code that lead here, and what this block's own are linked to.
+    /// The jumps of other blocks' code that lead here: the first one's name.
     var incoming = BlockLink.none
-    var nextLink = BlockLink()
-    var takenLink = BlockLink()
+    /// Where in the translator's arena the exits of the code are, one `HostExit` after the other.
+    var exits: UInt32 = 0
+    var exitCount: UInt8 = 0
+    /// How many other blocks are part of the translated code, and their addresses.
+    var partCount: UInt8 = 0
+    // SAFETY: as `hostCheck`.
+    var parts: UnsafeMutablePointer<UInt>?
+    /// Offsets in the first page of the bytes that the translated code depends on: of the first
+    /// one, and behind the last.
+    var codeStart: UInt16 = 0
+    var codeEnd: UInt16 = 0
+    /// Instructions that the translated code counts when it begins.
+    var hostCount: UInt16 = 0
     /// Where in the arena the places of `movingCount` addresses in the code are listed.
     var movingCount: UInt16 = 0
     var movingTable: UInt32 = 0
@@ -116,10 +122,48 @@
         if heat >= 0 && heat != BlockHeader.never { unsafe header.pointee.heat = heat - 1 }
     }
 
-    /// The block may run in this generation. Translated code has it too.
-    func setGeneration(_ generation: UInt32) {
+    /// The block may run in this generation, but not its translated code.
+    func renew(_ generation: UInt32) {
+        if unsafe header.pointee.generation == generation { return }
         unsafe header.pointee.generation = generation
+        unsafe header.pointee.nextBlock = 0
+        unsafe header.pointee.takenBlock = 0
+    }
+
+    /// The translated code, if there is some, may run in this generation.
+    func setHostGeneration(_ generation: UInt32) {
         unsafe header.pointee.hostCheck?.storeBytes(of: generation, as: UInt32.self)
+    }
+
+    func isHostCurrent(_ generation: UInt32) -> Bool {
+        guard let check = unsafe header.pointee.hostCheck else { return true }
+        return unsafe check.load(as: UInt32.self) == generation
+    }
+
+    // MARK: Other blocks in the translated code
+
+    // SAFETY: `place` has room for their addresses.
+    func setTrace(_ trace: HostTrace, _ place: UnsafeMutableRawPointer) {
+        let parts = unsafe place.assumingMemoryBound(to: UInt.self)
+        for (index, part) in trace.blocks.dropFirst().enumerated() {
+            unsafe parts[index] = part.address
+        }
+        unsafe header.pointee.parts = parts
+        unsafe header.pointee.partCount = UInt8(trace.blocks.count - 1)
+        unsafe header.pointee.hostCount = UInt16(trace.count)
+        guard trace.blocks.count > 1 else { return }
+        unsafe (header.pointee.codeStart, header.pointee.codeEnd) = trace.range
+    }
+
+    /// Whether `isRight` says so of all other blocks.
+    func allParts(_ isRight: (Block) -> Bool) -> Bool {
+        for index in 0..<(unsafe Int(header.pointee.partCount)) {
+            // SAFETY: as many as are there.
+            guard let part = unsafe Block(address: header.pointee.parts.unsafelyUnwrapped[index]),
+                isRight(part)
+            else { return false }
+        }
+        return true
     }
 
     static let headerSize = (MemoryLayout<BlockHeader>.size + 63) & ~63
@@ -184,7 +228,8 @@
     func kill() {
         unsafe header.pointee.key |= BlockHeader.dead
         // Translated code that jumps here finds that it may not run.
-        setGeneration(UInt32.max)
+        unsafe header.pointee.generation = UInt32.max
+        setHostGeneration(UInt32.max)
         let operations = unsafe operationBuffer
         for index in operations.indices { unsafe operations[index].code = .stop }
     }
@@ -202,6 +247,9 @@ struct BlockExit {
 
     var block: UInt
     var edge: Edge
+    /// The address of the `HostExit` that translated code has left by, or 0. It is part of the
+    /// arena, which is emptied together with the blocks.
+    var host: UInt = 0
 
     /// Nothing to connect.
     static let none = BlockExit(block: 0, edge: .next)

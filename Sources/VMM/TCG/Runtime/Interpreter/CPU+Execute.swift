@@ -75,9 +75,15 @@ extension CPU {
         fields.systemFlags &= ~RFLAGS.rf
         if let translator = cache.translator, isHot(block) {
             guard prepare(block, translator) else { return .none }
-            if isConnected { cache.connect(exit, to: block, generation: generation) }
+            if exit.block == 0 {
+                addTarget(block)
+            } else if isConnected {
+                cache.connect(exit, to: block, generation: generation)
+            }
             if fields.lockstep != Lockstep.Stage.off { return runBoth(block, translator) }
-            return runHost(block, translator)
+            if unsafe Int64(block.header.pointee.hostCount) <= budget {
+                return runHost(block, translator)
+            }
         }
         if fields.lockstep != Lockstep.Stage.off { owner.lockstep?.otherRuns += 1 }
         count(block)
@@ -96,14 +102,10 @@ extension CPU {
     private func prepare(_ block: Block, _ translator: HostTranslator) -> Bool {
         let header = unsafe block.header
         if unsafe header.pointee.host != 0 { return true }
-        translator.translate(block)
+        translator.translate(block, threshold: fields.translationThreshold)
         guard !translator.isFull else {
             invalidateAllCode()
             return false
-        }
-        let entry = unsafe jumpEntry(header.pointee.linear)
-        if unsafe entry.pointee.block == block.address {
-            unsafe entry.pointee.host = header.pointee.host
         }
         return true
     }

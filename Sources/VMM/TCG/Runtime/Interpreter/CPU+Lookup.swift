@@ -81,16 +81,14 @@ extension CPU {
         }
         if let secondFault { throw secondFault }
         let block: Block
-        if let found {
+        if let found, renew(cache, found, linear) {
             block = found
-            if block.generation != generation { renew(cache, block, linear) }
         } else {
             block = try buildBlock(cache, page, linear, key: key)
         }
         if !single && !block.isTransient {
             unsafe jumpEntry(linear).pointee = JumpEntry(
-                linear: linear, key: lookupKey, block: block.address,
-                host: unsafe block.header.pointee.host)
+                linear: linear, key: lookupKey, block: block.address)
         }
         return block
     }
@@ -113,22 +111,42 @@ extension CPU {
         return found
     }
 
-    /// Makes a block that was found one of the current generation.
-    private func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) {
+    /// Makes a block that was found one of the current generation, and likewise the others in its
+    /// code; but not the code that those have of their own, which may have others again.
+    /// - Returns: `false` if the others cannot be where it is. It is dead then.
+    private func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) -> Bool {
         let (header, generation) = unsafe (block.header, codeGeneration)
-        if unsafe header.pointee.linear != linear {
-            forgetJump(to: block)
-            cache.move(block, to: linear, generation: generation)
-        } else if unsafe header.pointee.hasDoubtfulLinks {
+        if block.generation == generation && block.isHostCurrent(generation) { return true }
+        let isWhole = block.allParts { part in
+            let offset = unsafe part.header.pointee.physical & 0xFFF
+            return settle(cache, part, at: linear & ~0xFFF | offset, generation)
+        }
+        guard isWhole else { return discard(block) }
+        _ = settle(cache, block, at: linear, generation)
+        // Where exits of a trace go is known when all of it is where it belongs.
+        if unsafe header.pointee.hasDoubtfulLinks || header.pointee.partCount > 0 {
             cache.checkLinks(of: block)
         }
-        unsafe header.pointee.nextBlock = 0
-        unsafe header.pointee.takenBlock = 0
-        block.setGeneration(generation)
+        block.setHostGeneration(generation)
+        return true
     }
 
-    /// The block will not be where the jump cache may have it.
+    /// Moves a block, if that is necessary and possible, and lets the interpreter run it.
+    private func settle(
+        _ cache: CodeCache, _ block: Block, at linear: UInt64, _ generation: UInt32
+    ) -> Bool {
+        if unsafe block.header.pointee.linear != linear {
+            if block.generation == generation { return false }
+            forgetJump(to: block)
+            cache.move(block, to: linear, generation: generation)
+        }
+        block.renew(generation)
+        return true
+    }
+
+    /// The block will not be where the jump cache and indirect branches may have it.
     private func forgetJump(to block: Block) {
+        removeTarget(block)
         let entry = unsafe jumpEntry(block.header.pointee.linear)
         if unsafe entry.pointee.block == block.address { unsafe entry.pointee.key = 0 }
     }
@@ -157,6 +175,14 @@ extension CPU {
         } else if unsafe memcmp(host + offset, block.bytes, inPage) != 0 {
             return discard(block)
         }
+        // They are whole, in the same page.
+        let isWhole = block.allParts { part in
+            let header = unsafe part.header
+            let offset = unsafe Int(header.pointee.physical & 0xFFF)
+            return unsafe !header.pointee.isDead
+                && memcmp(host + offset, part.bytes, Int(header.pointee.byteCount)) == 0
+        }
+        guard isWhole else { return discard(block) }
         if inPage < count {
             let next = (linear &+ UInt64(inPage)) & (is64Bit ? UInt64.max : 0xFFFF_FFFF)
             let second = try translateFetch(next)
@@ -222,6 +248,7 @@ extension CPU {
         guard let cache = codeCache else { return }
         cache.forEachPage { unmarkCode(physical: $0) }
         cache.removeAll()
+        removeTargets()
         for view in 0..<2 where !fields.codeViews[view].renew() {
             fields.codeViews[view] = CodeView()
         }
@@ -263,6 +290,7 @@ extension CPU {
         guard let pointer = unsafe state.pointee.codeCache else { return }
         unsafe state.pointee.codeCache = nil
         unsafe state.pointee.jumpCache = nil
+        removeTargets()
         unsafe state.pointee.singleBlock = nil
         unsafe Unmanaged<CodeCache>.fromOpaque(pointer).release()
     }

@@ -6,8 +6,6 @@ struct JumpEntry: BitwiseCopyable {
     /// The mode key and the generation, see `CPU.lookupKey`.
     var key: UInt64
     var block: UInt
-    /// Its translated code, or 0.
-    var host: UInt = 0
 }
 
 /// A page that code was fetched from.
@@ -48,6 +46,8 @@ struct JumpEntry: BitwiseCopyable {
     private let arenaSize: Int
     /// The first free byte of the arena. Offset 0 means "none".
     private var used = 64
+    /// How many blocks writes to their bytes have killed.
+    private(set) var killCount: UInt64 = 0
     /// What CS was when blocks of 16- or 32-bit code were last looked up.
     private var codeBase: UInt64 = 0
     private var codeLimit: UInt32 = 0
@@ -197,6 +197,9 @@ struct JumpEntry: BitwiseCopyable {
             + bucket(header.pointee.physical, header.pointee.linear, header.pointee.key)
         unsafe header.pointee.nextInBucket = slot.pointee
         unsafe slot.pointee = offset(block)
+        let start = unsafe UInt16(truncatingIfNeeded: header.pointee.physical & 0xFFF)
+        unsafe header.pointee.codeStart = start
+        unsafe header.pointee.codeEnd = min(4096, start + header.pointee.byteCount)
         let page = unsafe pageTable + pageBucket(header.pointee.physical)
         unsafe header.pointee.nextOnPage = page.pointee
         unsafe page.pointee = offset(block)
@@ -232,6 +235,7 @@ struct JumpEntry: BitwiseCopyable {
                 ? header.pointee.secondPage == page : header.pointee.physical & ~0xFFF == page
             if isHere, overlaps(candidate, isSecond: isSecond, first, last) {
                 candidate.kill()
+                killCount &+= 1
                 unsafe place.pointee = next
             } else {
                 if isHere && candidate.key & BlockHeader.dead == 0 { isEmpty = false }
@@ -260,12 +264,13 @@ struct JumpEntry: BitwiseCopyable {
         let header = unsafe block.header
         if unsafe header.pointee.isDead { return true }
         let start = unsafe header.pointee.physical
-        let count = unsafe UInt64(header.pointee.byteCount)
-        let inFirst = 4096 - (start & 0xFFF)
         if isSecond {
-            return unsafe first < header.pointee.secondPage + (count - inFirst)
+            let inFirst = 4096 - (start & 0xFFF)
+            let rest = unsafe UInt64(header.pointee.byteCount) - inFirst
+            return unsafe first < header.pointee.secondPage + rest
         }
-        return start <= last && first < start + min(count, inFirst)
+        let (low, high) = unsafe (header.pointee.codeStart, header.pointee.codeEnd)
+        return UInt16(first & 0xFFF) < high && low <= UInt16(last & 0xFFF)
     }
 
     // MARK: 16- and 32-bit code

@@ -10,6 +10,7 @@ internal import Synchronization
 ///     VCPUState
 ///           the wake-up word and whether somebody sleeps on it
 ///           the soft TLB's tables and log
+///           the targets of indirect branches (see Translator/TargetTable.swift)
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
 // sum. Everything but the exit request and the bell belongs to the CPU's own thread.
 @safe final class VCPUBlock: @unchecked Sendable {
@@ -27,6 +28,9 @@ internal import Synchronization
     private static let tlbOffset = (bellOffset + 64 + 4095) & ~4095
     /// From the frame of translated code to the tables of the soft TLB.
     static let tlbDistance = tlbOffset - HostFrame.stackSize
+    private static let targetOffset = (tlbOffset + TLB.size + 4095) & ~4095
+    /// From there to the tables of indirect branches' targets.
+    static let targetDistance = targetOffset - HostFrame.stackSize
 
     var cpu: CPU { unsafe CPU(state) }
 
@@ -35,7 +39,7 @@ internal import Synchronization
     ) throws(SystemError) {
         let (stateOffset, bellOffset) = (Self.stateOffset, Self.bellOffset)
         let tlbOffset = Self.tlbOffset
-        mapping = try MemoryMapping(anonymous: (tlbOffset + TLB.size + 4095) & ~4095)
+        mapping = try MemoryMapping(anonymous: Self.targetOffset + TargetTable.size)
         let base = unsafe mapping.base
         let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
         unsafe state = (base + stateOffset).assumingMemoryBound(to: VCPUState.self)
@@ -56,6 +60,7 @@ internal import Synchronization
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
         // The other slots are empty as they are. Writing to them would take 64 pages.
         for mode in 0..<TLB.modes { unsafe tlb[mode * TLB.entries] = .empty(0) }
+        cpu.removeTargets()
     }
 
     deinit { cpu.releaseCodeCache() }

@@ -19,8 +19,12 @@ extension CPU {
         let hasNoFPU = fields.cr0 & (CR0.em | CR0.ts) != 0 || fields.cr4 & CR4.osfxsr == 0
         if hasNoFPU { key |= ModeKey.noFPU }
         if !isAVXEnabled || fields.cr0 & CR0.ts != 0 { key |= ModeKey.noAVX }
+        let old = fields.modeKey
         fields.modeKey = key
         updateAccessMode()
+        // What leads from block to block knows nothing of these.
+        let unlinked = ModeKey.noFPU | ModeKey.noAVX | ModeKey.smap
+        if (old ^ fields.modeKey) & unlinked != 0 { flushCodeLookups() }
     }
 
     /// CR4 and XCR0 allow AVX instructions, which they do not in the models without them.

@@ -17,16 +17,16 @@ enum AccessEvent {
     case access(Access)
     /// General registers are changed, one bit each.
     case written(UInt32)
-    /// RSP is moved by a known distance.
-    case moved(Int32)
+    /// A general register is moved by a known distance.
+    case moved(UInt8, Int32)
     /// The mode may be another, or the interpreter may change anything.
     case barrier
 }
 
 /// Which accesses of a block share a look into the soft TLB: those whose addresses are at known
-/// distances from each other, by way of a register that does not change in between or, on the
-/// stack, by known distances only. The first one looks for all; a host address that is kept in
-/// the frame serves the others.
+/// distances from each other, by way of a register that does not change in between or by known
+/// distances only, as RSP does, and the pointers of loops. The first one looks for all; a host
+/// address that is kept in the frame serves the others.
 ///
 /// Where the whole range is not in one page, or not as accessible as one of the accesses needs,
 /// nothing is known about any single one: the block goes on in code that looks each time.
@@ -56,9 +56,9 @@ struct AccessPlan {
     /// Accesses to one range, while it is not known yet how many there will be.
     private struct Candidate {
         var base: UInt8
-        /// RSP's distance at the first access from where it was at the block's beginning.
+        /// The base's distance at the first access from where it was at first.
         var moved: Int32
-        /// The range, seen from the base register as it was at the block's beginning.
+        /// The range, seen from the base register as it was at first.
         var start: Int32
         var end: Int32
         var isWrite: Bool
@@ -69,7 +69,7 @@ struct AccessPlan {
     init(_ events: [AccessEvent]) {
         var open: [Candidate] = []
         var found: [Candidate] = []
-        var moved: Int32 = 0
+        var moved = InlineArray<16, Int32>(repeating: 0)
         func close(_ isConcerned: (Candidate) -> Bool) {
             for candidate in open where candidate.members.count > 1 && isConcerned(candidate) {
                 found.append(candidate)
@@ -80,18 +80,19 @@ struct AccessPlan {
             switch event {
             case .barrier: close { _ in true }
             case .written(let registers): close { registers >> UInt32($0.base) & 1 != 0 }
-            case .moved(let distance):
-                // Distances are those of single instructions, and a block has few.
-                moved = moved.addingReportingOverflow(distance).partialValue
-                if moved.magnitude > 1 << 20 {
-                    close { $0.base == Register.rsp }
-                    moved = 0
+            case .moved(let register, let distance):
+                let place = Int(register & 15)
+                // Both are small.
+                moved[place] += distance
+                if moved[place].magnitude > 1 << 20 {
+                    close { $0.base == register }
+                    moved[place] = 0
                 }
             case .access(let access):
                 let number = roles.count
                 roles.append(.alone)
                 guard access.displacement.magnitude < 1 << 30 else { continue }
-                let ownMove = access.base == Register.rsp ? moved : 0
+                let ownMove = moved[Int(access.base & 15)]
                 let start = access.displacement + ownMove
                 let end = start + Int32(access.size)
                 if let place = open.firstIndex(where: { $0.base == access.base }) {

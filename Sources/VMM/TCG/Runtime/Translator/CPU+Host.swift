@@ -30,32 +30,38 @@ extension CPU {
     func runHost(_ block: Block, _ translator: HostTranslator) -> BlockExit {
         budgetMark = budget
         frameFlags = HostFlags.packed(arithmeticFlags)
-        unsafe frame.storeBytes(
-            of: lookupKey, toByteOffset: Int(HostFrame.lookupKey), as: UInt64.self)
         setHostCheck()
         let left = translator.run(block, self)
         // Left by the interpreter, which has seen to everything.
         if left == 0 { return .none }
         settle()
         setArithmeticFlags(HostFlags.unpacked(frameFlags))
+        if left >> 48 == 1 { return leave(by: left & (1 << 48 - 1)) }
         guard let last = Block(address: left & (1 << 48 - 1)) else { return .none }
         switch left >> 48 {
-        case 1:
-            rip = unsafe last.header.pointee.nextRIP
-            return BlockExit(block: last.address, edge: .next)
-        case 2:
-            rip = unsafe last.header.pointee.takenRIP
-            return BlockExit(block: last.address, edge: .taken)
         case 4:
             // Exceptions that the guest has not masked are not for the host to take.
             rip = last.rip
             guard Int64(last.count) <= budget else { return .none }
             count(last)
             return run(last)
+        case 5:
+            rip = unsafe frame.load(fromByteOffset: Int(HostFrame.target), as: UInt64.self)
+            return .none
         default:
             rip = last.rip
             return BlockExit(block: last.address, edge: .stale)
         }
+    }
+
+    /// - Parameter address: a `HostExit`'s.
+    private func leave(by address: UInt) -> BlockExit {
+        // SAFETY: translated code leaves with addresses in the arena, which is still the same.
+        guard let host = unsafe UnsafeMutablePointer<HostExit>(bitPattern: address),
+            let last = unsafe Block(address: host.pointee.block)
+        else { return .none }
+        rip = unsafe host.pointee.rip
+        return unsafe BlockExit(block: last.address, edge: host.pointee.edge, host: address)
     }
 
     /// Translated code has the vector or x87 registers, and some exception is not masked any more.
@@ -87,13 +93,16 @@ extension CPU {
         let before = unsafe (state.pointee.flagResult, state.pointee.flagAux)
         guard let block = Block(address: packed & (1 << 48 - 1)) else { return false }
         let generation = codeGeneration
+        let killCount = codeCache?.killCount
         // SAFETY: the number is one of the block's operations.
         let op = unsafe OperationPointer(block.operations.pointer + Int(packed >> 48))
         switch perform(op, of: block) {
         case .left: return false
         case .done: break
         }
-        if block.generation == generation, generation == codeGeneration, !hasExitRequest, !mayRaise
+        // What is running may depend on more than this block's bytes.
+        if block.generation == generation, generation == codeGeneration,
+            codeCache?.killCount == killCount, !hasExitRequest, !mayRaise
         {
             // What has not been written is still in the frame.
             let after = unsafe (state.pointee.flagResult, state.pointee.flagAux)

@@ -5,85 +5,84 @@
 // lead to blocks at the addresses where its exits go. A block that may not run leaves its code
 // before anything is done, so its links are looked at when it is looked up again.
 
-/// One of a block's two links, in the list of the block that it leads to.
+/// An exit's link, in the list of the block that it leads to. An exit's name is its offset in the
+/// translator's arena.
 struct BlockLink: BitwiseCopyable {
-    /// No block or link.
+    /// No block or exit.
     static let none: UInt32 = 0
 
-    /// The block's offset in the arena.
+    /// The block's offset in the code cache's arena.
     var target = BlockLink.none
-    /// The links before and behind this one in the target's list: the offset of the block they
-    /// come from, with bit 0 set for the taken one.
+    /// The exits before and behind this one in the target's list.
     var previous = BlockLink.none
     var next = BlockLink.none
 }
 
-// SAFETY: offsets in links are those of blocks, which live until the whole arena is emptied.
+// SAFETY: offsets in links are those of blocks and exits, which live until both arenas are
+// emptied.
 extension CodeCache {
-    // Looked up once, as in CodeCache.swift.
-    private static let nextLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextLink) ?? 0
-    private static let takenLinkOffset = MemoryLayout.offset(of: \BlockHeader.takenLink) ?? 0
-
-    private func link(_ name: UInt32) -> UnsafeMutablePointer<BlockLink> {
-        let offset = name & 1 != 0 ? Self.takenLinkOffset : Self.nextLinkOffset
-        return unsafe (UnsafeMutableRawPointer(block(name & ~1).header) + offset)
-            .assumingMemoryBound(to: BlockLink.self)
-    }
-
-    /// The exit's jumps: that of the usual code, and of the plain one (see `HostBlock`).
-    private func jumps(_ name: UInt32) -> (HostJump, HostJump) {
-        let header = unsafe block(name & ~1).header
-        return unsafe name & 1 != 0
-            ? (header.pointee.takenJump, header.pointee.plainTakenJump)
-            : (header.pointee.nextJump, header.pointee.plainNextJump)
-    }
-
     /// Makes a block's exit go straight to another block's code.
     func connect(_ exit: BlockExit, to target: Block, generation: UInt32) {
-        guard translator != nil, let source = Block(address: exit.block),
+        guard let translator, let source = Block(address: exit.block),
             unsafe target.header.pointee.host != 0
         else { return }
         if exit.edge == .stale { return replace(source, by: target, generation: generation) }
-        guard source.generation == generation, exit.leads(from: source, to: target)
+        guard exit.host != 0, source.generation == generation,
+            exit.leads(from: source, to: target)
         else { return }
-        join(offset(source) | (exit.edge == .taken ? 1 : 0), to: target)
+        let name = translator.name(exit.host)
+        guard unsafe owner(translator.exit(name)).generation == generation else { return }
+        join(name, to: target)
+    }
+
+    /// The block whose code an exit is part of.
+    private func owner(_ exit: UnsafePointer<HostExit>) -> Block {
+        // SAFETY: exits are written with the address of a block.
+        unsafe Block(address: exit.pointee.owner).unsafelyUnwrapped
     }
 
     private func join(_ name: UInt32, to target: Block) {
-        let jumps = jumps(name)
-        guard let translator, jumps.0.place != 0 || jumps.1.place != 0 else { return }
+        guard let translator else { return }
         separate(name)
+        let exit = unsafe translator.exit(name)
         let first = unsafe target.header.pointee.incoming
-        unsafe link(name).pointee = BlockLink(target: offset(target), next: first)
-        if first != BlockLink.none { unsafe link(first).pointee.previous = name }
+        unsafe exit.pointee.link = BlockLink(target: offset(target), next: first)
+        if first != BlockLink.none { unsafe translator.exit(first).pointee.link.previous = name }
         unsafe target.header.pointee.incoming = name
-        unsafe translator.connect(jumps.0, target.header)
-        unsafe translator.connect(jumps.1, target.header)
+        unsafe translator.connect(exit.pointee.jump, target.header)
+        unsafe translator.connect(exit.pointee.plainJump, target.header)
     }
 
-    /// Makes a block's exit leave translated code again.
+    /// Makes an exit leave translated code again.
     private func separate(_ name: UInt32) {
-        let link = unsafe link(name)
-        let old = unsafe link.pointee
+        guard let translator else { return }
+        let exit = unsafe translator.exit(name)
+        let old = unsafe exit.pointee.link
         guard old.target != BlockLink.none else { return }
         if old.previous != BlockLink.none {
-            unsafe self.link(old.previous).pointee.next = old.next
+            unsafe translator.exit(old.previous).pointee.link.next = old.next
         } else {
             unsafe block(old.target).header.pointee.incoming = old.next
         }
         if old.next != BlockLink.none {
-            unsafe self.link(old.next).pointee.previous = old.previous
+            unsafe translator.exit(old.next).pointee.link.previous = old.previous
         }
-        unsafe link.pointee = BlockLink()
-        let jumps = jumps(name)
-        translator?.disconnect(jumps.0)
-        translator?.disconnect(jumps.1)
+        unsafe exit.pointee.link = BlockLink()
+        unsafe translator.disconnect(exit.pointee.jump)
+        unsafe translator.disconnect(exit.pointee.plainJump)
+    }
+
+    /// Calls `body` with the names of the exits of a block's code.
+    private func forEachExit(_ block: Block, _ body: (UInt32) -> Void) {
+        let (first, count) = unsafe (block.header.pointee.exits, block.header.pointee.exitCount)
+        for number in 0..<UInt32(count) { body(first + number * UInt32(HostExit.stride)) }
     }
 
     private func forEachIncoming(_ target: Block, _ body: (UInt32) -> Void) {
+        guard let translator else { return }
         var name = unsafe target.header.pointee.incoming
         while name != BlockLink.none {
-            let next = unsafe link(name).pointee.next
+            let next = unsafe translator.exit(name).pointee.link.next
             body(name)
             name = next
         }
@@ -92,16 +91,16 @@ extension CodeCache {
     /// Leads what goes to a block that may not run to the block that is in its place now.
     private func replace(_ old: Block, by new: Block, generation: UInt32) {
         let (header, other) = unsafe (old.header, new.header)
-        guard unsafe header != other && header.pointee.linear == other.pointee.linear,
+        guard let translator,
+            unsafe header != other && header.pointee.linear == other.pointee.linear,
             old.key & ~BlockHeader.dead == new.key
         else { return }
         let isDead = unsafe header.pointee.isDead
-        if isDead {
-            separate(offset(old))
-            separate(offset(old) | 1)
-        }
+        if isDead { forEachExit(old) { separate($0) } }
         forEachIncoming(old) { name in
-            if isDead || block(name & ~1).generation == generation { join(name, to: new) }
+            if unsafe isDead || owner(translator.exit(name)).generation == generation {
+                join(name, to: new)
+            }
         }
     }
 
@@ -109,30 +108,28 @@ extension CodeCache {
 
     /// To be called before `target` moves. Links of blocks that may run are undone.
     func loosenLinks(to target: Block, generation: UInt32) {
+        guard let translator else { return }
         forEachIncoming(target) { name in
-            let source = block(name & ~1)
-            if source.generation == generation {
+            let owner = unsafe owner(translator.exit(name))
+            if owner.generation == generation {
                 separate(name)
             } else {
-                unsafe source.header.pointee.hasDoubtfulLinks = true
+                unsafe owner.header.pointee.hasDoubtfulLinks = true
             }
         }
     }
 
-    /// Undoes a block's links that lead somewhere else than its exits.
+    /// Undoes a block's links that lead somewhere else than its exits. The other blocks in its
+    /// code are where they belong.
     func checkLinks(of source: Block) {
-        let header = unsafe source.header
-        unsafe header.pointee.hasDoubtfulLinks = false
-        let (next, taken) = unsafe (header.pointee.nextLink, header.pointee.takenLink)
-        if next.target != BlockLink.none,
-            unsafe block(next.target).rip != header.pointee.nextRIP
-        {
-            separate(offset(source))
-        }
-        if taken.target != BlockLink.none,
-            unsafe block(taken.target).rip != header.pointee.takenRIP
-        {
-            separate(offset(source) | 1)
+        unsafe source.header.pointee.hasDoubtfulLinks = false
+        guard let translator else { return }
+        forEachExit(source) { name in
+            let exit = unsafe translator.exit(name)
+            let target = unsafe exit.pointee.link.target
+            if target != BlockLink.none, unsafe block(target).rip != exit.pointee.rip {
+                separate(name)
+            }
         }
     }
 }

@@ -44,6 +44,11 @@
         word(Int32(truncatingIfNeeded: value >> 32))
     }
 
+    /// Fills up to a multiple of `size`.
+    mutating func align(to size: Int) {
+        while position % size != 0 { byte(0xCC) }
+    }
+
     // MARK: Encoding
 
     /// 66, REX and the opcode, which is one byte, or two with 0F in front.

@@ -79,6 +79,7 @@ extension HostBlock {
         case OperationCode.addRR8.rawValue...OperationCode.movMI64.rawValue: true
         case OperationCode.movzxRR8.rawValue...OperationCode.movsx64RM32.rawValue: true
         case OperationCode.leaf.rawValue: true
+        case OperationCode.jo.rawValue...OperationCode.jg.rawValue: true
         default: false
         }
     }
@@ -91,12 +92,13 @@ extension HostBlock {
         let code = op.code.rawValue
         typealias Code = OperationCode
         switch code {
-        case Code.addRI64.rawValue where op.destination == Register.rsp: move(op.immediate)
-        case Code.subRI64.rawValue where op.destination == Register.rsp: move(0 &- op.immediate)
+        case Code.addRI64.rawValue: move(op.immediate, op.destination)
+        case Code.subRI64.rawValue: move(0 &- op.immediate, op.destination)
+        case Code.incR64.rawValue: move(1, op.destination)
+        case Code.decR64.rawValue: move(-1, op.destination)
         case Code.lea64.rawValue
-        where op.destination == Register.rsp && op.base == Register.rsp
-            && op.index == Register.none:
-            move(op.displacement)
+        where op.destination == op.base && op.index == Register.none:
+            move(op.displacement, op.destination)
         case Code.addRR8.rawValue...Code.movMI64.rawValue:
             let place = code - Code.addRR8.rawValue
             let operation = place / 20
@@ -107,8 +109,10 @@ extension HostBlock {
         case Code.popR64.rawValue:
             move(8)
             written(op.destination)
-        case Code.call64.rawValue, Code.callR64.rawValue, Code.callM64.rawValue: break
-        case Code.jo.rawValue...Code.jg.rawValue: break
+        case Code.call64.rawValue: move(-8)
+        case Code.callR64.rawValue, Code.callM64.rawValue: break
+        case Code.jo.rawValue...Code.jg.rawValue, Code.jump.rawValue, Code.fallThrough.rawValue:
+            break
         case Code.cmovoRR32.rawValue...Code.cmovgRR64.rawValue, Code.lea32.rawValue,
             Code.lea64.rawValue, Code.movzxRR8.rawValue...Code.movsx64RM32.rawValue,
             Code.shlRI32.rawValue...Code.rorRC64.rawValue,
@@ -135,11 +139,11 @@ extension HostBlock {
         events.append(.written(registers.reduce(0) { $0 | 1 << UInt32($1 & 31) }))
     }
 
-    private mutating func move(_ distance: Int64) {
+    private mutating func move(_ distance: Int64, _ register: UInt8 = Register.rsp) {
         if let short = Int32(exactly: distance), short.magnitude < 1 << 20 {
-            events.append(.moved(short))
+            events.append(.moved(register, short))
         } else {
-            written(Register.rsp)
+            written(register)
         }
     }
 }

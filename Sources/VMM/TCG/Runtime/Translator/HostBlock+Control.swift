@@ -165,10 +165,12 @@ extension HostBlock {
         if target != HostRegister.first { code.move(HostRegister.first, target) }
     }
 
-    /// Calls the guest address in R9. Nothing is written before its code is known.
+    /// Calls the guest address in R9. Nothing is written before its code is known: if it is not,
+    /// the interpreter executes the whole instruction.
     private mutating func callTarget(_ op: OperationPointer) {
         let target = HostFrame.slot(HostFrame.target)
-        lookUp()
+        orInterpret(lookUp())
+        code.load(HostRegister.second, targetEntry(8))
         code.store(target, HostRegister.second)
         pushReturn(op)
         moveStack(-8)
@@ -176,36 +178,53 @@ extension HostBlock {
         resume()
     }
 
-    /// Goes to the guest address in R9 if its code is known, and moves the stack pointer.
+    /// Goes to the guest address in R9, and moves the stack pointer.
     private mutating func goTo(stack: Int32) {
-        lookUp()
+        let miss = lookUp()
+        colds.append(.target(jump: miss, call: helperCall(.frame), stack: stack))
         if stack != 0 { moveStack(stack) }
-        code.bytes(0x41, 0xFF, 0xE2)  // jmp r10
+        code.memory(0xFF, size: 4, reg: 4, targetEntry(8))  // jmp
         resume()
     }
 
-    /// Leaves the host address of the code for the guest address in R9 in R10. If it is not known,
-    /// the interpreter executes the whole instruction, which has changed nothing so far.
-    private mutating func lookUp() {
+    /// What follows `goTo` where the address has no code.
+    mutating func leaveForTarget(_ call: HelperCall, _ stack: Int32) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        code.move(second, first)
+        for digit: UInt8 in [4, 7] {  // shl, sar
+            code.registers(0xC1, size: 8, reg: digit, rm: second)
+            code.byte(16)
+        }
+        code.registers(0x3B, size: 8, reg: second, rm: first)
+        let isNone = code.jump(if: 5)
+        if stack != 0 { moveStack(stack) }
+        code.store(HostFrame.slot(HostFrame.target), first)
+        leave(5)
+        code.land(isNone)
+        callHelper(call)
+    }
+
+    private func targetEntry(_ field: Int32) -> HostMemory {
+        HostFrame.target(mode: accessMode, entry: HostRegister.second, field)
+    }
+
+    /// Leaves the offset of the target table's entry for the guest address in R9 in R10.
+    /// - Returns: the jump that is taken if there is no code for it.
+    private mutating func lookUp() -> Int {
         let (first, second) = (HostRegister.first, HostRegister.second)
         held = nil
         saveFlags()
-        code.move(second, first)
-        code.registers(0xC1, size: 8, reg: 5, rm: second)  // shr r10, 12
-        code.byte(12)
-        code.registers(0x33, size: 8, reg: second, rm: first)  // xor r10, r9
-        code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, entries
-        code.word(Int32(CodeCache.jumpEntries - 1))
-        code.registers(0xC1, size: 4, reg: 4, rm: second)  // shl r10d, 5
-        code.byte(5)
-        code.memory(0x03, size: 8, reg: second, HostState.jumpCache)
-        code.memory(0x3B, size: 8, reg: first, HostMemory(second, 0))
-        orInterpret(code.jump(if: 5))
-        code.load(first, HostFrame.slot(HostFrame.lookupKey))
-        code.memory(0x3B, size: 8, reg: first, HostMemory(second, 8))
-        orInterpret(code.jump(if: 5))
-        code.load(second, HostMemory(second, 24))
-        code.registers(0x85, size: 8, reg: second, rm: second)  // test r10, r10
-        orInterpret(code.jump(if: 4))
+        let mask = TargetTable.mask(mode: accessMode)
+        if mask == 0xFFFF {
+            code.registers(0x0FB7, size: 4, reg: second, rm: first)  // movzx r10d, r9w
+        } else {
+            code.move(second, first, size: 4)
+            code.registers(0x81, size: 4, reg: 4, rm: second)  // and r10d, mask
+            code.word(Int32(mask))
+        }
+        code.registers(0xC1, size: 4, reg: 4, rm: second)  // shl r10d, 4
+        code.byte(4)
+        code.memory(0x3B, size: 8, reg: first, targetEntry(0))
+        return code.jump(if: 5)
     }
 }

@@ -162,7 +162,6 @@ extension HostBlock {
         switch code {
         case Code.jo.rawValue...Code.jg.rawValue:
             exit(if: UInt8(code - Code.jo.rawValue))
-            exit(.next)
         case Code.seto.rawValue...Code.setg.rawValue:
             let number = op.destination >> 3
             let isHigh = op.destination & 1 != 0

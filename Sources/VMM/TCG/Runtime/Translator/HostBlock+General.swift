@@ -256,10 +256,8 @@ extension HostBlock {
         code.byte(UInt8(mode))
         code.lea(HostRegister.second, HostFrame.tlb(mode: UInt8(mode)))
         code.store(HostState.tlb, HostRegister.second)
-        for place in [HostState.modeKey, HostFrame.slot(HostFrame.lookupKey)] {
-            code.memory(0xC7, size: 4, reg: 0, place)
-            code.word(Int32(bitPattern: key))
-        }
+        code.memory(0xC7, size: 4, reg: 0, HostState.modeKey)
+        code.word(Int32(bitPattern: key))
         accessMode = UInt8(mode)
         resume()
         return true

@@ -19,8 +19,7 @@ extension HostBlock {
     }
 
     private var usesAVXLater: Bool {
-        let count = unsafe Int(block.header.pointee.operationCount)
-        for later in index + 1..<max(index + 1, count)
+        for later in index + 1..<max(index + 1, operationCount)
         where operation(later).leaf?.flags.contains(.avx) == true { return true }
         return false
     }

@@ -44,18 +44,22 @@ extension OperationPointer {
 
 extension HostBlock {
     /// Whether the operation needs the guest's vector registers in the host's.
-    func usesVectors(_ op: OperationPointer) -> Bool {
+    func usesVectors(_ op: OperationPointer) -> Bool { Self.usesVectors(op, block.key) }
+
+    private static func usesVectors(_ op: OperationPointer, _ key: UInt32) -> Bool {
         // Where they are not available, the interpreter raises the exception.
         guard let leaf = op.leaf, leaf.isNative, leaf.kind != .vexGeneral else { return false }
         let obstacle = leaf.flags.contains(.avx) ? ModeKey.noAVX : ModeKey.noFPU
-        return block.key & obstacle == 0
+        return key & obstacle == 0
     }
 
-    /// What `count` operations need, as `HostFrame.Vectors`.
-    func neededVectors(_ count: Int) -> UInt16 {
+    /// What a block's operations need, as `HostFrame.Vectors`.
+    static func neededVectors(_ block: Block) -> UInt16 {
         var needed: UInt16 = 0
-        for index in 0..<count where usesVectors(operation(index)) {
-            guard let leaf = operation(index).leaf else { continue }
+        for index in 0..<(unsafe Int(block.header.pointee.operationCount)) {
+            // SAFETY: the block's operations, as many as its header says.
+            let op = unsafe OperationPointer(block.operations.pointer + index)
+            guard usesVectors(op, block.key), let leaf = op.leaf else { continue }
             needed |= HostFrame.Vectors.sse
             if leaf.usesX87 { needed |= HostFrame.Vectors.x87 }
             if leaf.flags.contains(.avx) { needed |= HostFrame.Vectors.avx }

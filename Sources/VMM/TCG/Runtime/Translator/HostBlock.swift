@@ -1,4 +1,4 @@
-/// One block on its way to host code.
+/// A block, with those that mostly follow it, on its way to host code.
 ///
 /// Guest registers are in host registers of the same name but for four (see `HostRegister`), and
 /// the guest's arithmetic flags are the host's wherever something may still read them; what
@@ -9,25 +9,19 @@ struct HostBlock {
     /// Where the arithmetic flags are.
     enum FlagPlace { case native, frame }
 
-    /// What is put behind the block's code.
-    enum Cold {
-        /// Has the interpreter execute `count` operations from `op` on, unless filling an entry of
-        /// the soft TLB is enough.
-        case helper(
-            jump: Int, op: Int, count: Int, flags: FlagPlace?, resume: Int, fill: Fill?)
-        /// Leaves by one of the block's exits.
-        case exit(jump: Int, edge: UInt, flags: FlagPlace)
-        /// Leaves before the block has begun.
-        case start(jump: Int, isCounted: Bool)
-        /// Brings the guest's vector registers, or leaves the block to the interpreter.
-        case vectors(jump: Int, stub: Int, resume: Int)
-    }
-
-    let block: Block
+    let trace: HostTrace
+    /// The one that is being written, and how many instructions those behind it have.
+    private(set) var block: Block
+    private(set) var countBehind = 0
+    /// The operations of all.
+    private var operations: [OperationPointer] = []
+    /// Numbers of each block's last one.
+    private var ends: [Int] = []
+    let arena: HostArena
     let stubs: HostStubs
     var code: HostAssembler
     /// What runs rarely: the arena's other part.
-    private var rare: HostAssembler
+    var rare: HostAssembler
     var colds: [Cold] = []
     var flags = FlagPlace.native
     /// Flags that are read after the current operation, or by it.
@@ -38,21 +32,24 @@ struct HostBlock {
     /// The ways in: with the flags in EFLAGS, and in the frame.
     private(set) var frameEntry = 0
     private(set) var nativeEntry = 0
+    /// Where in the arena there is room for the addresses of the other blocks.
+    private(set) var partsPlace = 0
     /// Where the block's generation is in the code.
     private(set) var checkPlace = 0
-    /// The jumps to the blocks that follow, and where the flags are there. Those of the code that
-    /// looks into the TLB for each access are apart, where there are both.
-    private(set) var exits = Exits()
-    private(set) var plainExits = Exits()
-
+    /// The ways out, in the order in which they were written.
+    var exits: [HostExit] = []
+    /// Where in the arena each of them is to be.
+    var exitPlaces: [Int] = []
+    var exitCount = 0
     /// Where the code has addresses that move with the block, and where they are listed.
     private(set) var movingPlaces: [Int] = []
     private(set) var movingTable = 0
-
-    struct Exits {
-        var next: (place: Int, flags: FlagPlace) = (0, .frame)
-        var taken: (place: Int, flags: FlagPlace) = (0, .frame)
-    }
+    /// The code that looks into the TLB for each access is being written.
+    private(set) var isPlain = false
+    /// What `resume` is to see to.
+    var pending: [(jump: Int, flags: FlagPlace?, fill: Fill?)] = []
+    /// How many operations are one piece of code.
+    var runLength = 1
 
     // Accesses to memory; see HostBlock+Access.swift.
 
@@ -69,80 +66,113 @@ struct HostBlock {
     /// The group whose host address is in R9.
     var held: Int?
 
-    init(_ block: Block, _ arena: HostArena, _ stubs: HostStubs) {
-        self.block = block
+    init(_ trace: HostTrace, _ arena: HostArena, _ stubs: HostStubs) {
+        self.trace = trace
+        block = trace.blocks[0]
+        self.arena = arena
         self.stubs = stubs
         code = HostAssembler(arena)
         rare = HostAssembler(arena, isCold: true)
-        accessMode = Self.accessMode(block)
+        accessMode = Self.accessMode(trace.blocks[0])
+        for block in trace.blocks {
+            for index in 0..<(unsafe Int(block.header.pointee.operationCount)) {
+                // SAFETY: the block's operations, as many as its header says.
+                operations.append(unsafe OperationPointer(block.operations.pointer + index))
+            }
+            ends.append(operations.count - 1)
+        }
     }
 
-    private static func accessMode(_ block: Block) -> UInt8 {
+    /// The `TLBMode` in which a block begins.
+    static func accessMode(_ block: Block) -> UInt8 {
         UInt8(block.key >> ModeKey.accessModeShift & 3)
     }
 
-    // SAFETY: the block's operations, as many as its header says.
-    func operation(_ index: Int) -> OperationPointer {
-        unsafe OperationPointer(block.operations.pointer + index)
+    func operation(_ index: Int) -> OperationPointer { operations[index] }
+
+    var operationCount: Int { operations.count }
+
+    /// Which way leads to the next block from the operation that is being written, if it is a
+    /// block's last one but not the trace's.
+    var edgeInside: BlockExit.Edge? {
+        guard let number = ends.firstIndex(of: index), number < trace.edges.count else {
+            return nil
+        }
+        return trace.edges[number]
     }
 
     /// Writes all of it.
     mutating func run() {
-        let count = unsafe Int(block.header.pointee.operationCount)
-        // Behind the block all flags may be read.
+        let count = operations.count
+        // Behind the block all flags may be read, and wherever it is left before.
         var liveBefore = [UInt8](repeating: FlagUse.all, count: count + 1)
         var uses: [FlagUse] = []
         for index in 0..<count { uses.append(FlagUse(operation(index))) }
         for index in stride(from: count - 1, through: 0, by: -1) {
+            if operation(index).code.isCondition { continue }
             liveBefore[index] =
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
-        let vectors = neededVectors(count)
-        planAccesses(count, liveBefore, uses, vectors)
-        write(count, liveBefore, uses, vectors)
+        planAccesses(liveBefore, uses)
+        write(liveBefore, uses)
         swap(&code, &rare)
         finish()
+        reserveParts()
         movingTable = code.position
         for place in movingPlaces { code.word(Int32(place)) }
         swap(&code, &rare)
     }
 
+    /// Room for the list of the trace's blocks.
+    private mutating func reserveParts() {
+        code.align(to: 8)
+        partsPlace = code.position
+        for _ in 1..<trace.blocks.count { code.long(0) }
+    }
+
     var isFull: Bool { code.isFull || rare.isFull }
     /// The end of the code in each of the arena's parts.
-    var ends: (usual: Int, rare: Int) { (code.position, rare.position) }
+    var usualEnd: Int { code.position }
+    var rareEnd: Int { rare.position }
 
     /// Writes the code that looks into the TLB for each access, if some of them can share a look.
-    private mutating func planAccesses(
-        _ count: Int, _ liveBefore: [UInt8], _ uses: [FlagUse], _ vectors: UInt16
-    ) {
+    private mutating func planAccesses(_ liveBefore: [UInt8], _ uses: [FlagUse]) {
         let start = rare.position
         swap(&code, &rare)
-        defer { swap(&code, &rare) }
-        write(count, liveBefore, uses, vectors)
+        isPlain = true
+        defer {
+            swap(&code, &rare)
+            isPlain = false
+        }
+        write(liveBefore, uses)
         let plan = AccessPlan(events)
         guard !plan.groups.isEmpty else {
             code.goBack(to: start)
             movingPlaces.removeAll(keepingCapacity: true)
+            exits.removeAll(keepingCapacity: true)
             return
         }
         finish()
         self.plan = plan
-        plainExits = exits
     }
 
     /// Writes the operations.
-    private mutating func write(
-        _ count: Int, _ liveBefore: [UInt8], _ uses: [FlagUse], _ vectors: UInt16
-    ) {
-        (index, accessCount, held) = (0, 0, nil)
-        accessMode = Self.accessMode(block)
+    private mutating func write(_ liveBefore: [UInt8], _ uses: [FlagUse]) {
+        (index, accessCount, exitCount, held) = (0, 0, 0, nil)
+        accessMode = Self.accessMode(trace.blocks[0])
         flags = .native
         colds.removeAll(keepingCapacity: true)
-        begin(isLive: liveBefore[0] != 0, needs: vectors)
-        while index < count {
+        var number = 0
+        enter(0)
+        begin(isLive: liveBefore[0] != 0)
+        while index < operations.count {
+            if index > ends[number] {
+                number += 1
+                enter(number)
+            }
             live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
-            runLength = stackRun(count)
+            runLength = stackRun(operations.count)
             if !mayKeepHeld(operation(index)) { held = nil }
             if runLength > 1 {
                 emitStackRun()
@@ -157,11 +187,16 @@ struct HostBlock {
         }
     }
 
+    private mutating func enter(_ number: Int) {
+        block = trace.blocks[number]
+        countBehind = (number == 0 ? trace.count : countBehind) - Int(block.count)
+    }
+
     // MARK: The beginning
 
     /// Looks whether the block may run, and counts its instructions.
-    /// - Parameter vectors: the block needs these of the guest's registers (`HostFrame.Vectors`).
-    private mutating func begin(isLive: Bool, needs vectors: UInt16) {
+    private mutating func begin(isLive: Bool) {
+        let vectors = Self.neededVectors(block)
         live = isLive ? FlagUse.all : 0
         nativeEntry = code.position
         saveFlags()
@@ -177,7 +212,7 @@ struct HostBlock {
         if vectors & Vectors.avx != 0 { require(Vectors.avx, stubs.loadUpperHalves) }
         if vectors == Vectors.sse { require(Vectors.sse, stubs.loadVectors) }
         code.memory(0x83, size: 8, reg: 5, HostFrame.slot(HostFrame.budget))  // sub
-        code.byte(UInt8(block.count))
+        code.byte(UInt8(trace.count))
         colds.append(.start(jump: code.jump(if: 8), isCounted: true))
     }
 
@@ -185,6 +220,15 @@ struct HostBlock {
     private mutating func require(_ vectors: UInt16, _ stub: Int) {
         HostStubs.testVectors(&code, vectors)
         colds.append(.vectors(jump: code.jump(if: 4), stub: stub, resume: code.position))
+    }
+
+    /// Sets a register to an address that was found from RIP.
+    mutating func setMoving(_ register: UInt8, to address: UInt64) {
+        guard unsafe block.header.pointee.canMove else {
+            return code.set(register, to: address)
+        }
+        code.setLong(register, to: address)
+        movingPlaces.append(code.position - 8)
     }
 
     // MARK: Flags
@@ -220,122 +264,5 @@ struct HostBlock {
         } else if use.writes != 0 {
             flags = .native
         }
-    }
-
-    // MARK: The interpreter
-
-    /// What R9 tells the helper.
-    private func packed(_ number: Int) -> UInt64 {
-        UInt64(block.address) | UInt64(number) << 48
-    }
-
-    /// Has the interpreter execute the operation here, not only where something is out of the way.
-    private mutating func callHelper() {
-        callHelper(index, live == 0 ? nil : flags)
-        flags = .native
-    }
-
-    private mutating func callHelper(_ number: Int, _ flags: FlagPlace?) {
-        held = nil
-        code.set(HostRegister.first, to: packed(number))
-        let stub =
-            switch flags {
-            case .native?: stubs.helper
-            case .frame?: stubs.helperWithFlagsInFrame
-            case nil: stubs.helperWithoutFlags
-            }
-        code.call(stub)
-    }
-
-    /// What the code does not do itself from `jump` on is the interpreter's. Call `resume` where
-    /// it goes on.
-    mutating func orInterpret(_ jump: Int) {
-        held = nil
-        pending.append((jump, live == 0 ? nil : flags, nil))
-    }
-
-    /// The same where a look into the soft TLB has failed. The flags are in the frame.
-    mutating func orFill(_ jump: Int, _ fill: Fill) {
-        pending.append((jump, live == 0 ? nil : flags, fill))
-    }
-
-    private var pending: [(jump: Int, flags: FlagPlace?, fill: Fill?)] = []
-    /// How many operations are one piece of code.
-    var runLength = 1
-
-    /// The operation is complete here.
-    mutating func resume() {
-        // The helper comes back to here, and changes R9.
-        if !pending.isEmpty { held = nil }
-        for (jump, flags, fill) in pending {
-            colds.append(
-                .helper(
-                    jump: jump, op: index, count: runLength, flags: flags, resume: code.position,
-                    fill: fill))
-        }
-        pending.removeAll(keepingCapacity: true)
-    }
-
-    /// Sets a register to an address that was found from RIP.
-    mutating func setMoving(_ register: UInt8, to address: UInt64) {
-        guard unsafe block.header.pointee.canMove else {
-            return code.set(register, to: address)
-        }
-        code.setLong(register, to: address)
-        movingPlaces.append(code.position - 8)
-    }
-
-    // MARK: Exits
-
-    /// Goes to the following block, if it is known.
-    mutating func exit(_ edge: BlockExit.Edge) { noteExit(code.jump(), edge) }
-
-    mutating func exit(if condition: UInt8) {
-        restoreFlags()
-        let place = code.jump(if: condition)
-        noteExit(place, .taken)
-    }
-
-    private mutating func noteExit(_ place: Int, _ edge: BlockExit.Edge) {
-        if edge == .taken {
-            exits.taken = (place, flags)
-        } else {
-            exits.next = (place, flags)
-        }
-        colds.append(.exit(jump: place, edge: edge == .taken ? 2 : 1, flags: flags))
-    }
-
-    private mutating func finish() {
-        for cold in colds {
-            switch cold {
-            case .helper(let jump, let op, let count, let flags, let resume, let fill):
-                code.land(jump)
-                if let fill { self.fill(fill, operation(op)) }
-                callHelper(op, flags)
-                for next in 1..<count { callHelper(op + next, flags == nil ? nil : .frame) }
-                code.jump(to: resume)
-            case .exit(let jump, let edge, let flags):
-                code.land(jump)
-                leave(Int(edge), flags)
-            case .start(let jump, let isCounted):
-                code.land(jump)
-                if isCounted {
-                    code.memory(0x83, size: 8, reg: 0, HostFrame.slot(HostFrame.budget))
-                    code.byte(UInt8(block.count))
-                }
-                leave(3, .frame)
-            case .vectors(let jump, let stub, let resume):
-                code.land(jump)
-                code.call(stub)
-                code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
-                code.jump(if: 4, to: resume)
-                leave(4, .frame)
-            }
-        }
-    }
-
-    private mutating func leave(_ reason: Int, _ flags: FlagPlace) {
-        code.set(HostRegister.first, to: packed(reason))
-        code.jump(to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave)
     }
 }

@@ -19,11 +19,9 @@ enum HostFrame {
     static let hostStack: Int32 = 16
     /// Where a helper returns to.
     static let resume: Int32 = 24
-    /// What the jump cache's entries must have (`CPU.lookupKey`).
-    static let lookupKey: Int32 = 32
     /// The budget when instructions were last counted as retired.
     static let mark: Int32 = 40
-    /// Where the code is that an indirect call goes to.
+    /// The code that an indirect call goes to, or the guest address that a branch leaves for.
     static let target: Int32 = 48
     /// `Vectors` (4 bytes).
     static let vectors: Int32 = 56
@@ -65,6 +63,12 @@ enum HostFrame {
             HostRegister.rsp, index: entry, scale: 0, tlb(mode: mode).displacement + field)
     }
 
+    /// A field of the target table's entry whose offset is in a register.
+    static func target(mode: UInt8, entry: UInt8, _ field: Int32) -> HostMemory {
+        let table = VCPUBlock.targetDistance + TargetTable.offset(mode: mode)
+        return HostMemory(HostRegister.rsp, index: entry, scale: 0, Int32(table) + field)
+    }
+
     /// A place in the FXSAVE image.
     static func image(_ offset: Int) -> HostMemory {
         HostMemory(HostRegister.rsp, Int32(size + offset))
@@ -93,7 +97,6 @@ enum HostState {
     static let tlb = unsafe field(MemoryLayout.offset(of: \VCPUState.tlb))
     static let tlbMode = field(MemoryLayout.offset(of: \VCPUState.tlbMode))
     static let modeKey = field(MemoryLayout.offset(of: \VCPUState.modeKey))
-    static let jumpCache = unsafe field(MemoryLayout.offset(of: \VCPUState.jumpCache))
     static let systemFlags = field(MemoryLayout.offset(of: \VCPUState.systemFlags))
     /// From the state's beginning.
     static let upperHalvesOffset = MemoryLayout.offset(of: \VCPUState.upperHalves) ?? 0

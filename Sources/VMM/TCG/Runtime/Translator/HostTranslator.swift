@@ -24,31 +24,45 @@ internal import Core
         unsafe entry = unsafeBitCast(address, to: HostStubs.Enter.self)
     }
 
-    /// Writes a block's code, if there is room.
-    func translate(_ block: Block) {
-        var translation = HostBlock(block, arena, stubs)
+    /// Writes a block's code, with those that mostly follow it, if there is room.
+    /// - Parameter threshold: runs in the interpreter before a block is translated.
+    func translate(_ block: Block, threshold: Int32) {
+        let trace = HostTrace(block, threshold: threshold, followsOthers: threshold > 0)
+        var translation = HostBlock(trace, arena, stubs)
         translation.run()
         guard !translation.isFull else {
             isFull = true
             return
         }
+        for (exit, place) in zip(translation.exits, translation.exitPlaces) {
+            unsafe arena.writable(place).storeBytes(of: exit, as: HostExit.self)
+        }
         let header = unsafe block.header
         unsafe header.pointee.host = arena.address(translation.frameEntry)
         unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
-        let ends = translation.ends
+        let ends = (usual: translation.usualEnd, rare: translation.rareEnd)
         unsafe header.pointee.hostSize = UInt32(ends.usual - translation.nativeEntry)
         unsafe header.pointee.rarePlace = UInt32(arena.coldUsed)
         unsafe header.pointee.rareSize = UInt32(ends.rare - arena.coldUsed)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
-        unsafe header.pointee.nextJump = HostJump(translation.exits.next, arena)
-        unsafe header.pointee.takenJump = HostJump(translation.exits.taken, arena)
-        unsafe header.pointee.plainNextJump = HostJump(translation.plainExits.next, arena)
-        unsafe header.pointee.plainTakenJump = HostJump(translation.plainExits.taken, arena)
+        unsafe header.pointee.exits = UInt32(translation.exitPlaces.first ?? 0)
+        unsafe header.pointee.exitCount = UInt8(translation.exits.count)
         unsafe header.pointee.movingTable = UInt32(translation.movingTable)
         unsafe header.pointee.movingCount = UInt16(translation.movingPlaces.count)
         unsafe header.pointee.heat = -1
+        unsafe block.setTrace(trace, arena.writable(translation.partsPlace))
         arena.commit(ends.usual, cold: ends.rare)
         blockCount += 1
+    }
+
+    /// The exit with a name: its offset in the arena.
+    func exit(_ name: UInt32) -> UnsafeMutablePointer<HostExit> {
+        unsafe arena.writable(Int(name)).assumingMemoryBound(to: HostExit.self)
+    }
+
+    /// The name of the exit with an address.
+    func name(_ address: UInt) -> UInt32 {
+        unsafe UInt32(truncatingIfNeeded: address &- UInt(bitPattern: arena.writable(0)))
     }
 
     /// Makes a jump go straight to a block's code.
@@ -103,25 +117,6 @@ internal import Core
     /// Runs a block's code, and what it leads to. The result is what the code has left in R9.
     func run(_ block: Block, _ cpu: CPU) -> UInt {
         unsafe entry(UnsafeMutableRawPointer(cpu.state), block.header.pointee.host)
-    }
-}
-
-/// A jump from a block's code to the block that follows.
-struct HostJump: BitwiseCopyable {
-    /// Where its distance is in the arena, or 0.
-    var place: UInt32 = 0
-    /// What it goes to as long as the block that follows is not known.
-    var exit: UInt32 = 0
-    /// The arithmetic flags are in EFLAGS there, otherwise in the frame.
-    var hasNativeFlags = false
-
-    init() {}
-
-    init(_ jump: (place: Int, flags: HostBlock.FlagPlace), _ arena: HostArena) {
-        guard jump.place != 0 else { return }
-        place = UInt32(jump.place)
-        exit = UInt32(arena.target(of: jump.place))
-        hasNativeFlags = jump.flags == .native
     }
 }
 

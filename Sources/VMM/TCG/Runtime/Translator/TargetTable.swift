@@ -1,0 +1,73 @@
+internal import Glibc
+
+// Where indirect branches of translated code find the code of their targets. The entries of an
+// access mode are for blocks of that mode, so a match says all but whether the block may run: that
+// is what its own beginning looks at, as behind any other jump.
+
+/// One place of a `TargetTable`: translated code for a linear address.
+struct TargetEntry: BitwiseCopyable {
+    var linear: UInt64
+    var host: UInt
+
+    static let stride = MemoryLayout<TargetEntry>.stride
+    /// Stands for no address: it is not canonical.
+    static let none: UInt64 = 1 << 63
+}
+
+/// The geometry of the tables: one for each `TLBMode`, at constant distances from RSP.
+enum TargetTable {
+    private static let userCount = 0x10000
+    private static let otherCount = 0x4000
+
+    static let size = (userCount + (TLB.modes - 1) * otherCount) * TargetEntry.stride
+
+    /// The bits of a linear address that choose a place.
+    static func mask(mode: UInt8) -> UInt32 {
+        UInt32((mode == UInt8(TLBMode.user) ? userCount : otherCount) - 1)
+    }
+
+    /// Bytes from the first table's beginning.
+    static func offset(mode: UInt8) -> Int {
+        let number = Int(mode)
+        return number == TLBMode.user
+            ? 0 : (userCount + (number - 1) * otherCount) * TargetEntry.stride
+    }
+}
+
+extension CPU {
+    // SAFETY: the tables are part of the CPU's block, `TargetTable.size` bytes, and indices are
+    // masked.
+    private func targets(mode: UInt8) -> UnsafeMutablePointer<TargetEntry> {
+        unsafe (frame + VCPUBlock.targetDistance + TargetTable.offset(mode: mode))
+            .assumingMemoryBound(to: TargetEntry.self)
+    }
+
+    /// Indirect branches find the translated code of a block.
+    func addTarget(_ block: Block) {
+        let (linear, host) = unsafe (block.header.pointee.linear, block.header.pointee.host)
+        guard host != 0 else { return }
+        let mode = HostBlock.accessMode(block)
+        let place = Int(UInt32(truncatingIfNeeded: linear) & TargetTable.mask(mode: mode))
+        unsafe targets(mode: mode)[place] = TargetEntry(linear: linear, host: host)
+    }
+
+    /// They do not find it any more where it is.
+    func removeTarget(_ block: Block) {
+        let (linear, host) = unsafe (block.header.pointee.linear, block.header.pointee.host)
+        guard host != 0 else { return }
+        let mode = HostBlock.accessMode(block)
+        let place = Int(UInt32(truncatingIfNeeded: linear) & TargetTable.mask(mode: mode))
+        if unsafe targets(mode: mode)[place].host == host {
+            unsafe targets(mode: mode)[place].linear = TargetEntry.none
+        }
+    }
+
+    /// They find none. The tables take no memory then, but for the places of address 0.
+    func removeTargets() {
+        unsafe _ = madvise(
+            frame + VCPUBlock.targetDistance, TargetTable.size, MADV_DONTNEED)
+        for mode in 0..<UInt8(TLB.modes) {
+            unsafe targets(mode: mode)[0] = TargetEntry(linear: TargetEntry.none, host: 0)
+        }
+    }
+}
