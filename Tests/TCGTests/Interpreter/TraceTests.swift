@@ -128,13 +128,13 @@ struct TraceTests {
     }
 
     /// A: `add eax, 1; jmp P`; P: `add edx, 1; test ecx, 1; jz T`; F: `add esi, 1; hlt`;
-    /// T: `add edi, 1; hlt`. A's code has P, and P's own has F.
+    /// T: `add edi, 1; hlt`; X: `jmp P`. A's code has P, and P's own, which X's jumps to, has F.
     @Test("what one compares another one that has the same block does not rely on")
     func sharedBlock() throws {
         let machine = try machine(
             [
                 0x83, 0xC0, 0x01, 0xEB, 0x00, 0x83, 0xC2, 0x01, 0xF7, 0xC1, 0x01, 0x00, 0x00, 0x00,
-                0x74, 0x04, 0x83, 0xC6, 0x01, 0xF4, 0x83, 0xC7, 0x01, 0xF4,
+                0x74, 0x04, 0x83, 0xC6, 0x01, 0xF4, 0x83, 0xC7, 0x01, 0xF4, 0xEB, 0xEB,
             ], threshold: 4)
         func run(_ offset: UInt64, _ ecx: UInt64, _ count: Int = 8) {
             for _ in 0..<count {
@@ -158,14 +158,15 @@ struct TraceTests {
         try heat(16, 0)
         try heat(20, 1000)
         run(5, 1)
+        run(24, 1)
         let all = try blocks(machine)
-        try #require(all.map { unsafe Int($0.header.pointee.partCount) } == [1, 1, 0, 0])
+        try #require(all.map { unsafe Int($0.header.pointee.partCount) } == [1, 1, 0, 0, 0])
         // F becomes `sub esi, 1`, as by a device.
         machine.put(BareMachine.code + 17, UInt8(0xEE))
         machine.cpu.flushCodeLookups()
         machine.cpu[6] = 100
         run(0, 0, 1)
-        run(5, 1, 1)
+        run(24, 1, 1)
         #expect(machine.cpu[6] == 99)
     }
 
