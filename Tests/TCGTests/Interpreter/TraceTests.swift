@@ -121,7 +121,7 @@ struct TraceTests {
             machine.runUntilHalt()
             #expect(machine.exception == nil)
             let odd = (UInt32(truncatingIfNeeded: left) + 1) / 2
-            let change = UInt32(truncatingIfNeeded: before) &- UInt32(truncatingIfNeeded: machine.cpu[2])
+            let change = UInt32(truncatingIfNeeded: before &- machine.cpu[2])
             #expect(change == odd || change + 1 == odd || change == odd + 1)
             #expect(machine.cpu[1] == 0)
         }
