@@ -80,12 +80,6 @@ extension CodeCache {
     }
 }
 
-extension OperationCode {
-    fileprivate var isConditionalJump: Bool {
-        rawValue >= Self.jo.rawValue && rawValue <= Self.jg.rawValue
-    }
-}
-
 extension Block {
     /// Finds out whether and how the block can be moved. Low addresses are those of programs that
     /// are always in the same place, and have short constants.

@@ -99,3 +99,8 @@ enum OperationCode: UInt16, BitwiseCopyable {
         OperationCode(rawValue: rawValue &+ UInt16(truncatingIfNeeded: offset)) ?? .undefined
     }
 }
+
+extension OperationCode {
+    /// Jcc.
+    var isConditionalJump: Bool { (Self.jo.rawValue...Self.jg.rawValue).contains(rawValue) }
+}

@@ -31,17 +31,12 @@ extension HostBlock {
         var countBehind: Int
     }
 
-    private func packed(_ number: Int) -> UInt64 {
-        UInt64(block.address) | UInt64(number) << 48
-    }
-
     /// For the operation that is being written.
     func helperCall(_ flags: FlagPlace?) -> HelperCall {
-        let first = unsafe UInt(bitPattern: block.operations.pointer)
-        let place = unsafe UInt(bitPattern: operation(index).pointer) - first
+        let op = operation(index)
         return HelperCall(
-            packed: packed(Int(place) / MemoryLayout<Operation>.stride),
-            operation: operation(index), flags: flags, countBehind: countBehind)
+            packed: UInt64(block.address) | UInt64(op.number) << 48, operation: op, flags: flags,
+            countBehind: countBehind)
     }
 
     // MARK: The interpreter

@@ -10,8 +10,9 @@ struct HostBlock {
     enum FlagPlace { case native, frame }
 
     let trace: HostTrace
-    /// The one that is being written, and how many instructions those behind it have.
+    /// The one that is being written, its number, and how many instructions those behind it have.
     private(set) var block: Block
+    private var blockNumber = 0
     private(set) var countBehind = 0
     /// The operations of all.
     private var operations: [OperationPointer] = []
@@ -21,7 +22,7 @@ struct HostBlock {
     let stubs: HostStubs
     var code: HostAssembler
     /// What runs rarely: the arena's other part.
-    var rare: HostAssembler
+    private var rare: HostAssembler
     var colds: [Cold] = []
     var flags = FlagPlace.native
     /// Flags that are read after the current operation, or by it.
@@ -95,10 +96,8 @@ struct HostBlock {
     /// Which way leads to the next block from the operation that is being written, if it is a
     /// block's last one but not the trace's.
     var edgeInside: BlockExit.Edge? {
-        guard let number = ends.firstIndex(of: index), number < trace.edges.count else {
-            return nil
-        }
-        return trace.edges[number]
+        guard index == ends[blockNumber], blockNumber < trace.edges.count else { return nil }
+        return trace.edges[blockNumber]
     }
 
     /// Writes all of it.
@@ -109,7 +108,7 @@ struct HostBlock {
         var uses: [FlagUse] = []
         for index in 0..<count { uses.append(FlagUse(operation(index))) }
         for index in stride(from: count - 1, through: 0, by: -1) {
-            if operation(index).code.isCondition { continue }
+            if operation(index).code.isConditionalJump { continue }
             liveBefore[index] =
                 liveBefore[index + 1] & ~uses[index].writes | uses[index].reads
         }
@@ -132,7 +131,7 @@ struct HostBlock {
 
     var isFull: Bool { code.isFull || rare.isFull }
     /// The end of the code in each of the arena's parts.
-    var usualEnd: Int { code.position }
+    var end: Int { code.position }
     var rareEnd: Int { rare.position }
 
     /// Writes the code that looks into the TLB for each access, if some of them can share a look.
@@ -162,14 +161,10 @@ struct HostBlock {
         accessMode = Self.accessMode(trace.blocks[0])
         flags = .native
         colds.removeAll(keepingCapacity: true)
-        var number = 0
         enter(0)
         begin(isLive: liveBefore[0] != 0)
         while index < operations.count {
-            if index > ends[number] {
-                number += 1
-                enter(number)
-            }
+            if index > ends[blockNumber] { enter(blockNumber + 1) }
             live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
             runLength = stackRun(operations.count)
@@ -188,7 +183,7 @@ struct HostBlock {
     }
 
     private mutating func enter(_ number: Int) {
-        block = trace.blocks[number]
+        (block, blockNumber) = (trace.blocks[number], number)
         countBehind = (number == 0 ? trace.count : countBehind) - Int(block.count)
     }
 

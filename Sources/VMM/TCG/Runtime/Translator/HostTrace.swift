@@ -19,11 +19,12 @@ struct HostTrace {
     /// The most of a loop that is repeated.
     private static let unrolledCount = 40
 
-    /// - Parameter threshold: runs in the interpreter before a block is translated.
-    init(_ head: Block, threshold: Int32, followsOthers: Bool = true) {
+    /// - Parameter threshold: runs in the interpreter before a block is translated. Without any,
+    ///   nobody knows what follows.
+    init(_ head: Block, threshold: Int32) {
         blocks = [head]
         count = Int(head.count)
-        guard followsOthers, Self.isInOnePage(head) else { return }
+        guard threshold > 0, Self.isInOnePage(head) else { return }
         while blocks.count < Self.maximumBlocks {
             guard let last = blocks.last, let edge = Self.usualEdge(last, threshold),
                 let next = Self.follower(last, edge)
@@ -77,7 +78,7 @@ struct HostTrace {
         case .fallThrough: return .next
         case .jump, .call64: return .taken
         default:
-            guard code.isCondition else { return nil }
+            guard code.isConditionalJump else { return nil }
             let (next, taken) = (heat(block, .next), heat(block, .taken))
             guard min(next, taken) <= threshold / 2 else { return nil }
             return taken < next ? .taken : .next
@@ -111,12 +112,5 @@ struct HostTrace {
         else { return false }
         if blocks.contains(where: { $0.address == next.address }) { return false }
         return HostBlock.neededVectors(next) & ~HostBlock.neededVectors(head) == 0
-    }
-}
-
-extension OperationCode {
-    /// A conditional jump.
-    var isCondition: Bool {
-        (Self.jo.rawValue...Self.jg.rawValue).contains(rawValue)
     }
 }

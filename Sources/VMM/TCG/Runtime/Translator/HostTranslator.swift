@@ -27,7 +27,7 @@ internal import Core
     /// Writes a block's code, with those that mostly follow it, if there is room.
     /// - Parameter threshold: runs in the interpreter before a block is translated.
     func translate(_ block: Block, threshold: Int32) {
-        let trace = HostTrace(block, threshold: threshold, followsOthers: threshold > 0)
+        let trace = HostTrace(block, threshold: threshold)
         var translation = HostBlock(trace, arena, stubs)
         translation.run()
         guard !translation.isFull else {
@@ -40,10 +40,10 @@ internal import Core
         let header = unsafe block.header
         unsafe header.pointee.host = arena.address(translation.frameEntry)
         unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
-        let ends = (usual: translation.usualEnd, rare: translation.rareEnd)
-        unsafe header.pointee.hostSize = UInt32(ends.usual - translation.nativeEntry)
+        let (end, rareEnd) = (translation.end, translation.rareEnd)
+        unsafe header.pointee.hostSize = UInt32(end - translation.nativeEntry)
         unsafe header.pointee.rarePlace = UInt32(arena.coldUsed)
-        unsafe header.pointee.rareSize = UInt32(ends.rare - arena.coldUsed)
+        unsafe header.pointee.rareSize = UInt32(rareEnd - arena.coldUsed)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
         unsafe header.pointee.exits = UInt32(translation.exitPlaces.first ?? 0)
         unsafe header.pointee.exitCount = UInt8(translation.exits.count)
@@ -51,7 +51,7 @@ internal import Core
         unsafe header.pointee.movingCount = UInt16(translation.movingPlaces.count)
         unsafe header.pointee.heat = -1
         unsafe block.setTrace(trace, arena.writable(translation.partsPlace))
-        arena.commit(ends.usual, cold: ends.rare)
+        arena.commit(end, cold: rareEnd)
         blockCount += 1
     }
 

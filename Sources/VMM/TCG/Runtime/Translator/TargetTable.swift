@@ -37,28 +37,26 @@ enum TargetTable {
 extension CPU {
     // SAFETY: the tables are part of the CPU's block, `TargetTable.size` bytes, and indices are
     // masked.
-    private func targets(mode: UInt8) -> UnsafeMutablePointer<TargetEntry> {
-        unsafe (frame + VCPUBlock.targetDistance + TargetTable.offset(mode: mode))
-            .assumingMemoryBound(to: TargetEntry.self)
+    private func target(_ linear: UInt64, mode: UInt8) -> UnsafeMutablePointer<TargetEntry> {
+        let place = Int(UInt32(truncatingIfNeeded: linear) & TargetTable.mask(mode: mode))
+        return unsafe (frame + VCPUBlock.targetDistance + TargetTable.offset(mode: mode))
+            .assumingMemoryBound(to: TargetEntry.self) + place
     }
 
     /// Indirect branches find the translated code of a block.
     func addTarget(_ block: Block) {
         let (linear, host) = unsafe (block.header.pointee.linear, block.header.pointee.host)
         guard host != 0 else { return }
-        let mode = HostBlock.accessMode(block)
-        let place = Int(UInt32(truncatingIfNeeded: linear) & TargetTable.mask(mode: mode))
-        unsafe targets(mode: mode)[place] = TargetEntry(linear: linear, host: host)
+        unsafe target(linear, mode: HostBlock.accessMode(block)).pointee = TargetEntry(
+            linear: linear, host: host)
     }
 
     /// They do not find it any more where it is.
     func removeTarget(_ block: Block) {
         let (linear, host) = unsafe (block.header.pointee.linear, block.header.pointee.host)
-        guard host != 0 else { return }
-        let mode = HostBlock.accessMode(block)
-        let place = Int(UInt32(truncatingIfNeeded: linear) & TargetTable.mask(mode: mode))
-        if unsafe targets(mode: mode)[place].host == host {
-            unsafe targets(mode: mode)[place].linear = TargetEntry.none
+        let entry = unsafe target(linear, mode: HostBlock.accessMode(block))
+        if unsafe host != 0 && entry.pointee.host == host {
+            unsafe entry.pointee.linear = TargetEntry.none
         }
     }
 
@@ -67,7 +65,7 @@ extension CPU {
         unsafe _ = madvise(
             frame + VCPUBlock.targetDistance, TargetTable.size, MADV_DONTNEED)
         for mode in 0..<UInt8(TLB.modes) {
-            unsafe targets(mode: mode)[0] = TargetEntry(linear: TargetEntry.none, host: 0)
+            unsafe target(0, mode: mode).pointee = TargetEntry(linear: TargetEntry.none, host: 0)
         }
     }
 }
