@@ -48,13 +48,19 @@ struct TranslatorTests {
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
                 "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
-                "--disk", "path=\(copy)", "--accel", "tcg,clock=counted,tier=\(tier)",
+                "--disk", "path=\(copy)", "--accel", "tcg,clock=counted,tier=\(tier),stats",
                 "--boot-timing",
             ])
             #expect(try apus.wait(seconds: 300) == 0)
             let count = apus.errorText.split(separator: "\n").first {
                 $0.hasPrefix("instructions retired: ")
             }
+            // What the CPU has counted follows.
+            let words = try #require(count).split(separator: " ")
+            let total = "\(words.last ?? "") retired, "
+            #expect(apus.errorText.contains(" \(total)"), "\(apus.errorText)")
+            let hasTranslated = apus.errorText.contains("\n  translated blocks ")
+            #expect(hasTranslated == (tier == "translator"))
             reports.insert("\(try #require(count)) \(try sha1(of: copy))")
         }
         #expect(reports.count == 1, "\(reports)")

@@ -10,6 +10,7 @@ import Testing
 @safe final class RegisterCPU {
     private let block: UnsafeMutableRawPointer
     private let tlb: UnsafeMutablePointer<TLBEntry>
+    private let counters: UnsafeMutablePointer<CPUCounters>
     let cpu: CPU
 
     init() {
@@ -23,7 +24,10 @@ import Testing
         }
         let state = unsafe (block + VCPUState.fxImageSize).bindMemory(
             to: VCPUState.self, capacity: 1)
-        unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(block)))
+        unsafe counters = .allocate(capacity: 1)
+        unsafe counters.initialize(to: CPUCounters())
+        unsafe state.initialize(
+            to: VCPUState(tlb: tlb, counters: counters, owner: UnsafeRawPointer(block)))
         unsafe state.pointee.cr0 = 0x8000_0033
         unsafe state.pointee.cr4 = 0x620
         unsafe state.pointee.codeSize = 8
@@ -36,6 +40,7 @@ import Testing
     deinit {
         unsafe block.deallocate()
         unsafe tlb.deallocate()
+        unsafe counters.deallocate()
     }
 }
 

@@ -8,9 +8,9 @@ extension BareMachine {
     /// A machine in 64-bit mode with `bytes` as code; all exceptions halt.
     static func running(
         _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2,
-        tier: TCGOptions.Tier = .translator
+        tier: TCGOptions.Tier = .translator, showsStatistics: Bool = false
     ) throws -> BareMachine {
-        let machine = try BareMachine(model: model, tier: tier)
+        let machine = try BareMachine(model: model, tier: tier, showsStatistics: showsStatistics)
         try machine.enterLong(cpl: cpl)
         machine.put(code, bytes: bytes)
         for vector in UInt8(0)..<32 {

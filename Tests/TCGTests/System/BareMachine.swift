@@ -66,7 +66,8 @@ final class BareMachine {
 
     init(
         clock: TCGOptions.ClockSource = .counted, cpuCount: Int = 1,
-        model: CPUModel.Name = .level2, tier: TCGOptions.Tier = .translator
+        model: CPUModel.Name = .level2, tier: TCGOptions.Tier = .translator,
+        showsStatistics: Bool = false
     ) throws {
         let mapping = try MemoryMapping(anonymous: Int(Self.memorySize))
         let region = GuestRegion(
@@ -74,7 +75,9 @@ final class BareMachine {
         memory = try GuestMemory([region!])
         machine = TCGVirtualMachine(
             memory: memory, surface: surface,
-            options: TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier, model: model))
+            options: TCGOptions(
+                clock: clock, cpuCount: cpuCount, tier: tier, model: model,
+                showsStatistics: showsStatistics))
         var cpus: [TCGVCPU] = []
         for index in 0..<cpuCount {
             let vcpu = try machine.makeCPU(index: index)

@@ -112,6 +112,14 @@ struct VMMCommandTests {
         #expect(throws: OptionError.self) { try options("--kernel k --cpu x86-64-v4") }
     }
 
+    @Test("statistics are for tcg, and for kvm:tcg should it be tcg")
+    func statistics() throws {
+        let wanted = TCGOptions(showsStatistics: true)
+        #expect(try options("--kernel k --accel tcg,stats=on").accelerator == .tcg(wanted))
+        #expect(try options("--kernel k --accel kvm:tcg,stats").accelerator == .kvmOrTCG(wanted))
+        #expect(try options("--kernel k --accel tcg,stats=off").accelerator == .tcg(TCGOptions()))
+    }
+
     @Test("the default command line can be left out; its console goes with the serial port")
     func commandLine() throws {
         #expect(
@@ -177,6 +185,10 @@ struct VMMCommandTests {
             (
                 "--kernel k --accel kvm:tcg,tier=both",
                 "--accel: tier=both belongs to tcg alone; write tcg,tier=both"
+            ),
+            (
+                "--kernel k --accel kvm,stats=on",
+                "--accel: stats belongs to tcg; KVM's CPUs count nothing here"
             ),
             (
                 "--kernel k --accel hvm",

@@ -82,8 +82,12 @@ package struct VMMCommand: Sendable {
         static let tier = OptionKey(
             "tier", .choice(TCGOptions.Tier.self), default: .translator,
             help: "tcg: interpret the guest's code, translate what runs often, or compare both")
+        static let statistics = OptionKey(
+            "stats", .bool, default: false,
+            help: "tcg: say at the end what the CPUs have done, as QEMU's info jit does")
         static let schema = OptionSchema(
-            "accel", leadingKey: "provider", keys: [provider.any, clock.any, tier.any])
+            "accel", leadingKey: "provider",
+            keys: [provider.any, clock.any, tier.any, statistics.any])
     }
     static let accel = Flag.one("accel", Accel.schema, help: "Who runs the guest's code")
 
@@ -308,6 +312,9 @@ package struct VMMCommand: Sendable {
         if provider == .kvm, values?.isGiven(Accel.tier) == true {
             throw OptionError("--accel: tier belongs to tcg; KVM has none")
         }
+        if provider == .kvm, values?.isGiven(Accel.statistics) == true {
+            throw OptionError("--accel: stats belongs to tcg; KVM's CPUs count nothing here")
+        }
         if provider == .kvm, processor != nil {
             throw OptionError("--cpu: models belong to tcg; with kvm, guests see the host's CPU")
         }
@@ -324,7 +331,9 @@ package struct VMMCommand: Sendable {
                 "--accel: tier=both compares runs of one CPU only; give it --cpus boot=1")
         }
         let model = processor.map { $0[Processor.model] } ?? .level2
-        let options = TCGOptions(clock: clock, cpuCount: cpuCount, tier: tier, model: model)
+        let options = TCGOptions(
+            clock: clock, cpuCount: cpuCount, tier: tier, model: model,
+            showsStatistics: values.map { $0[Accel.statistics] } ?? false)
         return switch provider {
         case .kvm: .kvm
         case .tcg: .tcg(options)

@@ -112,6 +112,8 @@ extension CPU {
     private func finish(_ cache: CodeCache, _ block: Block, _ source: CodeSource) {
         let header = unsafe block.header
         let count = unsafe Int(header.pointee.byteCount)
+        counters.decoded &+= 1
+        counters.decodedBytes &+= UInt64(count)
         // SAFETY: the caller made sure of the room.
         unsafe memcpy(block.bytes, cache.scratch, count)
         let size =

@@ -86,6 +86,7 @@ extension CPU {
             }
         }
         if fields.lockstep != Lockstep.Stage.off { owner.lockstep?.otherRuns += 1 }
+        counters.interpreterRuns &+= 1
         count(block)
         return run(block)
     }
@@ -104,9 +105,10 @@ extension CPU {
         if unsafe header.pointee.host != 0 { return true }
         translator.translate(block, threshold: fields.translationThreshold)
         guard !translator.isFull else {
-            invalidateAllCode()
+            startAgain()
             return false
         }
+        counters.noteTranslation(block)
         return true
     }
 

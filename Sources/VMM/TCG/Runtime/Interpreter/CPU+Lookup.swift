@@ -60,8 +60,9 @@ extension CPU {
     private func lookUpBlock(
         _ cache: CodeCache, _ linear: UInt64, single: Bool
     ) throws(Fault) -> Block {
+        counters.lookups &+= 1
         // Before the page is noted: the note must outlive the new generation.
-        if cache.free < Self.largestBlock { invalidateAllCode() }
+        if cache.free < Self.largestBlock { startAgain() }
         let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)
         let modeKey = unsafe state.pointee.modeKey
@@ -83,6 +84,7 @@ extension CPU {
         let block: Block
         if let found, renew(cache, found, linear) {
             block = found
+            counters.found &+= 1
         } else {
             block = try buildBlock(cache, page, linear, key: key)
         }
@@ -139,6 +141,7 @@ extension CPU {
             if block.generation == generation { return false }
             forgetJump(to: block)
             cache.move(block, to: linear, generation: generation)
+            counters.moved &+= 1
         }
         block.renew(generation)
         return true
@@ -199,6 +202,7 @@ extension CPU {
 
     private func discard(_ block: Block) -> Bool {
         block.kill()
+        counters.outdated &+= 1
         return false
     }
 
@@ -210,6 +214,7 @@ extension CPU {
     }
 
     private func flushCodeLookups(view: Int) {
+        counters.generations[view] &+= 1
         if !fields.codeViews[view].renew() { invalidateAllCode() }
     }
 
@@ -246,52 +251,12 @@ extension CPU {
     /// Forgets all blocks. Not while one is running.
     func invalidateAllCode() {
         guard let cache = codeCache else { return }
+        counters.flushes &+= 1
         cache.forEachPage { unmarkCode(physical: $0) }
         cache.removeAll()
         removeTargets()
         for view in 0..<2 where !fields.codeViews[view].renew() {
             fields.codeViews[view] = CodeView()
         }
-    }
-
-    // MARK: The cache
-
-    var codeCache: CodeCache? {
-        guard let pointer = unsafe state.pointee.codeCache else { return nil }
-        // SAFETY: retained by `makeCodeCache` until `releaseCodeCache`.
-        return unsafe Unmanaged<CodeCache>.fromOpaque(pointer).takeUnretainedValue()
-    }
-
-    /// The cache, made on first use; `nil` if there is no memory for it.
-    func makeCodeCache() -> CodeCache? {
-        if let cache = codeCache { return cache }
-        let translates = fields.translationThreshold >= 0
-        guard
-            let cache = CodeCache(
-                arenaSize: codeArenaSize, translates: translates,
-                hasAVX: translates && owner.model.hasAVX)
-        else { return nil }
-        unsafe state.pointee.jumpCache = cache.jumpCache
-        unsafe state.pointee.singleBlock = cache.singleBlock
-        unsafe state.pointee.codeCache = UnsafeRawPointer(
-            Unmanaged.passRetained(cache).toOpaque())
-        // Zeroed entries must not look like matches: no generation is 0.
-        return cache
-    }
-
-    /// Bytes for this CPU's blocks: all CPUs' together may take an eighth of the guest's memory.
-    private var codeArenaSize: Int {
-        let share = Int(clamping: fields.codePageCount) << 9 / max(1, owner.core.options.cpuCount)
-        return min(max(share, 32 << 20), 256 << 20)
-    }
-
-    /// Frees all blocks; the CPU does not run any more.
-    func releaseCodeCache() {
-        guard let pointer = unsafe state.pointee.codeCache else { return }
-        unsafe state.pointee.codeCache = nil
-        unsafe state.pointee.jumpCache = nil
-        removeTargets()
-        unsafe state.pointee.singleBlock = nil
-        unsafe Unmanaged<CodeCache>.fromOpaque(pointer).release()
     }
 }

@@ -43,9 +43,9 @@ struct JumpEntry: BitwiseCopyable {
     private let table: UnsafeMutablePointer<UInt32>
     private let pageTable: UnsafeMutablePointer<UInt32>
     private let arena: UnsafeMutableRawPointer
-    private let arenaSize: Int
+    let arenaSize: Int
     /// The first free byte of the arena. Offset 0 means "none".
-    private var used = 64
+    private(set) var used = 64
     /// How many blocks writes to their bytes have killed.
     private(set) var killCount: UInt64 = 0
     /// What CS was when blocks of 16- or 32-bit code were last looked up.

@@ -23,6 +23,8 @@ public struct TCGOptions: Sendable, Equatable {
     public var model: CPUModel.Name
     public var clock: ClockSource
     public var tier: Tier
+    /// Say at the machine's end what its CPUs have done (Statistics/).
+    public var showsStatistics: Bool
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
@@ -32,8 +34,9 @@ public struct TCGOptions: Sendable, Equatable {
 
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
-        tier: Tier = .translator, model: CPUModel.Name = .level2
+        tier: Tier = .translator, model: CPUModel.Name = .level2, showsStatistics: Bool = false
     ) {
+        self.showsStatistics = showsStatistics
         self.model = model
         self.clock = clock
         self.tier = tier

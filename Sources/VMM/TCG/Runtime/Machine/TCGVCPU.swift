@@ -13,6 +13,8 @@ internal import Synchronization
     let cpuid: CPUIDTable
     /// With `tier=both`.
     let lockstep: Lockstep?
+    /// With `stats=on`.
+    let mnemonics: MnemonicCounts?
     var msrs = MSRStore()
     /// Counted mode: time that passed while the CPU was halted.
     var skippedTime: UInt64 = 0
@@ -30,6 +32,8 @@ internal import Synchronization
             ram: core.ram, windows: core.windows, codePages: try core.codePages(), index: index)
         apic = LocalAPIC(id: UInt32(index), isBootstrap: index == 0, block: block)
         lockstep = core.options.tier == .both ? try Lockstep() : nil
+        mnemonics = core.options.showsStatistics ? MnemonicCounts() : nil
+        block.cpu.counters.notesNames = core.options.showsStatistics
         cpuid = CPUIDTable(
             id: UInt32(index), cpuCount: core.options.cpuCount, model: core.model)
         if core.model.hasAVX { block.cpu.fields.extendedComponents = ExtendedStateLayout.avx }
@@ -106,10 +110,16 @@ internal import Synchronization
     public var retiredInstructions: UInt64 { cpu.fields.retired }
 
     public var summary: String? {
-        lockstep.map {
-            "tier=both: \($0.comparedRuns) runs of blocks were the same in both tiers; "
-                + "\($0.otherRuns) were not compared, of them \($0.disturbedRuns) because memory "
-                + "changed meanwhile"
+        var lines: [String] = []
+        if let lockstep {
+            lines.append(
+                "tier=both: \(lockstep.comparedRuns) runs of blocks were the same in both tiers; "
+                    + "\(lockstep.otherRuns) were not compared, of them \(lockstep.disturbedRuns)"
+                    + " because memory changed meanwhile")
         }
+        if core.options.showsStatistics {
+            lines.append(StatisticsReport(cpu, index: index, names: mnemonics).text)
+        }
+        return lines.isEmpty ? nil : lines.joined(separator: "\n")
     }
 }

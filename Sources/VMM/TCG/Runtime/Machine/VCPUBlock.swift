@@ -9,6 +9,7 @@ internal import Synchronization
 ///     FXSAVE image (512 bytes)
 ///     VCPUState
 ///           the wake-up word and whether somebody sleeps on it
+///           what the CPU counts (see Statistics/CPUCounters.swift)
 ///           the soft TLB's tables and log
 ///           the targets of indirect branches (see Translator/TargetTable.swift)
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
@@ -25,7 +26,9 @@ internal import Synchronization
     private static let stateOffset =
         HostFrame.stackSize + HostFrame.size + VCPUState.fxImageSize
     private static let bellOffset = (stateOffset + MemoryLayout<VCPUState>.size + 63) & ~63
-    private static let tlbOffset = (bellOffset + 64 + 4095) & ~4095
+    private static let counterOffset = bellOffset + 64
+    private static let tlbOffset =
+        (counterOffset + MemoryLayout<CPUCounters>.size + 4095) & ~4095
     /// From the frame of translated code to the tables of the soft TLB.
     static let tlbDistance = tlbOffset - HostFrame.stackSize
     private static let targetOffset = (tlbOffset + TLB.size + 4095) & ~4095
@@ -44,7 +47,10 @@ internal import Synchronization
         let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
         unsafe state = (base + stateOffset).assumingMemoryBound(to: VCPUState.self)
         // The owner is set by TCGVCPU, which does not exist yet.
-        unsafe state.initialize(to: VCPUState(tlb: tlb, owner: UnsafeRawPointer(base)))
+        let counters = unsafe (base + Self.counterOffset).assumingMemoryBound(to: CPUCounters.self)
+        unsafe counters.initialize(to: CPUCounters())
+        unsafe state.initialize(
+            to: VCPUState(tlb: tlb, counters: counters, owner: UnsafeRawPointer(base)))
         unsafe state.pointee.ram = ram.regions
         unsafe state.pointee.ramCount = ram.count
         unsafe state.pointee.windows = windows.entries

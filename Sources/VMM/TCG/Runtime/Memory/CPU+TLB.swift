@@ -53,6 +53,7 @@ extension CPU {
         _ slot: UnsafeMutablePointer<TLBEntry>, page: UInt64, mode: Int,
         _ translation: Translation
     ) {
+        counters.fills &+= 1
         // SAFETY: the caller's slot is part of the tables.
         if fields.lockstep != Lockstep.Stage.off { unsafe noteFill(slot) }
         var physical = translation.physical
@@ -122,6 +123,7 @@ extension CPU {
 
     /// Drops everything.
     func flushTLB() {
+        counters.fullFlushes &+= 1
         forEachFilledSlot { clear($0) }
         fields.hasGlobalEntries = false
         fields.largeEntries.removeAll()
@@ -132,6 +134,7 @@ extension CPU {
 
     /// Drops all but global pages.
     func flushNonGlobal() {
+        counters.spaceFlushes &+= 1
         let count = fields.tlbLogCount
         if count > TLB.logCapacity {
             for slot in 0..<3 * TLB.entries {
@@ -155,6 +158,7 @@ extension CPU {
     /// Drops what is cached for one linear address, global or not, and whatever else came from
     /// the same large page (SDM volume 3, section 4.10.4.1).
     func flushPage(_ linear: UInt64) {
+        counters.pageFlushes &+= 1
         let linear = linear & linearMask
         for mode in 0..<3 {
             let base = mode * TLB.entries

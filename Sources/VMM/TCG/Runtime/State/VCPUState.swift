@@ -207,18 +207,25 @@ struct TableRegister: BitwiseCopyable {
     /// PAUSEs so far.
     var pauseCount: UInt8 = 0
 
+    /// What the CPU has done so far.
+    // SAFETY: part of the same block as this state.
+    var counters: UnsafeMutablePointer<CPUCounters>
     /// The object that owns this state, for slow paths.
     // SAFETY: unowned; the TCGVCPU outlives its state.
     var owner: UnsafeRawPointer
 
     static let fxImageSize = 512
 
-    init(tlb: UnsafeMutablePointer<TLBEntry>, owner: UnsafeRawPointer) {
+    init(
+        tlb: UnsafeMutablePointer<TLBEntry>, counters: UnsafeMutablePointer<CPUCounters>,
+        owner: UnsafeRawPointer
+    ) {
         unsafe self.tlb = tlb
         unsafe tlbTables = tlb
         // The log lies behind the tables.
         unsafe tlbLog = UnsafeMutableRawPointer(tlb + TLB.modes * TLB.entries)
             .assumingMemoryBound(to: UInt16.self)
+        unsafe self.counters = counters
         unsafe self.owner = owner
     }
 }

@@ -31,24 +31,29 @@ extension CPU {
         budgetMark = budget
         frameFlags = HostFlags.packed(arithmeticFlags)
         setHostCheck()
+        let retired = fields.retired
         let left = translator.run(block, self)
+        if left != 0 { settle() }
+        counters.noteRun(of: fields.retired &- retired)
         // Left by the interpreter, which has seen to everything.
         if left == 0 { return .none }
-        settle()
         setArithmeticFlags(HostFlags.unpacked(frameFlags))
         if left >> 48 == 1 { return leave(by: left & (1 << 48 - 1)) }
         guard let last = Block(address: left & (1 << 48 - 1)) else { return .none }
         switch left >> 48 {
         case 4:
             // Exceptions that the guest has not masked are not for the host to take.
+            counters.exits.unmasked &+= 1
             rip = last.rip
             guard Int64(last.count) <= budget else { return .none }
             count(last)
             return run(last)
         case 5:
+            counters.exits.indirect &+= 1
             rip = unsafe frame.load(fromByteOffset: Int(HostFrame.target), as: UInt64.self)
             return .none
         default:
+            noteStale()
             rip = last.rip
             return BlockExit(block: last.address, edge: .stale)
         }
@@ -60,6 +65,7 @@ extension CPU {
         guard let host = unsafe UnsafeMutablePointer<HostExit>(bitPattern: address),
             let last = unsafe Block(address: host.pointee.block)
         else { return .none }
+        counters.exits.unconnected &+= 1
         rip = unsafe host.pointee.rip
         return unsafe BlockExit(block: last.address, edge: host.pointee.edge, host: address)
     }
@@ -96,8 +102,14 @@ extension CPU {
         let killCount = codeCache?.killCount
         // SAFETY: the number is one of the block's operations.
         let op = unsafe OperationPointer(block.operations.pointer + Int(packed >> 48))
+        noteInterpreted(op, of: block)
         switch perform(op, of: block) {
-        case .left: return false
+        case .left:
+            counters.exits.operations &+= 1
+            return false
+        case .faulted:
+            counters.exits.exceptions &+= 1
+            return false
         case .done: break
         }
         // What is running may depend on more than this block's bytes.
@@ -110,6 +122,7 @@ extension CPU {
             budgetMark = budget
             return true
         }
+        counters.exits.operations &+= 1
         rip = block.nextRIP(op)
         uncount(block, from: op.next)
         return false
@@ -119,6 +132,8 @@ extension CPU {
         case done
         /// RIP says where to go on, and what has not been executed has been taken back.
         case left
+        /// The same after an exception.
+        case faulted
     }
 
     private func perform(_ op: OperationPointer, of block: Block) -> Outcome {
@@ -142,7 +157,7 @@ extension CPU {
             }
         } catch {
             fault(error, block, op)
-            return .left
+            return .faulted
         }
     }
 
@@ -157,7 +172,7 @@ extension CPU {
         if !isLast && exit.edge != .faulted && rip == next { return .done }
         budget &+= rest
         fields.retired &-= UInt64(rest)
-        return .left
+        return exit.edge == .faulted ? .faulted : .left
     }
 
     /// A block of its own for one operation of another one.
