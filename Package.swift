@@ -169,7 +169,7 @@ let package = Package(
         ),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
         tests(
-            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CNativeRun"],
+            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
             settings: swiftSettings + optimised),
         tests(
             "KVM",

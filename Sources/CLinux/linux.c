@@ -37,6 +37,18 @@ int clinux_memfd_create(const char *name, unsigned huge_shift)
     return fd < 0 ? -errno : fd;
 }
 
+void *clinux_map_again(void *memory, size_t size, int protection)
+{
+    void *view = mremap(memory, 0, size, MREMAP_MAYMOVE);
+    if (view != MAP_FAILED && mprotect(view, size, protection) != 0) {
+        int error = errno;
+        munmap(view, size);
+        errno = error;
+        return MAP_FAILED;
+    }
+    return view;
+}
+
 ssize_t clinux_send_with_fds(int socket, const void *data, size_t length, const int *fds,
                              size_t count)
 {

@@ -48,9 +48,12 @@ struct TranslatorTests {
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
                 "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
-                "--disk", "path=\(copy)", "--accel", "tcg,clock=counted,tier=\(tier),stats",
+                "--disk", "path=\(copy)", "--accel",
+                "tcg,clock=counted,tier=\(tier),stats,perf-map",
                 "--boot-timing",
             ])
+            let map = "/tmp/perf-\(apus.id).map"
+            defer { try? FileManager.default.removeItem(atPath: map) }
             #expect(try apus.wait(seconds: 300) == 0)
             let count = apus.errorText.split(separator: "\n").first {
                 $0.hasPrefix("instructions retired: ")
@@ -61,6 +64,10 @@ struct TranslatorTests {
             #expect(apus.errorText.contains(" \(total)"), "\(apus.errorText)")
             let hasTranslated = apus.errorText.contains("\n  translated blocks ")
             #expect(hasTranslated == (tier == "translator"))
+            // The sandboxed process has named the guest's code.
+            let names = try String(contentsOfFile: map, encoding: .utf8)
+            #expect(names.contains(" guest:ffffffff8") == (tier == "translator"))
+            #expect(names.contains(" user") == (tier == "translator"))
             reports.insert("\(try #require(count)) \(try sha1(of: copy))")
         }
         #expect(reports.count == 1, "\(reports)")

@@ -35,6 +35,9 @@ static const int CLINUX_F_SEAL_GROW = 0x0004;
 // huge_shift: 0, or the logarithm of a huge page size (21, 30).
 int clinux_memfd_create(const char *name, unsigned huge_shift);
 
+// Maps the pages of a whole shared mapping a second time. MAP_FAILED and errno where that fails.
+void *clinux_map_again(void *memory, size_t size, int protection);
+
 // Sends `length` bytes and `count` descriptors (at most 64) in one message. SIGPIPE is not raised,
 // and nothing waits, also where a peer that shares the socket has made it blocking.
 ssize_t clinux_send_with_fds(int socket, const void *data, size_t length,

@@ -60,6 +60,14 @@ internal import Glibc
         try unsafe self.init(address, size)
     }
 
+    /// The same, shared and without a file: `clinux_map_again` shows it a second time.
+    package convenience init(sharedZeroes size: Int) throws(SystemError) {
+        // SAFETY: as above.
+        let address = unsafe mmap(
+            nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        try unsafe self.init(address, size)
+    }
+
     /// A part of another process's file in memory, at any offset: where the kernel wants mappings
     /// aligned, more is mapped.
     /// - Parameter onLoss: signalled when the memory cannot be touched any more, because its owner

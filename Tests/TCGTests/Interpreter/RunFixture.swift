@@ -8,9 +8,11 @@ extension BareMachine {
     /// A machine in 64-bit mode with `bytes` as code; all exceptions halt.
     static func running(
         _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2,
-        tier: TCGOptions.Tier = .translator, showsStatistics: Bool = false
+        tier: TCGOptions.Tier = .translator, showsStatistics: Bool = false,
+        files: TCGFiles = TCGFiles()
     ) throws -> BareMachine {
-        let machine = try BareMachine(model: model, tier: tier, showsStatistics: showsStatistics)
+        let machine = try BareMachine(
+            model: model, tier: tier, showsStatistics: showsStatistics, files: files)
         try machine.enterLong(cpl: cpl)
         machine.put(code, bytes: bytes)
         for vector in UInt8(0)..<32 {

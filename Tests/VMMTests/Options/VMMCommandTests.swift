@@ -112,6 +112,13 @@ struct VMMCommandTests {
         #expect(throws: OptionError.self) { try options("--kernel k --cpu x86-64-v4") }
     }
 
+    @Test("names for perf are those of tcg's code")
+    func perfMap() throws {
+        let wanted = TCGOptions(hasPerfMap: true)
+        #expect(try options("--kernel k --accel tcg,perf-map=on").accelerator == .tcg(wanted))
+        #expect(try options("--kernel k --accel tcg,perf-map").accelerator == .tcg(wanted))
+    }
+
     @Test("statistics are for tcg, and for kvm:tcg should it be tcg")
     func statistics() throws {
         let wanted = TCGOptions(showsStatistics: true)
@@ -189,6 +196,10 @@ struct VMMCommandTests {
             (
                 "--kernel k --accel kvm,stats=on",
                 "--accel: stats belongs to tcg; KVM's CPUs count nothing here"
+            ),
+            (
+                "--kernel k --accel kvm,perf-map=on",
+                "--accel: perf-map belongs to tcg; for kvm there is perf kvm"
             ),
             (
                 "--kernel k --accel hvm",

@@ -85,9 +85,12 @@ package struct VMMCommand: Sendable {
         static let statistics = OptionKey(
             "stats", .bool, default: false,
             help: "tcg: say at the end what the CPUs have done, as QEMU's info jit does")
+        static let perfMap = OptionKey(
+            "perf-map", .bool, default: false,
+            help: "tcg: name translated code for perf report, in /tmp/perf-PID.map")
         static let schema = OptionSchema(
             "accel", leadingKey: "provider",
-            keys: [provider.any, clock.any, tier.any, statistics.any])
+            keys: [provider.any, clock.any, tier.any, statistics.any, perfMap.any])
     }
     static let accel = Flag.one("accel", Accel.schema, help: "Who runs the guest's code")
 
@@ -315,6 +318,9 @@ package struct VMMCommand: Sendable {
         if provider == .kvm, values?.isGiven(Accel.statistics) == true {
             throw OptionError("--accel: stats belongs to tcg; KVM's CPUs count nothing here")
         }
+        if provider == .kvm, values?.isGiven(Accel.perfMap) == true {
+            throw OptionError("--accel: perf-map belongs to tcg; for kvm there is perf kvm")
+        }
         if provider == .kvm, processor != nil {
             throw OptionError("--cpu: models belong to tcg; with kvm, guests see the host's CPU")
         }
@@ -333,7 +339,8 @@ package struct VMMCommand: Sendable {
         let model = processor.map { $0[Processor.model] } ?? .level2
         let options = TCGOptions(
             clock: clock, cpuCount: cpuCount, tier: tier, model: model,
-            showsStatistics: values.map { $0[Accel.statistics] } ?? false)
+            showsStatistics: values.map { $0[Accel.statistics] } ?? false,
+            hasPerfMap: values.map { $0[Accel.perfMap] } ?? false)
         return switch provider {
         case .kvm: .kvm
         case .tcg: .tcg(options)

@@ -61,7 +61,8 @@ struct AcceleratorChoice {
     }
 
     private func makeTCG(_ options: TCGOptions) throws(AcceleratorError) -> any VirtualMachine {
-        try TCGAccelerator(options: options).makeVirtualMachine(memory: memory, surface: surface)
+        try TCGAccelerator(options: options, files: try TCGFiles(opening: options))
+            .makeVirtualMachine(memory: memory, surface: surface)
     }
 
     private func makeKVM(_ host: KVMHost) throws(AcceleratorError) -> any VirtualMachine {

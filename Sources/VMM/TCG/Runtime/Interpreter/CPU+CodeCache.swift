@@ -14,7 +14,7 @@ extension CPU {
         guard
             let cache = CodeCache(
                 arenaSize: codeArenaSize, translates: translates,
-                hasAVX: translates && owner.model.hasAVX)
+                hasAVX: translates && owner.model.hasAVX, files: owner.core.files)
         else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
         unsafe state.pointee.singleBlock = cache.singleBlock

@@ -68,7 +68,10 @@ struct JumpEntry: BitwiseCopyable {
     private static let singleSize = Block.headerSize + 2 * MemoryLayout<Operation>.stride
 
     /// - Parameter arenaSize: bytes for blocks. Memory is taken as they are added.
-    init?(arenaSize: Int, translates: Bool = false, hasAVX: Bool = false) {
+    init?(
+        arenaSize: Int, translates: Bool = false, hasAVX: Bool = false,
+        files: TCGFiles = TCGFiles()
+    ) {
         buckets = 1 << (Int.bitWidth - 1 - (arenaSize / 512).leadingZeroBitCount)
         let jumpSize = Self.jumpSize
         let tableSize = buckets * 4
@@ -93,7 +96,8 @@ struct JumpEntry: BitwiseCopyable {
         unsafe singleBlock = (base + singleOffset).assumingMemoryBound(to: BlockHeader.self)
         unsafe fetchPages = (base + fetchOffset).assumingMemoryBound(to: FetchEntry.self)
         translator =
-            translates ? try? HostTranslator(capacity: 2 * arenaSize, hasAVX: hasAVX) : nil
+            translates
+            ? try? HostTranslator(capacity: 2 * arenaSize, hasAVX: hasAVX, files: files) : nil
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }

@@ -2,7 +2,7 @@ internal import CLinux
 internal import Core
 internal import Glibc
 
-/// Memory for generated code: one memfd seen twice, once writable, once executable, so that no
+/// Memory for generated code, seen twice, once writable, once executable, so that no
 /// page is ever both (W^X). Emptied as a whole; code in it is patched through the writable view.
 ///
 /// It has two parts, each filled from its bottom: what runs often, which should be dense for the
@@ -24,11 +24,18 @@ internal import Glibc
     /// - Parameters:
     ///   - capacity: bytes of address space; memory is taken as code is added.
     ///   - coldCapacity: how many of them are for code that runs rarely.
-    init(capacity: Int, coldCapacity: Int = 0) throws(SystemError) {
-        let file = try MemFD(name: "apus-tcg", size: UInt64(capacity))
-        mapping = try MemoryMapping(sharing: file.fd.rawValue, size: capacity)
-        let view = unsafe mmap(
-            nil, capacity, PROT_READ | PROT_EXEC, MAP_SHARED, file.fd.rawValue, 0)
+    ///   - isAnonymous: without a name, so that perf looks for names of the code in its map.
+    init(capacity: Int, coldCapacity: Int = 0, isAnonymous: Bool = false) throws(SystemError) {
+        let protection = PROT_READ | PROT_EXEC
+        let view: UnsafeMutableRawPointer?
+        if isAnonymous {
+            mapping = try MemoryMapping(sharedZeroes: capacity)
+            unsafe view = clinux_map_again(mapping.base, capacity, protection)
+        } else {
+            let file = try MemFD(name: "apus-tcg", size: UInt64(capacity))
+            mapping = try MemoryMapping(sharing: file.fd.rawValue, size: capacity)
+            unsafe view = mmap(nil, capacity, protection, MAP_SHARED, file.fd.rawValue, 0)
+        }
         guard let view = unsafe view, unsafe view != MAP_FAILED else {
             throw SystemError("mmap", errno: errno)
         }

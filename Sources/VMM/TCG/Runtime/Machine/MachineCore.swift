@@ -5,6 +5,7 @@ internal import Synchronization
 /// What the CPUs of one machine share.
 final class MachineCore: Sendable {
     let options: TCGOptions
+    let files: TCGFiles
     let model: CPUModel
     let memory: GuestMemory
     let ram: RAMTable
@@ -26,8 +27,9 @@ final class MachineCore: Sendable {
 
     init(
         options: TCGOptions, memory: GuestMemory, surface: any ExitSurface,
-        windows: WindowTable = WindowTable()
+        windows: WindowTable = WindowTable(), files: TCGFiles = TCGFiles()
     ) {
+        self.files = files
         self.windows = windows
         self.options = options
         model = CPUModel(options.model)

@@ -6,8 +6,12 @@ public struct TCGAccelerator: Accelerator {
     public static let name = "tcg"
 
     public let options: TCGOptions
+    private let files: TCGFiles
 
-    public init(options: TCGOptions = TCGOptions()) { self.options = options }
+    public init(options: TCGOptions = TCGOptions(), files: TCGFiles = TCGFiles()) {
+        self.options = options
+        self.files = files
+    }
 
     public func makeVirtualMachine(
         memory: GuestMemory, surface: any ExitSurface
@@ -18,6 +22,6 @@ public struct TCGAccelerator: Accelerator {
                 "guests cannot have the processor \(options.model.rawValue), because the host's"
                     + " lacks \(missing.joined(separator: ", ")); --cpu max is all that it has")
         }
-        return TCGVirtualMachine(memory: memory, surface: surface, options: options)
+        return TCGVirtualMachine(memory: memory, surface: surface, options: options, files: files)
     }
 }

@@ -25,6 +25,8 @@ public struct TCGOptions: Sendable, Equatable {
     public var tier: Tier
     /// Say at the machine's end what its CPUs have done (Statistics/).
     public var showsStatistics: Bool
+    /// Tell perf what translated code is (Records/PerfMap.swift).
+    public var hasPerfMap: Bool
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
@@ -34,8 +36,10 @@ public struct TCGOptions: Sendable, Equatable {
 
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
-        tier: Tier = .translator, model: CPUModel.Name = .level2, showsStatistics: Bool = false
+        tier: Tier = .translator, model: CPUModel.Name = .level2, showsStatistics: Bool = false,
+        hasPerfMap: Bool = false
     ) {
+        self.hasPerfMap = hasPerfMap
         self.showsStatistics = showsStatistics
         self.model = model
         self.clock = clock

@@ -7,8 +7,11 @@ public final class TCGVirtualMachine: VirtualMachine {
     let core: MachineCore
     private let cpus = Mutex<[TCGVCPU]>([])
 
-    public init(memory: GuestMemory, surface: any ExitSurface, options: TCGOptions = TCGOptions()) {
-        core = MachineCore(options: options, memory: memory, surface: surface)
+    public init(
+        memory: GuestMemory, surface: any ExitSurface, options: TCGOptions = TCGOptions(),
+        files: TCGFiles = TCGFiles()
+    ) {
+        core = MachineCore(options: options, memory: memory, surface: surface, files: files)
     }
 
     public func makeVCPU(index: Int) throws(AcceleratorError) -> any VirtualCPU {

@@ -21,6 +21,17 @@ struct HostStubs {
     /// Brings the upper halves of YMM registers as well; 0 where the guest has none.
     private(set) var loadUpperHalves = 0
 
+    /// Names of the pieces, and where each of them begins.
+    var places: [(name: String, start: Int)] {
+        var places = [
+            ("enter", enter), ("leave", leave), ("leave", leaveWithFlagsInFrame),
+            ("helper", helper), ("helper", helperWithFlagsInFrame), ("helper", helperWithoutFlags),
+            ("fill", fill), ("load-vectors", loadVectors), ("load-x87", loadX87),
+        ]
+        if loadUpperHalves != 0 { places.append(("load-upper-halves", loadUpperHalves)) }
+        return places
+    }
+
     typealias Enter = @convention(c) (UnsafeMutableRawPointer, UInt) -> UInt
     typealias Fill = @convention(c) (UnsafeMutableRawPointer, UInt64, UInt32) -> UInt
     typealias Helper = @convention(c) (UnsafeMutableRawPointer, UInt, UInt32) -> UInt32

@@ -6,6 +6,8 @@ internal import Core
     let arena: HostArena
     private let stubs: HostStubs
     private let entry: HostStubs.Enter
+    /// `nil` if perf is not told.
+    private let perfMap: PerfMap?
     /// There was no room for a block: everything is to be forgotten.
     private(set) var isFull = false
     private(set) var blockCount = 0
@@ -16,12 +18,16 @@ internal import Core
     /// - Parameters:
     ///   - capacity: bytes for code. Memory is taken as it is added.
     ///   - hasAVX: guests have YMM registers.
-    init(capacity: Int, hasAVX: Bool) throws(SystemError) {
-        arena = try HostArena(capacity: capacity, coldCapacity: capacity / 8 * 5)
+    ///   - files: are told what is translated.
+    init(capacity: Int, hasAVX: Bool, files: TCGFiles = TCGFiles()) throws(SystemError) {
+        perfMap = files.perfMap.map { PerfMap(file: $0) }
+        arena = try HostArena(
+            capacity: capacity, coldCapacity: capacity / 8 * 5, isAnonymous: perfMap != nil)
         stubs = unsafe HostStubs(arena, hasAVX: hasAVX, helper: hostHelper, fill: hostFill)
         let address = arena.address(stubs.enter)
         // SAFETY: the stub follows the C convention, and lives as long as the arena.
         unsafe entry = unsafeBitCast(address, to: HostStubs.Enter.self)
+        perfMap?.note(stubs, arena)
     }
 
     /// Writes a block's code, with those that mostly follow it, if there is room.
@@ -52,6 +58,7 @@ internal import Core
         unsafe header.pointee.heat = -1
         unsafe block.setTrace(trace, arena.writable(translation.partsPlace))
         arena.commit(end, cold: rareEnd)
+        unsafe perfMap?.note(header, arena)
         blockCount += 1
     }
 
@@ -80,7 +87,7 @@ internal import Core
         arena.patch(Int(jump.place), to: Int(jump.exit))
     }
 
-    /// Moves the addresses in a block's code.
+    /// Moves the addresses in the code of a block that has moved.
     func move(_ header: UnsafePointer<BlockHeader>, by distance: UInt64) {
         // SAFETY: the list is in the arena, and names places of eight bytes there.
         let list = unsafe arena.writable(Int(header.pointee.movingTable))
@@ -90,6 +97,7 @@ internal import Core
             let old = unsafe address.loadUnaligned(as: UInt64.self)
             unsafe address.storeBytes(of: old &+ distance, as: UInt64.self)
         }
+        unsafe perfMap?.note(header, arena)
     }
 
     /// Whether a block's code reads no flags that were there before.
