@@ -41,15 +41,17 @@ struct TranslatorTests {
         let original = "\(folder.path)/original.ext4"
         try Guest.makeDisk(original, size: "64M")
         var reports: Set<String> = []
-        for tier in ["interpreter", "translator", "translator"] {
+        for (run, tier) in ["interpreter", "translator", "translator"].enumerated() {
             let copy = "\(folder.path)/copy.ext4"
             try? FileManager.default.removeItem(atPath: copy)
             try FileManager.default.copyItem(atPath: original, toPath: copy)
+            let dump = "\(folder.path)/dump"
+            let dumps = run == 2 ? ",dump=\(dump)" : ""
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
                 "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
                 "--disk", "path=\(copy)", "--accel",
-                "tcg,clock=counted,tier=\(tier),stats,perf-map",
+                "tcg,clock=counted,tier=\(tier),stats,perf-map\(dumps)",
                 "--boot-timing",
             ])
             let map = "/tmp/perf-\(apus.id).map"
@@ -67,9 +69,31 @@ struct TranslatorTests {
             // The sandboxed process has named the guest's code.
             let names = try String(contentsOfFile: map, encoding: .utf8)
             #expect(names.contains(" guest:ffffffff8") == (tier == "translator"))
-            #expect(names.contains(" user") == (tier == "translator"))
+            #expect(names.contains(" user trace ") == (tier == "translator"))
+            if run == 2 { try list(dump) }
             reports.insert("\(try #require(count)) \(try sha1(of: copy))")
         }
         #expect(reports.count == 1, "\(reports)")
+    }
+
+    /// Shows a block of the kernel's, if there is Python.
+    private func list(_ dump: String) throws {
+        // All of it are some 50 MB.
+        let file = try #require(FileHandle(forReadingAtPath: dump))
+        let text = String(decoding: try #require(try file.read(upToCount: 4 << 20)), as: UTF8.self)
+        let lines = text.split(separator: "\n")
+        let line = try #require(lines.first { $0.hasPrefix("block ffffffff") })
+        let address = String(line.dropFirst(6).prefix(16))
+        try text.write(toFile: "\(dump).part", atomically: false, encoding: .utf8)
+        guard try runTool("python3", ["--version"]).code == 0 else { return }
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .deletingLastPathComponent().deletingLastPathComponent()
+        let (code, listing) = try runTool(
+            "\(root.path)/Tools/list-code", ["\(dump).part", "--guest", address])
+        #expect(code == 0)
+        // The first instruction, and next to it the host's.
+        let both = listing.split(separator: "\n").filter { $0.hasPrefix("  \(address)  ") }
+        #expect(both.contains { $0.split(separator: " ").count >= 4 }, "\(listing.prefix(2000))")
+        #expect(listing.contains("(entry)") && listing.contains("-- what runs rarely --"))
     }
 }

@@ -57,6 +57,61 @@ struct CodeRecordTests {
         #expect(lines.contains { $0[2] == "apus:enter" })
     }
 
+    /// The bytes of listed pieces of a kind, by operation.
+    private func pieces(_ lines: [String], _ kind: String) -> [(operation: String, bytes: [UInt8])]
+    {
+        lines.map { $0.split(separator: " ").map(String.init) }.filter { $0[0] == kind }.map {
+            ($0[1], $0[3...].compactMap { UInt8($0, radix: 16) })
+        }
+    }
+
+    @Test("a listing has all of a block's code, and says which operation each piece is for")
+    func listing() throws {
+        let record = try RecordFile()
+        let machine = try BareMachine.running(
+            Self.program, files: TCGFiles(listing: record.file))
+        defer { withExtendedLifetime(machine) {} }
+        machine.runUntilHalt()
+        let all = try record.lines
+        let start = try #require(all.lastIndex { $0.hasPrefix("block 0000000000005005 kernel") })
+        let end = all[(start + 1)...].firstIndex { $0.hasPrefix("block ") } ?? all.count
+        let lines = Array(all[start..<end])
+        #expect(lines.contains("guest 0 0000000000005005 01 0c 25 00 90 00 00"))
+        #expect(lines.contains("guest 1 000000000000500c ff c9"))
+        #expect(lines.contains("guest 2 000000000000500e 75 f5"))
+        machine.cpu.rip = BareMachine.code + 5
+        let cache = try #require(machine.cpu.codeCache)
+        let translator = try #require(cache.translator)
+        let block = try machine.cpu.findBlock(cache, single: false)
+        let hot = pieces(lines, "host")
+        let code = unsafe [UInt8](translator.code(of: block))
+        // Links have been made since, in jumps.
+        #expect(hot.flatMap(\.bytes).count == code.count)
+        #expect(hot.first?.operation == "entry")
+        #expect(hot.first?.bytes == Array(code[..<(hot.first?.bytes.count ?? 0)]))
+        // dec ecx is itself.
+        let second = hot.first { $0.operation == "1" }?.bytes ?? []
+        #expect(second.suffix(2) == [0xFF, 0xC9], "\(lines)")
+        let rare = pieces(lines, "rare")
+        let size = unsafe translator.code(of: block, isRare: true).count
+        #expect(rare.flatMap(\.bytes).count == size)
+        #expect(Set(rare.map(\.operation)).isSuperset(of: ["entry", "0", "2", "data"]))
+    }
+
+    @Test("which code is for which operation is kept only if somebody wants it")
+    func marks() throws {
+        for (tier, isKept) in [(TCGOptions.Tier.translator, false), (.both, true)] {
+            let machine = try BareMachine.running(Self.program, tier: tier)
+            defer { withExtendedLifetime(machine) {} }
+            machine.runUntilHalt()
+            machine.cpu.rip = BareMachine.code + 5
+            let cache = try #require(machine.cpu.codeCache)
+            let block = try machine.cpu.findBlock(cache, single: false)
+            let marks = try #require(cache.translator).marks(of: block)
+            #expect(marks.isEmpty != isKept)
+        }
+    }
+
     @Test("where no map is wanted, code has a name of its own")
     func name() throws {
         let maps = { try String(decoding: Self.read("/proc/self/maps"), as: UTF8.self) }

@@ -112,6 +112,13 @@ struct VMMCommandTests {
         #expect(throws: OptionError.self) { try options("--kernel k --cpu x86-64-v4") }
     }
 
+    @Test("translated code is listed in a file")
+    func dump() throws {
+        let wanted = TCGOptions(listingPath: "f")
+        #expect(try options("--kernel k --accel tcg,dump=f").accelerator == .tcg(wanted))
+        #expect(throws: OptionError.self) { try options("--kernel k --accel tcg,dump=") }
+    }
+
     @Test("names for perf are those of tcg's code")
     func perfMap() throws {
         let wanted = TCGOptions(hasPerfMap: true)
@@ -200,6 +207,10 @@ struct VMMCommandTests {
             (
                 "--kernel k --accel kvm,perf-map=on",
                 "--accel: perf-map belongs to tcg; for kvm there is perf kvm"
+            ),
+            (
+                "--kernel k --accel kvm,dump=f",
+                "--accel: dump belongs to tcg; KVM translates nothing"
             ),
             (
                 "--kernel k --accel hvm",

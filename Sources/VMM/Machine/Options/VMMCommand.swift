@@ -88,9 +88,11 @@ package struct VMMCommand: Sendable {
         static let perfMap = OptionKey(
             "perf-map", .bool, default: false,
             help: "tcg: name translated code for perf report, in /tmp/perf-PID.map")
+        static let dump = OptionKey<String?>(
+            "dump", .path, help: "tcg: write what is translated to a file, for Tools/list-code")
         static let schema = OptionSchema(
             "accel", leadingKey: "provider",
-            keys: [provider.any, clock.any, tier.any, statistics.any, perfMap.any])
+            keys: [provider.any, clock.any, tier.any, statistics.any, perfMap.any, dump.any])
     }
     static let accel = Flag.one("accel", Accel.schema, help: "Who runs the guest's code")
 
@@ -324,6 +326,9 @@ package struct VMMCommand: Sendable {
         if provider == .kvm, processor != nil {
             throw OptionError("--cpu: models belong to tcg; with kvm, guests see the host's CPU")
         }
+        if provider == .kvm, values?.isGiven(Accel.dump) == true {
+            throw OptionError("--accel: dump belongs to tcg; KVM translates nothing")
+        }
         if clock == .counted && cpuCount > 1 {
             throw OptionError(
                 "--accel: clock=counted repeats runs of one CPU only; give it --cpus boot=1")
@@ -340,7 +345,8 @@ package struct VMMCommand: Sendable {
         let options = TCGOptions(
             clock: clock, cpuCount: cpuCount, tier: tier, model: model,
             showsStatistics: values.map { $0[Accel.statistics] } ?? false,
-            hasPerfMap: values.map { $0[Accel.perfMap] } ?? false)
+            hasPerfMap: values.map { $0[Accel.perfMap] } ?? false,
+            listingPath: values.flatMap { $0[Accel.dump] })
         return switch provider {
         case .kvm: .kvm
         case .tcg: .tcg(options)

@@ -14,6 +14,9 @@ extension TCGFiles {
             unsafe _ = unlink(path)
             perfMap = try Self.open(path, "perf's map", O_EXCL | O_NOFOLLOW)
         }
+        if let path = options.listingPath {
+            listing = try Self.open(path, "the file for translated code", O_TRUNC)
+        }
     }
 
     private static func open(

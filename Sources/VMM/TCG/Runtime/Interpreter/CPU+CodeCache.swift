@@ -14,7 +14,8 @@ extension CPU {
         guard
             let cache = CodeCache(
                 arenaSize: codeArenaSize, translates: translates,
-                hasAVX: translates && owner.model.hasAVX, files: owner.core.files)
+                hasAVX: translates && owner.model.hasAVX, files: owner.core.files,
+                keepsMarks: owner.lockstep != nil)
         else { return nil }
         unsafe state.pointee.jumpCache = cache.jumpCache
         unsafe state.pointee.singleBlock = cache.singleBlock

@@ -70,7 +70,7 @@ struct JumpEntry: BitwiseCopyable {
     /// - Parameter arenaSize: bytes for blocks. Memory is taken as they are added.
     init?(
         arenaSize: Int, translates: Bool = false, hasAVX: Bool = false,
-        files: TCGFiles = TCGFiles()
+        files: TCGFiles = TCGFiles(), keepsMarks: Bool = false
     ) {
         buckets = 1 << (Int.bitWidth - 1 - (arenaSize / 512).leadingZeroBitCount)
         let jumpSize = Self.jumpSize
@@ -97,7 +97,9 @@ struct JumpEntry: BitwiseCopyable {
         unsafe fetchPages = (base + fetchOffset).assumingMemoryBound(to: FetchEntry.self)
         translator =
             translates
-            ? try? HostTranslator(capacity: 2 * arenaSize, hasAVX: hasAVX, files: files) : nil
+            ? try? HostTranslator(
+                capacity: 2 * arenaSize, hasAVX: hasAVX, files: files, keepsMarks: keepsMarks)
+            : nil
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }

@@ -47,6 +47,8 @@ internal import Glibc
 
     deinit { _ = unsafe munmap(executable, capacity) }
 
+    func isCold(_ offset: Int) -> Bool { offset >= coldStart }
+
     /// Where `offset` is written.
     func writable(_ offset: Int) -> UnsafeMutableRawPointer { unsafe mapping.base + offset }
 

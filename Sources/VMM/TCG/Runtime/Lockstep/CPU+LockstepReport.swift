@@ -5,40 +5,28 @@ extension CPU {
     /// What the block is, and what differs behind it.
     func report(_ block: Block, _ translator: HostTranslator, _ lockstep: Lockstep) -> String {
         let header = unsafe block.header.pointee
-        var text = LockstepText()
+        var text = HexText()
         unsafe lockstep.foldFlags(.before, CPU(lockstep.fields(.before)).arithmeticFlags)
         text.line(
             "the two tiers differ behind the block at ", header.linear, " (physical ",
             header.physical, ")")
-        let op = block.operations
-        var start = 0
-        for index in 0..<Int(header.count) {
-            let end = unsafe Int(op.pointer[index].nextOffset)
-            text.number(header.rip &+ UInt64(start))
-            unsafe text.bytes(block.bytes + start, max(0, end - start))
-            start = end
-        }
-        text.add("\n  register           before       interpreter        translator")
+        var guest = CodeListing(indent: "  ")
+        guest.add([block])
+        text.add("\n" + guest.text.text)
+        text.add("  register           before       interpreter        translator")
         for range in Lockstep.ranges { registers(range, lockstep, &text) }
         let upper = Lockstep.ranges[0].upperBound
         registers(upper..<upper + 260, lockstep, &text)
         var room = 32
         for index in 0..<lockstep.pageCount { memory(index, lockstep, &text, &room) }
-        for isRare in [false, true] {
-            let code = unsafe translator.code(of: block, isRare: isRare)
-            guard let base = code.baseAddress else { continue }
-            text.line(
-                isRare ? "\n  and at " : "\n  its host code at ", UInt64(UInt(bitPattern: base)),
-                isRare ? "" : "; xxd -r -p, then objdump -D -b binary -mi386:x86-64")
-            for start in stride(from: 0, to: code.count, by: 32) {
-                text.add("\n  ")
-                unsafe text.bytes(base + start, min(32, code.count - start))
-            }
-        }
+        text.add("\n  its host code; Tools/list-code shows both side by side:\n")
+        var host = CodeListing(indent: "  ")
+        unsafe host.add(codeOf: block.header, translator.marks(of: block), translator.arena)
+        text.add(String(host.text.text.dropLast()))
         return text.text
     }
 
-    private func registers(_ range: Range<Int>, _ lockstep: Lockstep, _ text: inout LockstepText) {
+    private func registers(_ range: Range<Int>, _ lockstep: Lockstep, _ text: inout HexText) {
         let sides: [Lockstep.Side] = [.before, .interpreter, .translator]
         for offset in stride(from: range.lowerBound & ~7, to: range.upperBound, by: 8) {
             let values = sides.map {
@@ -54,7 +42,7 @@ extension CPU {
     }
 
     private func memory(
-        _ index: Int, _ lockstep: Lockstep, _ text: inout LockstepText, _ room: inout Int
+        _ index: Int, _ lockstep: Lockstep, _ text: inout HexText, _ room: inout Int
     ) {
         let (first, second) = unsafe (
             lockstep.copy(index, .interpreter), lockstep.copy(index, .translator)
@@ -76,46 +64,7 @@ extension CPU {
     }
 }
 
-/// Text with numbers in hexadecimal.
-struct LockstepText {
-    private(set) var text = ""
-
-    mutating func add(_ words: String) { text += words }
-
-    mutating func digits(_ value: UInt64, _ count: Int) {
-        let digits = String(value, radix: 16)
-        for _ in digits.utf8.count..<max(count, digits.utf8.count) { text += "0" }
-        text += digits
-    }
-
-    mutating func line(
-        _ first: String, _ a: UInt64, _ second: String, _ b: UInt64? = nil, _ third: String = ""
-    ) {
-        text += first + "0x"
-        digits(a, 1)
-        text += second
-        if let b {
-            text += "0x"
-            digits(b, 1)
-        }
-        text += third
-    }
-
-    /// A new line that starts with an address.
-    mutating func number(_ value: UInt64) {
-        text += "\n  "
-        digits(value, 16)
-        text += " "
-    }
-
-    mutating func bytes(_ bytes: UnsafeRawPointer, _ count: Int) {
-        // SAFETY: the caller's bytes.
-        for index in 0..<count {
-            text += index == 0 ? "" : " "
-            digits(UInt64(unsafe bytes.load(fromByteOffset: index, as: UInt8.self)), 2)
-        }
-    }
-
+extension HexText {
     private static let general = [
         "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
         "r13", "r14", "r15", "-", "rip",
@@ -130,8 +79,8 @@ struct LockstepText {
                 ? "xmm" + String((offset - FXImage.xmm0) >> 4) : "fxsave+" + String(offset)
             : place >> 3 < Self.general.count ? Self.general[place >> 3] : "state+" + String(place)
         for (first, other) in Self.names where place >= 0 && place == first { name = other }
-        text += "\n  " + name
-        for _ in name.utf8.count..<max(12, name.utf8.count) { text += " " }
+        add("\n  " + name)
+        for _ in name.utf8.count..<max(12, name.utf8.count) { add(" ") }
     }
 
     private static let names: [(Int, String)] = [

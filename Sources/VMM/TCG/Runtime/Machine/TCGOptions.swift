@@ -27,6 +27,8 @@ public struct TCGOptions: Sendable, Equatable {
     public var showsStatistics: Bool
     /// Tell perf what translated code is (Records/PerfMap.swift).
     public var hasPerfMap: Bool
+    /// A file for what is translated (Records/CodeListing.swift).
+    public var listingPath: String?
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
@@ -37,8 +39,9 @@ public struct TCGOptions: Sendable, Equatable {
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
         tier: Tier = .translator, model: CPUModel.Name = .level2, showsStatistics: Bool = false,
-        hasPerfMap: Bool = false
+        hasPerfMap: Bool = false, listingPath: String? = nil
     ) {
+        self.listingPath = listingPath
         self.hasPerfMap = hasPerfMap
         self.showsStatistics = showsStatistics
         self.model = model

@@ -50,6 +50,11 @@ public final class CodeFile: Sendable {
 public struct TCGFiles: Sendable {
     /// Names for `perf report`.
     public var perfMap: CodeFile?
+    /// The guest's code and the host's (CodeListing.swift).
+    public var listing: CodeFile?
 
-    public init(perfMap: CodeFile? = nil) { self.perfMap = perfMap }
+    public init(perfMap: CodeFile? = nil, listing: CodeFile? = nil) {
+        self.perfMap = perfMap
+        self.listing = listing
+    }
 }

@@ -18,6 +18,15 @@ extension HostBlock {
         case start(jump: Int, isCounted: Bool)
         /// Brings the guest's vector registers, or leaves the block to the interpreter.
         case vectors(jump: Int, stub: Int, resume: Int)
+
+        /// The jump that leads there.
+        var jump: Int {
+            switch self {
+            case .helper(let jump, _, _, _, _), .exit(let jump, _, _, _), .target(let jump, _, _),
+                .start(let jump, _), .vectors(let jump, _, _):
+                jump
+            }
+        }
     }
 
     /// What the interpreter is asked for.
@@ -149,6 +158,7 @@ extension HostBlock {
     mutating func finish() {
         if exitPlaces.count < exits.count { reserveExits() }
         for cold in colds {
+            mark(coldOf: cold.jump)
             switch cold {
             case .helper(let jump, let call, let count, let resume, let fill):
                 code.land(jump)
@@ -179,6 +189,7 @@ extension HostBlock {
 
     /// Room for what is known about the exits, once for both codes.
     private mutating func reserveExits() {
+        mark(CodeMark.data)
         code.align(to: 8)
         for _ in exits {
             exitPlaces.append(code.position)

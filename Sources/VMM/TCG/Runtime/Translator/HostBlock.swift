@@ -54,6 +54,10 @@ struct HostBlock {
 
     // Accesses to memory; see HostBlock+Access.swift.
 
+    /// What the code is for, if that is kept, and the first mark of the code that is being written.
+    let keepsMarks: Bool
+    var marks: [CodeMark] = []
+    private(set) var markStart = 0
     /// The host address of the memory operand that was reached last.
     var operand = HostMemory(HostRegister.first)
     /// The `TLBMode` in force.
@@ -67,7 +71,8 @@ struct HostBlock {
     /// The group whose host address is in R9.
     var held: Int?
 
-    init(_ trace: HostTrace, _ arena: HostArena, _ stubs: HostStubs) {
+    init(_ trace: HostTrace, _ arena: HostArena, _ stubs: HostStubs, keepsMarks: Bool = false) {
+        self.keepsMarks = keepsMarks
         self.trace = trace
         block = trace.blocks[0]
         self.arena = arena
@@ -124,6 +129,7 @@ struct HostBlock {
 
     /// Room for the list of the trace's blocks.
     private mutating func reserveParts() {
+        mark(CodeMark.data)
         code.align(to: 8)
         partsPlace = code.position
         for _ in 1..<trace.blocks.count { code.long(0) }
@@ -149,6 +155,7 @@ struct HostBlock {
             code.goBack(to: start)
             movingPlaces.removeAll(keepingCapacity: true)
             exits.removeAll(keepingCapacity: true)
+            marks.removeAll()
             return
         }
         finish()
@@ -161,6 +168,8 @@ struct HostBlock {
         accessMode = Self.accessMode(trace.blocks[0])
         flags = .native
         colds.removeAll(keepingCapacity: true)
+        markStart = marks.count
+        mark(CodeMark.entry)
         enter(0)
         begin(isLive: liveBefore[0] != 0)
         while index < operations.count {
@@ -168,6 +177,7 @@ struct HostBlock {
             live = liveBefore[index]
             liveAfter = liveBefore[index + 1]
             runLength = stackRun(operations.count)
+            mark(index)
             if !mayKeepHeld(operation(index)) { held = nil }
             if runLength > 1 {
                 emitStackRun()

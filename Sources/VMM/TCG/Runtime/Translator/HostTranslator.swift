@@ -8,6 +8,10 @@ internal import Core
     private let entry: HostStubs.Enter
     /// `nil` if perf is not told.
     private let perfMap: PerfMap?
+    /// `nil` if nobody wants to read the code.
+    private let listing: CodeFile?
+    /// What translated code is for, by its place; `nil` if nobody will ask.
+    private var marks: [UInt32: [CodeMark]]?
     /// There was no room for a block: everything is to be forgotten.
     private(set) var isFull = false
     private(set) var blockCount = 0
@@ -19,7 +23,12 @@ internal import Core
     ///   - capacity: bytes for code. Memory is taken as it is added.
     ///   - hasAVX: guests have YMM registers.
     ///   - files: are told what is translated.
-    init(capacity: Int, hasAVX: Bool, files: TCGFiles = TCGFiles()) throws(SystemError) {
+    ///   - keepsMarks: for `marks(of:)`.
+    init(
+        capacity: Int, hasAVX: Bool, files: TCGFiles = TCGFiles(), keepsMarks: Bool = false
+    ) throws(SystemError) {
+        listing = files.listing
+        marks = keepsMarks ? [:] : nil
         perfMap = files.perfMap.map { PerfMap(file: $0) }
         arena = try HostArena(
             capacity: capacity, coldCapacity: capacity / 8 * 5, isAnonymous: perfMap != nil)
@@ -34,7 +43,8 @@ internal import Core
     /// - Parameter threshold: runs in the interpreter before a block is translated.
     func translate(_ block: Block, threshold: Int32) {
         let trace = HostTrace(block, threshold: threshold)
-        var translation = HostBlock(trace, arena, stubs)
+        var translation = HostBlock(
+            trace, arena, stubs, keepsMarks: listing != nil || marks != nil)
         translation.run()
         guard !translation.isFull else {
             isFull = true
@@ -60,6 +70,23 @@ internal import Core
         arena.commit(end, cold: rareEnd)
         unsafe perfMap?.note(header, arena)
         blockCount += 1
+        note(trace, translation.marks)
+    }
+
+    /// Passes on what the code that has just been written is for.
+    private func note(_ trace: HostTrace, _ marks: [CodeMark]) {
+        guard let header = unsafe trace.blocks.first?.header else { return }
+        unsafe self.marks?[header.pointee.nativeEntry] = marks
+        guard let listing else { return }
+        var text = CodeListing()
+        text.add(trace.blocks)
+        unsafe text.add(codeOf: header, marks, arena)
+        listing.append(text.text.text)
+    }
+
+    /// What a block's code is for, as far as that is kept.
+    func marks(of block: Block) -> [CodeMark] {
+        unsafe marks?[block.header.pointee.nativeEntry] ?? []
     }
 
     /// The exit with a name: its offset in the arena.
@@ -119,6 +146,7 @@ internal import Core
     func removeAll() {
         arena.removeAll()
         isFull = false
+        if marks != nil { marks = [:] }
         blockCount = 0
     }
 
