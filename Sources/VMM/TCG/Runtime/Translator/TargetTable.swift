@@ -10,8 +10,10 @@ struct TargetEntry: BitwiseCopyable {
     var host: UInt
 
     static let stride = MemoryLayout<TargetEntry>.stride
-    /// Stands for no address: it is not canonical.
-    static let none: UInt64 = 1 << 63
+
+    /// Stands for no address at a place of a table: only addresses are looked for that belong there,
+    /// whether they are canonical or not.
+    static func none(at place: UInt64) -> UInt64 { place ^ 1 }
 }
 
 /// The geometry of the tables: one for each `TLBMode`, at constant distances from RSP.
@@ -56,7 +58,7 @@ extension CPU {
         let (linear, host) = unsafe (block.header.pointee.linear, block.header.pointee.host)
         let entry = unsafe target(linear, mode: HostBlock.accessMode(block))
         if unsafe host != 0 && entry.pointee.host == host {
-            unsafe entry.pointee.linear = TargetEntry.none
+            unsafe entry.pointee.linear = TargetEntry.none(at: linear)
         }
     }
 
@@ -65,7 +67,8 @@ extension CPU {
         unsafe _ = madvise(
             frame + VCPUBlock.targetDistance, TargetTable.size, MADV_DONTNEED)
         for mode in 0..<UInt8(TLB.modes) {
-            unsafe target(0, mode: mode).pointee = TargetEntry(linear: TargetEntry.none, host: 0)
+            unsafe target(0, mode: mode).pointee = TargetEntry(
+                linear: TargetEntry.none(at: 0), host: 0)
         }
     }
 }
