@@ -66,6 +66,13 @@ internal import Glibc
         let address = unsafe mmap(
             nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         try unsafe self.init(address, size)
+
+    /// The same for what is filled at once, and soon given back: in large pages where the host has
+    /// them, which are a small part of the page faults.
+    package convenience init(filling size: Int) throws(SystemError) {
+        try self.init(anonymous: size)
+        // SAFETY: the range is the whole mapping. Only advice; hosts that cannot do it say no.
+        if size >= 2 << 20 { _ = unsafe madvise(base, size, MADV_HUGEPAGE) }
     }
 
     /// A part of another process's file in memory, at any offset: where the kernel wants mappings

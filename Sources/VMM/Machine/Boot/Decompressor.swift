@@ -30,7 +30,7 @@ enum Decompressor {
     ) throws(BootError) -> ImageBytes {
         let output: MemoryMapping
         do {
-            output = try MemoryMapping(anonymous: max(limit, 1))
+            output = try MemoryMapping(filling: max(limit, 1))
         } catch {
             throw BootError("there is no memory to unpack it (\(error.reason))")
         }

@@ -34,7 +34,7 @@ internal import Glibc
                     "the \(file) has \(size) MiB, which is more than the \(limit >> 20) MiB that "
                         + "there is room for")
             }
-            mapping = try MemoryMapping(anonymous: status.st_size)
+            mapping = try MemoryMapping(filling: status.st_size)
             count = try Self.readAll(raw, into: mapping)
         } catch let error as SystemError {
             throw BootError("the \(file) cannot be read: \(error.reason)")
@@ -100,7 +100,7 @@ internal import Glibc
             throw .outOfRange(address, count: UInt64(truncatingIfNeeded: size))
         }
         // SAFETY: the bytes are inside the mapping, which outlives the call.
-        try unsafe memory.write(
+        try unsafe memory.load(
             address, from: UnsafeRawBufferPointer(start: mapping.base + offset, count: size))
     }
 }
