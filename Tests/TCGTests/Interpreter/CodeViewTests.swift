@@ -106,4 +106,101 @@ struct CodeViewTests {
         machine.runUntilHalt()
         #expect(machine.cpu[3] == 1 + 2 + 3 + 4 + 5)
     }
+
+    @Test("a flush of all translations leaves supervisor code where it is, or finds it elsewhere")
+    func flushed() throws {
+        let machine = try machine(flags: Self.present | 0x100)
+        machine.cpu.flushTLB()
+        #expect(run(machine) == 1)
+        let generation = machine.cpu.codeGeneration
+        machine.cpu.flushTranslations()
+        #expect(machine.cpu.codeGeneration == generation)
+        #expect(run(machine) == 1)
+        machine.put(Self.entry, 0x70_0000 | Self.present | 0x100)
+        machine.cpu.flushTranslations()
+        #expect(machine.cpu.codeGeneration != generation)
+        #expect(run(machine) == 2)
+        // Not executable any more.
+        machine.put(Self.entry, 1 << 63 | 0x70_0000 | Self.present | 0x100)
+        machine.cpu.flushTranslations()
+        machine.setGate64(14, BareMachine.handler + 14)
+        machine.put(BareMachine.handler + 14, UInt8(0xF4))
+        _ = run(machine)
+        #expect(machine.exception?.vector == 14)
+    }
+
+    @Test("a large page that becomes small ones is looked at again, if only one of them has moved")
+    func split() throws {
+        let machine = try machine(flags: Self.present)
+        machine.put(BareMachine.tables + 0x2010, UInt64(0x60_0000 | 0x87 | 0x100))
+        machine.put(0x60_1000, bytes: [0xB8, 4, 0, 0, 0, 0xF4])
+        machine.cpu.flushTLB()
+        func run() -> UInt64 {
+            machine.cpu.rip = Self.page + 0x1000
+            machine.cpu.fields.isHalted = false
+            machine.runUntilHalt()
+            return machine.cpu[0]
+        }
+        #expect(run() == 4)
+        machine.put(BareMachine.tables + 0x2010, BareMachine.tables + 0x3000 | 7)
+        machine.put(Self.entry + 8, 0x70_0000 | Self.present | 0x100)
+        machine.cpu.flushTranslations()
+        #expect(run() == 2)
+    }
+
+    @Test("with the first block of a page come the others, if they are what is in memory")
+    func pages() throws {
+        let machine = try machine(flags: Self.present)
+        // mov eax, 1; jmp behind the gap; there: add eax, 5; hlt
+        machine.put(0x60_0000, bytes: [0xB8, 1, 0, 0, 0, 0xEB, 0x10])
+        machine.put(0x60_0017, bytes: [0x83, 0xC0, 5, 0xF4])
+        #expect(run(machine) == 6)
+        let before = machine.cpu.counters
+        try machine.cpu.loadCR3(BareMachine.tables)
+        #expect(run(machine) == 6)
+        #expect(machine.cpu.counters.renewed == before.renewed + 1)
+        #expect(machine.cpu.counters.decoded == before.decoded)
+        // As a device would.
+        machine.put(0x60_0019, UInt8(7))
+        try machine.cpu.loadCR3(BareMachine.tables)
+        #expect(run(machine) == 8)
+        #expect(machine.cpu.counters.outdated == before.outdated + 1)
+    }
+
+    @Test("a device's interrupt is a reason to look at code again that is not on global pages")
+    func interrupted() throws {
+        for isGlobal in [false, true] {
+            let machine = try machine(flags: Self.present | (isGlobal ? 0x100 : 0))
+            machine.cpu.flushTLB()
+            #expect(run(machine) == 1)
+            let generation = machine.cpu.codeGeneration
+            machine.machine.signalMSI(address: 0xFEE0_0000, data: 0x52)
+            _ = machine.cpu.serviceInterrupts()
+            #expect((machine.cpu.codeGeneration == generation) == isGlobal)
+        }
+    }
+
+    @Test("what takes the place of translated code is translated soon")
+    func warm() throws {
+        let machine = try BareMachine.running([
+            0xB9, 0x64, 0x00, 0x00, 0x00,  // mov ecx, 100
+            0xE8, 0xF6, 0x0F, 0x00, 0x00,  // again: call 6000
+            0xFF, 0xC9, 0x75, 0xF7, 0xF4,  // dec ecx; jnz again; hlt
+        ])
+        machine.cpu.fields.translationThreshold = 16
+        machine.put(0x6000, bytes: [0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3])  // mov eax, 1; ret
+        machine.runUntilHalt()
+        #expect(machine.cpu[0] == 1)
+        machine.cpu.invalidateCode(physical: 0x6001, count: 1)
+        machine.put(0x6001, UInt8(2))
+        let before = machine.cpu.counters
+        // Six times: less than a new block runs in the interpreter.
+        machine.cpu[1] = 6
+        machine.cpu.rip = BareMachine.code + 5
+        machine.cpu.fields.isHalted = false
+        machine.runUntilHalt()
+        #expect(machine.cpu[0] == 2)
+        #expect(machine.cpu.counters.decoded == before.decoded + 1)
+        #expect(machine.cpu.counters.translated == before.translated + 1)
+    }
 }

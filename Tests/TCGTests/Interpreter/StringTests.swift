@@ -143,4 +143,47 @@ struct StringTests {
         compare.runUntilHalt()
         #expect(compare.cpu[6] == 0x20_1135 && !compare.cpu.zeroFlag)
     }
+
+    @Test(
+        "REP STOS and MOVS in translated code, at and around the end of a page",
+        arguments: [1, 2, 4, 8])
+    func pageEnds(size: Int) throws {
+        let width: [UInt8] = size == 2 ? [0x66] : size == 8 ? [0x48] : []
+        let wide: UInt8 = size == 1 ? 0 : 1
+        for (offset, count, isBackwards) in [
+            (0, 0, false), (0, 4096 / size, false), (4096 - 8 * size, 8, false),
+            (4096 - 8 * size, 9, false), (1, 4096 / size, false), (64, 5, true),
+        ] {
+            for isCopy in [false, true] {
+                let machine = try BareMachine.running(
+                    [isBackwards ? 0xFD : 0xFC, 0xF3] + width + [(isCopy ? 0xA4 : 0xAA) | wide]
+                        + [0xFC, 0xF4])  // std or cld; rep stos or movs; cld; hlt
+                var wanted = [UInt8](repeating: 0, count: 0x4000)
+                for index in 0..<0x2000 {
+                    machine.put(0x30_0000 + UInt64(index), UInt8(index & 0xFF))
+                }
+                let value: UInt64 = 0x8877_6655_4433_2211
+                for index in 0..<count {
+                    let place = isBackwards ? offset - index * size : offset + index * size
+                    for byte in 0..<size {
+                        wanted[place + byte] =
+                            isCopy
+                            ? UInt8((place + byte + 3) & 0xFF)
+                            : UInt8(truncatingIfNeeded: value >> UInt64(8 * byte))
+                    }
+                }
+                let cpu = machine.cpu
+                (cpu[0], cpu[1]) = (value, UInt64(count))
+                (cpu[6], cpu[7]) = (UInt64(0x30_0003 + offset), UInt64(0x20_0000 + offset))
+                machine.runUntilHalt()
+                let moved = UInt64(bitPattern: Int64(count * size * (isBackwards ? -1 : 1)))
+                #expect(cpu[1] == 0)
+                #expect(cpu[7] == 0x20_0000 + UInt64(offset) &+ moved)
+                #expect(cpu[6] == 0x30_0003 + UInt64(offset) &+ (isCopy ? moved : 0))
+                let found = try machine.memory.readBytes(
+                    GuestAddress(0x20_0000), count: wanted.count)
+                #expect(found == wanted, "\(size) bytes, \(offset), \(count), \(isCopy)")
+            }
+        }
+    }
 }

@@ -41,7 +41,7 @@ extension MachineCore {
     func signalMSI(address: UInt64, data: UInt32) {
         guard let mode = DeliveryMode(rawValue: UInt8((data >> 8) & 7)) else { return }
         // Whoever interrupts may have written to memory before.
-        for apic in allAPICs { apic.codeMayHaveChanged.store(true, ordering: .releasing) }
+        for apic in allAPICs { apic.deviceMayHaveWritten.store(true, ordering: .releasing) }
         route(
             InterruptMessage(
                 mode: mode, vector: UInt8(data & 0xFF),
@@ -60,8 +60,9 @@ extension MachineCore {
         // The INIT level de-assert message does nothing on these processors.
         if mode == .initialise && isLevel && command & (1 << 14) == 0 { return }
         let isX2 = sender.with { $0.isX2 }
+        // Whoever hears of it may hear of what a device has told the sender.
         for apic in allAPICs where apic !== sender {
-            apic.codeMayHaveChanged.store(true, ordering: .releasing)
+            apic.deviceMayHaveWritten.store(true, ordering: .releasing)
         }
         switch (command >> 18) & 3 {
         case 1: sender.deliver(mode, vector: vector, isLevel: isLevel)

@@ -30,6 +30,8 @@ final class LocalAPIC: Sendable {
     let deadline = Atomic<UInt64>(UInt64.max)
     /// What this CPU has decoded may have changed behind its back.
     let codeMayHaveChanged = Atomic<Bool>(false)
+    /// A device may have written to memory.
+    let deviceMayHaveWritten = Atomic<Bool>(false)
     /// What this CPU remembers of where memory is may be wrong.
     let memoryHasMoved = Atomic<Bool>(false)
 

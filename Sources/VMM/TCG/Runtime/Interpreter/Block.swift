@@ -267,6 +267,16 @@ struct BlockExit {
         }
     }
 
+    /// Where translated code has been overwritten, what takes its place will run as often.
+    @inline(__always)
+    func warmUp(_ new: Block) {
+        guard edge == .stale, let old = Block(address: block),
+            unsafe old.header.pointee.isDead && old.header.pointee.heat < 0
+        else { return }
+        let heat = unsafe new.header.pointee.heat
+        if heat != BlockHeader.never { unsafe new.header.pointee.heat = min(heat, 2) }
+    }
+
     /// Whether `target` is where the exit of `block` goes, which may have moved since it was left.
     @inline(__always)
     func leads(from block: Block, to target: Block) -> Bool {

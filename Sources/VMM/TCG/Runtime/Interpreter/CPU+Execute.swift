@@ -64,6 +64,7 @@ extension CPU {
             deliver(error)
             return .none
         }
+        exit.warmUp(block)
         let isStepping = fields.modeKey & ModeKey.singleStep != 0
         if single || isStepping || block.isTransient {
             runAlone(block)

@@ -469,6 +469,8 @@ extension CPU {
 
                 // MARK: Everything else
 
+                case .enableInterrupts:
+                    if try !enableInterrupts(op, of: block) { return .none }
                 case .general: try general(op)
                 case .string:
                     if try !string(op) { return stop(block, op) }

@@ -177,7 +177,12 @@ extension Lowering {
         case .sahf: general(&op, .sahf)
         case .salc: general(&op, .salc)
         case .cli: general(&op, .cli)
-        case .sti: transfer(&op, .sti)
+        case .sti:
+            if is64 && key & ModeKey.user == 0 {
+                op.code = .enableInterrupts
+            } else {
+                transfer(&op, .sti)
+            }
         case .stac: general(&op, .stac)
         case .clac: general(&op, .clac)
         default: return false

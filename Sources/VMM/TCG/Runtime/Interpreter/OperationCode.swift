@@ -81,6 +81,8 @@ enum OperationCode: UInt16, BitwiseCopyable {
 
     // MARK: Everything else
 
+    /// STI in 64-bit code of supervisor mode. The block goes on behind it unless something waits.
+    case enableInterrupts
     /// `GeneralOperation` in `detail`.
     case general
     /// `TransferOperation` in `detail`: ends the block, and sets RIP itself.

@@ -115,7 +115,7 @@ extension CPU {
             physical = translation.physical
             if translation.isReadable { unsafe fill(slot, page: page, mode: mode, translation) }
         }
-        noteCode(linear, flags: physical)
+        noteCode(linear, physical)
         physical &= ~0xFFF
         return unsafe FetchPage(
             physical: physical, host: physicalHost(physical, count: 4096))

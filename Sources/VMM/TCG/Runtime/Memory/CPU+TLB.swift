@@ -64,7 +64,7 @@ extension CPU {
         if isWatched(page: page) { physical |= TLBFlags.watched }
         let old = unsafe slot.pointee.physical & (TLBFlags.valid | TLBFlags.global)
         if physical & TLBFlags.huge != 0 {
-            fields.hasHugeEntries = true
+            fields.hugeEntries.insert(page >> 30)
         } else if physical & TLBFlags.large != 0 {
             fields.largeEntries.insert(page >> 21)
         }
@@ -121,15 +121,25 @@ extension CPU {
         unsafe state.pointee.tlbTables[slot] = .empty(slot & (TLB.entries - 1))
     }
 
-    /// Drops everything.
+    /// Drops everything, and what is known about code.
     func flushTLB() {
+        flushEntries()
+        flushCodeLookups()
+    }
+
+    /// Drops everything, as the guest has asked for.
+    func flushTranslations() {
+        flushEntries()
+        flushTranslatedCode()
+    }
+
+    private func flushEntries() {
         counters.fullFlushes &+= 1
         forEachFilledSlot { clear($0) }
         fields.hasGlobalEntries = false
         fields.largeEntries.removeAll()
-        fields.hasHugeEntries = false
+        fields.hugeEntries.removeAll()
         fields.tlbLogCount = 0
-        flushCodeLookups()
     }
 
     /// Drops all but global pages.
@@ -166,7 +176,7 @@ extension CPU {
             // SAFETY: slots in range throughout.
             if unsafe state.pointee.tlbTables[own].holds(page: linear & ~0xFFF) { clear(own) }
         }
-        if fields.hasHugeEntries || fields.largeEntries.mayHoldLarge(linear) {
+        if fields.hugeEntries.mayHold(linear >> 30) || fields.largeEntries.mayHoldLarge(linear) {
             flushLargePage(linear)
         }
         flushCodeLookups(at: linear)

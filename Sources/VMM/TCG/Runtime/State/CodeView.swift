@@ -7,7 +7,7 @@ struct CodeView: BitwiseCopyable {
     /// Changes whenever what is known about decoded code must be checked again. Never 0.
     var generation: UInt32 = 1
     /// Some code was fetched from a page that is not global.
-    private(set) var hasLocalCode = false
+    var hasLocalCode = false
     /// Some code was fetched from a 1 GiB page.
     private var hasHugeCode = false
     private var pages = PageFilter<32>()

@@ -170,7 +170,8 @@ struct TableRegister: BitwiseCopyable {
     /// Which 2 or 4 MiB pages (by 2 MiB) have entries that stand for a part of them; for 1 GiB
     /// pages it is all or none.
     var largeEntries = PageFilter<8>()
-    var hasHugeEntries = false
+    /// The same of 1 GiB pages, by their size.
+    var hugeEntries = PageFilter<1>()
     /// Some enabled debug register watches data.
     var hasDataBreakpoints = false
 

@@ -174,7 +174,7 @@ extension CPU {
             if !isCanonical(linear) { throw .generalProtection(0) }
             if isCurrent { flushPage(linear) }
         case 1: if isCurrent { flushNonGlobal() }
-        case 2: flushTLB()
+        case 2: flushTranslations()
         default: flushNonGlobal()
         }
     }

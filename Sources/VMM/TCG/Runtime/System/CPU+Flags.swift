@@ -34,6 +34,27 @@ extension CPU {
         }
     }
 
+    /// STI in the middle of a block. What waits is delivered behind the next instruction, and what
+    /// comes later finds that out at the block's end.
+    ///
+    /// - Parameter isAlone: nobody knows whether the next instruction will be executed at once.
+    /// - Returns: `false` if the block is to be left; RIP is behind the instruction.
+    func enableInterrupts(
+        _ op: OperationPointer, of block: Block, isAlone: Bool = false
+    ) throws(Fault) -> Bool {
+        let next = op.next
+        try sti()
+        if fields.interruptShadow == 0 { return true }
+        let isFollowed = !isAlone && next.code != .fallThrough && next.code != .stop
+        if isFollowed && !fields.interruptPending {
+            fields.interruptShadow = 0
+            return true
+        }
+        rip = block.nextRIP(op)
+        uncount(block, from: next)
+        return false
+    }
+
     func stac() throws(Fault) {
         if cpl != 0 { throw .invalidOpcode }
         fields.systemFlags |= RFLAGS.ac

@@ -17,6 +17,9 @@ extension CPU {
         if owner.apic.codeMayHaveChanged.exchange(false, ordering: .acquiring) {
             flushCodeLookups()
         }
+        if owner.apic.deviceMayHaveWritten.exchange(false, ordering: .acquiring) {
+            flushLocalCodeLookups()
+        }
         if owner.apic.memoryHasMoved.exchange(false, ordering: .acquiring) { flushTLB() }
         owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()

@@ -139,6 +139,8 @@ extension CPU {
     private func perform(_ op: OperationPointer, of block: Block) -> Outcome {
         do throws(Fault) {
             switch op.code {
+            case .enableInterrupts:
+                return try enableInterrupts(op, of: block, isAlone: true) ? .done : .left
             case .general:
                 try general(op)
                 return .done

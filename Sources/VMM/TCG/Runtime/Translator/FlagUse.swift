@@ -64,7 +64,9 @@ struct FlagUse {
             if leaf.flags.contains(.flags) { writes = Self.all }
             if leaf.readsFlags { reads = Self.all }
         case OperationCode.general.rawValue: self = Self(general: op)
-        case OperationCode.stop.rawValue, OperationCode.transfer.rawValue...: reads = Self.all
+        case OperationCode.stop.rawValue, OperationCode.enableInterrupts.rawValue,
+            OperationCode.transfer.rawValue...:
+            reads = Self.all
         default: break
         }
     }

@@ -30,18 +30,37 @@
         position += 1
     }
 
+    /// Several bytes. What is written for blocks has few at a time, and no array for them.
     mutating func bytes(_ values: UInt8...) { for value in values { byte(value) } }
 
-    mutating func word(_ value: Int32) {
-        let bits = UInt32(bitPattern: value)
-        for shift in stride(from: UInt32(0), to: 32, by: 8) {
-            byte(UInt8(truncatingIfNeeded: bits >> shift))
-        }
+    @inline(__always)
+    mutating func bytes(_ first: UInt8, _ second: UInt8) {
+        store(UInt16(first) | UInt16(second) << 8)
     }
 
-    mutating func long(_ value: UInt64) {
-        word(Int32(truncatingIfNeeded: value))
-        word(Int32(truncatingIfNeeded: value >> 32))
+    @inline(__always)
+    mutating func bytes(_ first: UInt8, _ second: UInt8, _ third: UInt8) {
+        bytes(first, second)
+        byte(third)
+    }
+
+    @inline(__always)
+    mutating func bytes(_ first: UInt8, _ second: UInt8, _ third: UInt8, _ fourth: UInt8) {
+        bytes(first, second)
+        bytes(third, fourth)
+    }
+
+    mutating func word(_ value: Int32) { store(value) }
+
+    mutating func long(_ value: UInt64) { store(value) }
+
+    @inline(__always)
+    private mutating func store<T: FixedWidthInteger & BitwiseCopyable>(_ value: T) {
+        let size = MemoryLayout<T>.size
+        if position <= end - size {
+            unsafe UnsafeMutableRawPointer(memory + position).storeBytes(of: value, as: T.self)
+        }
+        position += size
     }
 
     /// Fills up to a multiple of `size`.

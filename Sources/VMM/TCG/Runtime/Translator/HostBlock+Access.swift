@@ -126,7 +126,7 @@ extension HostBlock {
             written(place & 3 == 0 ? op.destination >> 3 : op.destination)
         case Code.cwde.rawValue, Code.cdqe.rawValue: written(Register.rax)
         case Code.cdq.rawValue, Code.cqo.rawValue: written(Register.rdx)
-        case Code.nop.rawValue: break
+        case Code.nop.rawValue, Code.enableInterrupts.rawValue: break
         case Code.leaf.rawValue:
             // A vector register's number does no harm. FNSTSW and PCMPISTRI name no register, and
             // in `detail` is VEX.vvvv.

@@ -31,6 +31,8 @@ extension HostBlock {
             exit(.next)
             return true
         case Code.jump.rawValue...Code.retImmediate64.rawValue: return emitBranch(op)
+        case Code.enableInterrupts.rawValue: return emitEnableInterrupts(op)
+        case Code.string.rawValue: return emitString(op)
         case Code.general.rawValue: return emitGeneral(op, use)
         case Code.leaf.rawValue: return emitVector(op, use)
         default: return false

@@ -263,6 +263,24 @@ extension HostBlock {
         return true
     }
 
+    /// STI, if nothing waits for it and the next instruction is part of the block.
+    mutating func emitEnableInterrupts(_ op: OperationPointer) -> Bool {
+        guard index + 1 < operationCount, operation(index + 1).number == op.number + 1,
+            operation(index + 1).code != .fallThrough
+        else { return false }
+        saveFlags()
+        code.memory(0x80, size: 1, reg: 7, HostState.cpl)  // cmp [cpl], 0
+        code.byte(0)
+        orInterpret(code.jump(if: 5))
+        code.memory(0x80, size: 1, reg: 7, HostState.interruptPending)  // cmp [...], 0
+        code.byte(0)
+        orInterpret(code.jump(if: 5))
+        code.memory(0x81, size: 4, reg: 1, HostState.systemFlags)  // or
+        code.word(Int32(truncatingIfNeeded: RFLAGS.interruptEnable))
+        resume()
+        return true
+    }
+
     private mutating func emitSystemFlag(_ operation: GeneralOperation) -> Bool {
         if operation == .cli {
             // Only CPL 0 needs no look at IOPL.

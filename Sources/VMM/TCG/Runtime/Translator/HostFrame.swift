@@ -19,6 +19,8 @@ enum HostFrame {
     static let hostStack: Int32 = 16
     /// Where a helper returns to.
     static let resume: Int32 = 24
+    /// The host address that a string instruction copies from.
+    static let stringSource: Int32 = 32
     /// The budget when instructions were last counted as retired.
     static let mark: Int32 = 40
     /// The code that an indirect call goes to, or the guest address that a branch leaves for.
@@ -101,6 +103,7 @@ enum HostState {
     /// From the state's beginning.
     static let upperHalvesOffset = MemoryLayout.offset(of: \VCPUState.upperHalves) ?? 0
     static let hasUpperHalves = field(MemoryLayout.offset(of: \VCPUState.hasUpperHalves))
+    static let interruptPending = field(MemoryLayout.offset(of: \VCPUState.interruptPending))
     static let cpl = field(MemoryLayout.offset(of: \VCPUState.cpl))
     private static let selectors = field(
         (MemoryLayout.offset(of: \VCPUState.segments) ?? 0)

@@ -1,0 +1,141 @@
+internal import Glibc
+
+// Blocks that were known in an earlier generation: compared with memory, and moved.
+
+extension CPU {
+    /// Makes a block that was found one of the current generation, and likewise the others in its
+    /// code; but not the code that those have of their own, which may have others again.
+    /// - Returns: `false` if the others cannot be where it is. It is dead then.
+    func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) -> Bool {
+        let (header, generation) = unsafe (block.header, codeGeneration)
+        if block.generation == generation && block.isHostCurrent(generation) { return true }
+        let isWhole = block.allParts { part in
+            let offset = unsafe part.header.pointee.physical & 0xFFF
+            return settle(cache, part, at: linear & ~0xFFF | offset, generation)
+        }
+        guard isWhole else { return discard(block) }
+        _ = settle(cache, block, at: linear, generation)
+        // Where exits of a trace go is known when all of it is where it belongs.
+        if unsafe header.pointee.hasDoubtfulLinks || header.pointee.partCount > 0 {
+            cache.checkLinks(of: block)
+        }
+        block.setHostGeneration(generation)
+        return true
+    }
+
+    /// Code that runs needs most blocks of a page, and each look costs a way out of translated code
+    /// and back. So with the first of a generation the others are compared and renewed, too.
+    ///
+    /// - Parameters:
+    ///   - former: where the page's block was that was found.
+    ///   - linear: where the page is.
+    func renewPage(
+        _ cache: CodeCache, _ page: FetchPage, key: UInt32, from former: UInt64, at linear: UInt64
+    ) {
+        guard is64Bit, let host = unsafe page.host else { return }
+        let (generation, former, linear) = (codeGeneration, former & ~0xFFF, linear & ~0xFFF)
+        cache.forEachBlock(in: page.physical) { block in
+            let header = unsafe block.header
+            guard unsafe header.pointee.key == key, unsafe header.pointee.linear & ~0xFFF == former,
+                block.generation != generation || !block.isHostCurrent(generation),
+                unsafe header.pointee.secondPage == UInt64.max && !header.pointee.isTransient,
+                unsafe former == linear || header.pointee.canMove
+            else { return }
+            guard unsafe isSame(block, host) else {
+                _ = discard(block)
+                return
+            }
+            let offset = unsafe header.pointee.physical & 0xFFF
+            if renew(cache, block, linear | offset) { counters.renewed &+= 1 }
+        }
+    }
+
+    /// Moves a block, if that is necessary and possible, and lets the interpreter run it.
+    private func settle(
+        _ cache: CodeCache, _ block: Block, at linear: UInt64, _ generation: UInt32
+    ) -> Bool {
+        if unsafe block.header.pointee.linear != linear {
+            if block.generation == generation { return false }
+            forgetJump(to: block)
+            cache.move(block, to: linear, generation: generation)
+            counters.moved &+= 1
+        }
+        block.renew(generation)
+        return true
+    }
+
+    /// The block will not be where the jump cache and indirect branches may have it.
+    private func forgetJump(to block: Block) {
+        removeTarget(block)
+        let entry = unsafe jumpEntry(block.header.pointee.linear)
+        if unsafe entry.pointee.block == block.address { unsafe entry.pointee.key = 0 }
+    }
+
+    /// Whether a candidate's bytes are still what is in memory.
+    func isCurrent(
+        _ block: Block, _ page: FetchPage, _ linear: UInt64
+    ) throws(Fault) -> Bool {
+        let header = unsafe block.header
+        guard unsafe header.pointee.rip == rip || header.pointee.linear != linear,
+            let host = unsafe page.host
+        else { return false }
+        if !is64Bit, unsafe header.pointee.codeLimit != segment(SegmentRegister.cs).limit {
+            return false
+        }
+        // Compared a short time ago.
+        let generation = codeGeneration
+        if unsafe header.pointee.linear == linear && block.generation == generation,
+            block.isHostCurrent(generation)
+        {
+            return true
+        }
+        // The page has been marked by `fetchPage`.
+        guard unsafe isSame(block, host) else { return discard(block) }
+        let count = unsafe Int(header.pointee.byteCount)
+        let inPage = min(count, 4096 - Int(linear & 0xFFF))
+        if inPage < count {
+            let next = (linear &+ UInt64(inPage)) & (is64Bit ? UInt64.max : 0xFFFF_FFFF)
+            let second = try translateFetch(next)
+            guard unsafe second.physical == header.pointee.secondPage,
+                let host = unsafe second.host
+            else { return false }
+            markCode(physical: second.physical)
+            guard unsafe memcmp(host, block.bytes + inPage, count - inPage) == 0 else {
+                return discard(block)
+            }
+        }
+        return true
+    }
+
+    /// Whether a block's bytes in its first page, and those of the others in its code, are what is
+    /// at `host`.
+    private func isSame(_ block: Block, _ host: UnsafeMutableRawPointer) -> Bool {
+        let header = unsafe block.header
+        let offset = unsafe Int(header.pointee.physical & 0xFFF)
+        let count = unsafe min(Int(header.pointee.byteCount), 4096 - offset)
+        let size = BlockHeader.startSize
+        if offset <= 4096 - size {
+            guard unsafe block.hasStart(host + offset),
+                unsafe count <= size
+                    || memcmp(host + offset + size, block.bytes + size, count - size) == 0
+            else { return false }
+        } else if unsafe memcmp(host + offset, block.bytes, count) != 0 {
+            return false
+        }
+        // They are whole, in the same page.
+        let generation = codeGeneration
+        return block.allParts { part in
+            if part.generation == generation { return true }
+            let header = unsafe part.header
+            let offset = unsafe Int(header.pointee.physical & 0xFFF)
+            return unsafe !header.pointee.isDead
+                && memcmp(host + offset, part.bytes, Int(header.pointee.byteCount)) == 0
+        }
+    }
+
+    private func discard(_ block: Block) -> Bool {
+        block.kill()
+        counters.outdated &+= 1
+        return false
+    }
+}
