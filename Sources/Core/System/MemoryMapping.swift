@@ -66,6 +66,7 @@ internal import Glibc
         let address = unsafe mmap(
             nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         try unsafe self.init(address, size)
+    }
 
     /// The same for what is filled at once, and soon given back: in large pages where the host has
     /// them, which are a small part of the page faults.

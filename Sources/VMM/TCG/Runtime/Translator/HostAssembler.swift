@@ -30,8 +30,8 @@
         position += 1
     }
 
-    /// Several bytes. What is written for blocks has few at a time, and no array for them.
-    mutating func bytes(_ values: UInt8...) { for value in values { byte(value) } }
+    /// More than three bytes. Fewer need no array.
+    mutating func sequence(_ values: UInt8...) { for value in values { byte(value) } }
 
     @inline(__always)
     mutating func bytes(_ first: UInt8, _ second: UInt8) {
@@ -42,12 +42,6 @@
     mutating func bytes(_ first: UInt8, _ second: UInt8, _ third: UInt8) {
         bytes(first, second)
         byte(third)
-    }
-
-    @inline(__always)
-    mutating func bytes(_ first: UInt8, _ second: UInt8, _ third: UInt8, _ fourth: UInt8) {
-        bytes(first, second)
-        bytes(third, fourth)
     }
 
     mutating func word(_ value: Int32) { store(value) }

@@ -184,7 +184,7 @@ extension HostBlock {
     mutating func lookIntoTLB(isWrite: Bool) {
         let (first, second) = (HostRegister.first, HostRegister.second)
         if HostFeatures.shared.hasBMI2 {
-            code.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xD1, 7)  // rorx r10d, r9d, 7
+            code.sequence(0xC4, 0x43, 0x7B, 0xF0, 0xD1, 7)  // rorx r10d, r9d, 7
         } else {
             code.move(second, first, size: 4)
             code.registers(0xC1, size: 4, reg: 5, rm: second)  // shr r10d, 7

@@ -242,7 +242,7 @@ struct HostBlock {
     mutating func saveFlags() {
         guard live != 0, flags == .native else { return }
         code.move(HostRegister.second, HostRegister.rax)
-        code.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
+        code.sequence(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
         code.move(HostRegister.rax, HostRegister.second)
         flags = .frame

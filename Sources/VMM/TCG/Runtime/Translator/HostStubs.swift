@@ -43,7 +43,7 @@ struct HostStubs {
         var code = HostAssembler(arena)
         enter = code.position
         // push rbx, rbp, r12-r15
-        code.bytes(0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57)
+        code.sequence(0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57)
         code.lea(HostRegister.rax, HostMemory(HostRegister.rdi, -HostFrame.state))
         code.store(HostMemory(HostRegister.rax, HostFrame.hostStack), HostRegister.rsp)
         code.move(HostRegister.rsp, HostRegister.rax)
@@ -55,7 +55,7 @@ struct HostStubs {
 
         leave = code.position
         Self.save(&code)
-        code.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
+        code.sequence(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
         let end = code.jump()
         leaveWithFlagsInFrame = code.position
@@ -69,12 +69,12 @@ struct HostStubs {
         code.move(HostRegister.rax, HostRegister.first)
         code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
         // pop r15-r12, rbp, rbx; ret
-        code.bytes(0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B, 0xC3)
+        code.sequence(0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B, 0xC3)
 
         helper = code.position
         Self.popResume(&code)
         Self.save(&code)
-        code.bytes(0x9F, 0x0F, 0x90, 0xC0)
+        code.sequence(0x9F, 0x0F, 0x90, 0xC0)
         code.store(HostFrame.slot(HostFrame.flags), HostRegister.rax, size: 4)
         code.set(HostRegister.rdx, to: 1)
         let first = code.jump()
@@ -126,7 +126,7 @@ struct HostStubs {
         code.lea(HostRegister.rdi, HostFrame.slot(HostFrame.state))
         code.move(HostRegister.rbx, HostRegister.rsp)
         code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack))
-        code.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
+        code.sequence(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
         // SAFETY: a C function's value is its address.
         let address = unsafe unsafeBitCast(function, to: UInt.self)
         code.set(HostRegister.rax, to: UInt64(address))
@@ -162,7 +162,7 @@ struct HostStubs {
         code.move(HostRegister.rsi, HostRegister.first)
         code.move(HostRegister.rdx, HostRegister.second, size: 4)
         code.load(HostRegister.rsp, HostFrame.slot(HostFrame.hostStack + 8))
-        code.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
+        code.sequence(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8: aligned to 16 bytes
         // SAFETY: a C function's value is its address.
         let address = unsafe unsafeBitCast(function, to: UInt.self)
         code.set(HostRegister.rax, to: UInt64(address))
@@ -177,7 +177,7 @@ struct HostStubs {
         let isNowhere = code.jump(if: 4)
         code.byte(0xC3)  // ret
         code.land(isNowhere)
-        code.bytes(0x48, 0x83, 0x04, 0x24, UInt8(HostAssembler.jumpSize))  // add qword [rsp], 5
+        code.sequence(0x48, 0x83, 0x04, 0x24, UInt8(HostAssembler.jumpSize))  // add qword [rsp], 5
         code.byte(0xC3)
     }
 
