@@ -40,25 +40,30 @@ struct GuestMemoryBackingTests {
         #expect(seen == 0x1122_3344)
     }
 
+    private static func load(
+        _ bytes: [UInt8], _ memory: GuestMemory, _ address: UInt64
+    ) throws(GuestMemoryError) {
+        // SAFETY: the buffer is used only during the call.
+        try unsafe bytes.span.withUnsafeBytes { buffer throws(GuestMemoryError) in
+            try unsafe memory.load(GuestAddress(address), from: buffer)
+        }
+    }
+
     @Test("what is loaded is what other mappings see, across windows; nothing is, if not all fits")
     func loaded() throws {
         let backing = try GuestMemoryBacking([
             Self.window(0x1000, 0x4000), Self.window(0x5000, 0x4000),
         ])
         let bytes = (0..<0x5001).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 >> 8) }
-        try bytes.span.withUnsafeBytes { buffer throws(GuestMemoryError) in
-            try unsafe backing.memory.load(GuestAddress(0x2FFF), from: buffer)
-        }
+        try Self.load(bytes, backing.memory, 0x2FFF)
         #expect(try backing.memory.readBytes(GuestAddress(0x2FFF), count: bytes.count) == bytes)
         #expect(try backing.memory.read(GuestAddress(0x2FFE), as: UInt8.self) == 0)
         let other = try MemoryMapping(sharing: backing.file.rawValue, size: 0x8000)
         // SAFETY: the offset lies in the mapping.
         let seen = unsafe (other.base + 0x1FFF).loadUnaligned(as: UInt64.self)
-        #expect(seen == (try backing.memory.read(GuestAddress(0x2FFF), as: UInt64.self)))
+        #expect(try seen == backing.memory.read(GuestAddress(0x2FFF), as: UInt64.self))
         #expect(throws: GuestMemoryError.self) {
-            try bytes.span.withUnsafeBytes { buffer throws(GuestMemoryError) in
-                try unsafe backing.memory.load(GuestAddress(0x4000), from: buffer)
-            }
+            try Self.load(bytes, backing.memory, 0x4000)
         }
         #expect(try backing.memory.read(GuestAddress(0x8FFF), as: UInt8.self) == 0)
         // Memory without a file, which only this process has.
@@ -66,9 +71,7 @@ struct GuestMemoryBackingTests {
         let region = try #require(
             GuestRegion(start: GuestAddress(0), size: 0x8000, mapping: mapping))
         let alone = try GuestMemory([region])
-        try bytes.span.withUnsafeBytes { buffer throws(GuestMemoryError) in
-            try unsafe alone.load(GuestAddress(0x123), from: buffer)
-        }
+        try Self.load(bytes, alone, 0x123)
         #expect(try alone.readBytes(GuestAddress(0x123), count: bytes.count) == bytes)
     }
 
