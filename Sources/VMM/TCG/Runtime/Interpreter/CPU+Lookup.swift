@@ -85,15 +85,15 @@ extension CPU {
             }
         }
         if let secondFault { throw secondFault }
-        let former = unsafe found?.header.pointee.linear ?? linear
         let block: Block
         if let found, renew(cache, found, linear) {
             block = found
+            unsafe found.header.pointee.renewals = 0
             counters.found &+= 1
         } else {
             block = try buildBlock(cache, page, linear, key: key)
         }
-        if isNew && !single { renewPage(cache, page, key: key, from: former, at: linear) }
+        if isNew && !single { renewPage(cache, page, key: key, at: linear) }
         if !single && !block.isTransient {
             unsafe jumpEntry(linear).pointee = JumpEntry(
                 linear: linear, key: lookupKey, block: block.address)

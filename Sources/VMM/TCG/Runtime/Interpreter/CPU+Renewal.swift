@@ -23,32 +23,33 @@ extension CPU {
         return true
     }
 
-    /// Code that runs needs most blocks of a page, and each look costs a way out of translated code
-    /// and back. So with the first of a generation the others are compared and renewed, too.
+    /// Each look costs a way out of translated code and back. So with the first block of a page that
+    /// is looked up in a generation the others are compared and renewed, too: those that have been
+    /// looked up themselves a short time ago, because nobody knows which of them will run. They are
+    /// not moved, which takes longer than a look.
     ///
-    /// - Parameters:
-    ///   - former: where the page's block was that was found.
-    ///   - linear: where the page is.
-    func renewPage(
-        _ cache: CodeCache, _ page: FetchPage, key: UInt32, from former: UInt64, at linear: UInt64
-    ) {
+    /// - Parameter linear: where the page is.
+    func renewPage(_ cache: CodeCache, _ page: FetchPage, key: UInt32, at linear: UInt64) {
         guard is64Bit, let host = unsafe page.host else { return }
-        let (generation, former, linear) = (codeGeneration, former & ~0xFFF, linear & ~0xFFF)
+        let (generation, linear) = (codeGeneration, linear & ~0xFFF)
         cache.forEachBlock(in: page.physical) { block in
             let header = unsafe block.header
-            guard unsafe header.pointee.key == key, unsafe header.pointee.linear & ~0xFFF == former,
+            guard unsafe header.pointee.key == key, unsafe header.pointee.linear & ~0xFFF == linear,
                 block.generation != generation || !block.isHostCurrent(generation),
                 unsafe header.pointee.secondPage == UInt64.max && !header.pointee.isTransient,
-                unsafe former == linear || header.pointee.canMove
+                unsafe header.pointee.renewals < Self.blindRenewals
             else { return }
             guard unsafe isSame(block, host) else {
                 _ = discard(block)
                 return
             }
-            let offset = unsafe header.pointee.physical & 0xFFF
-            if renew(cache, block, linear | offset) { counters.renewed &+= 1 }
+            unsafe header.pointee.renewals += 1
+            if unsafe renew(cache, block, header.pointee.linear) { counters.renewed &+= 1 }
         }
     }
+
+    /// How often a block is renewed with others before it has to be looked up itself.
+    private static let blindRenewals: UInt8 = 8
 
     /// Moves a block, if that is necessary and possible, and lets the interpreter run it.
     private func settle(
