@@ -168,8 +168,18 @@ let package = Package(
             "TCGDecoder", uses: ["TCGDecoder", "VMM", "CZydis"], settings: swiftSettings + optimised
         ),
         .target(name: "CNativeRun", path: "Tests/CNativeRun"),
+        .target(
+            name: "Differential",
+            dependencies: ["TCG", "TCGDecoder", "Accelerator", "Core", "CNativeRun"],
+            path: "Tests/Differential", swiftSettings: swiftSettings + optimised),
+        .executableTarget(
+            name: "tcg-differential", dependencies: ["Differential", "TCG", "Core"],
+            path: "Tests/DifferentialRunner", swiftSettings: swiftSettings + optimised),
         tests(
-            "TCG", uses: ["TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun"],
+            "TCG",
+            uses: [
+                "Differential", "TCG", "TCGDecoder", "Accelerator", "Core", "CLinux", "CNativeRun",
+            ],
             settings: swiftSettings + optimised),
         tests(
             "KVM",

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -146,16 +147,56 @@ static void on_trap(int number, siginfo_t *info, void *context)
 
 static _Alignas(16) char handler_stack[65536];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t run_number;
+// The thread's run, as long as it lasts, and its timer.
+static _Thread_local volatile uint64_t own_run;
+static _Thread_local timer_t timer;
+// Ticks come in the guest's code as well, where RSP leads to no stack.
+static _Thread_local char tick_stack[65536];
+
+// A run that was under way at the last tick as well is in a loop.
+static void on_tick(int number, siginfo_t *info, void *context)
+{
+    static _Thread_local uint64_t seen;
+    struct native_state *state = current;
+    if (own_run != 0 && state != NULL && seen == own_run) {
+        on_trap(number, info, context);
+        state->vector = NATIVE_NO_END;
+    }
+    seen = own_run;
+}
 
 int native_prepare(void)
 {
     struct sigaction action = {.sa_sigaction = on_trap,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP};
+    sigaddset(&action.sa_mask, SIGVTALRM);
     for (unsigned i = 0; i < sizeof signals / sizeof signals[0]; i++)
         if (sigaction(signals[i], &action, NULL) < 0)
             return -1;
     return 0;
+}
+
+int native_limit(void)
+{
+    struct sigaction action = {.sa_sigaction = on_tick,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGVTALRM};
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    stack_t alternate = {.ss_sp = tick_stack, .ss_size = sizeof tick_stack};
+    struct itimerspec interval = {{0, 5000000}, {0, 5000000}};
+    if (sigaltstack(&alternate, NULL) < 0 || sigaction(SIGVTALRM, &action, NULL) < 0 ||
+        timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) < 0)
+        return -1;
+    return timer_settime(timer, 0, &interval, NULL);
+}
+
+void native_lift_limit(void)
+{
+    stack_t none = {.ss_flags = SS_DISABLE};
+    timer_delete(timer);
+    sigaltstack(&none, NULL);
 }
 
 void native_run(struct native_state *state)
@@ -163,14 +204,16 @@ void native_run(struct native_state *state)
     // Tests run in parallel, and there is one guest state and one stack for the handler.
     pthread_mutex_lock(&lock);
     stack_t alternate = {.ss_sp = handler_stack, .ss_size = sizeof handler_stack};
-    stack_t none = {.ss_flags = SS_DISABLE};
-    if (sigaltstack(&alternate, NULL) == 0) {
+    stack_t usual;
+    if (sigaltstack(&alternate, &usual) == 0) {
+        own_run = ++run_number;
         current = state;
         if (state->cs == 0)
             native_enter(state);
         else
             native_enter_far(state);
-        sigaltstack(&none, NULL);
+        own_run = 0;
+        sigaltstack(&usual, NULL);
     }
     pthread_mutex_unlock(&lock);
 }
@@ -179,8 +222,19 @@ void *native_map(uint64_t address, uint64_t size, int executable)
 {
     int protection = PROT_READ | PROT_WRITE | (executable ? PROT_EXEC : 0);
     void *result = mmap((void *)address, size, protection,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     return result == MAP_FAILED ? NULL : result;
+}
+
+int native_map_again(void *mapping, uint64_t size, uint64_t address)
+{
+    void *place = mmap((void *)address, size, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (place == MAP_FAILED)
+        return -1;
+    // Of a shared mapping, a length of 0 makes a second one.
+    void *result = mremap(mapping, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+    return result == MAP_FAILED ? -1 : 0;
 }
 
 int native_set_segment(unsigned entry, uint32_t base, uint32_t limit, unsigned attributes)

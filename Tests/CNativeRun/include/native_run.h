@@ -33,6 +33,15 @@ void *_Nullable native_map(uint64_t address, uint64_t size, int executable);
 int native_prepare(void);
 void native_run(struct native_state *state);
 
+// Until the limit is lifted, a run of this thread that takes more than 10 ms of the processor ends
+// with this vector.
+#define NATIVE_NO_END 255
+int native_limit(void);
+void native_lift_limit(void);
+
+// Maps what native_map has mapped at another address (which must be free) as well. Returns 0, or -1.
+int native_map_again(void *mapping, uint64_t size, uint64_t address);
+
 // Makes a segment in the process's local descriptor table, `limit` in bytes and `attributes` as
 // bits 40-55 of a descriptor has them. Returns its selector, or -1 where the kernel has no LDT.
 int native_set_segment(unsigned entry, uint32_t base, uint32_t limit, unsigned attributes);

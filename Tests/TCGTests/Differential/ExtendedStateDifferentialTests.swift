@@ -3,6 +3,7 @@ import Core
 import Glibc
 import Testing
 
+@testable import Differential
 @testable import TCG
 
 extension HostTests {

@@ -3,6 +3,7 @@ import Glibc
 import TCGDecoder
 import Testing
 
+@testable import Differential
 @testable import TCG
 
 /// The segments that a series of comparisons runs in: code, stack and data as descriptors have
@@ -93,7 +94,7 @@ extension HostTests {
         unsafe pristine = .allocate(byteCount: Self.size, alignment: 16)
         for offset in stride(from: 0, to: Self.size, by: 8) {
             unsafe pristine.storeBytes(
-                of: LeafTests.value(&random), toByteOffset: offset, as: UInt64.self)
+                of: StateComparison.value(&random), toByteOffset: offset, as: UInt64.self)
         }
         unsafe nativeData.copyMemory(from: pristine, byteCount: Self.size)
         unsafe guest.data.copyMemory(from: pristine, byteCount: Self.size)
@@ -117,7 +118,7 @@ extension HostTests {
             if instruction.mnemonic == .maskmovq || instruction.mnemonic == .maskmovdqu { continue }
             unsafe native.pointee = native_state()
             enterUserMode()
-            unsafe LeafTests.randomise(native, guest.cpu, &random, isFloating: wanted == .x87)
+            unsafe StateComparison.randomise(native, guest.cpu, &random, isFloating: wanted == .x87)
             // What jumps to other segments does not load them.
             unsafe native.pointee.has_upper = 0
             guest.cpu.fields.hasUpperHalves = 0
@@ -255,7 +256,7 @@ extension HostTests {
         if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
         if (expected.rflags ^ ending.flags) & RFLAGS.df != 0 { return "DF differs" }
         if hasUndefinedResult(instruction) { return nil }
-        let text = unsafe LeafTests.difference(
+        let text = unsafe StateComparison.difference(
             native, guest.cpu, mask: mask, instruction.mnemonic)
         if let text { return text }
         for offset in 0..<Self.size {

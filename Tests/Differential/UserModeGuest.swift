@@ -10,6 +10,10 @@ import Core
     static let dataBase: UInt64 = 0x1000_0000
     static let dataSize: UInt64 = 0x2000
     static let codeBase: UInt64 = 0x2000_0000
+    static let codeSize: UInt64 = 0x2000
+    /// Where the code is as well, above 4 GiB, where blocks move.
+    static let otherCodeBases: [UInt64] =
+        (0..<12).flatMap { [0x700_0000_0000 + $0 * 0x4000, 0x6400_0000_0000 + $0 * 0x4000] }
     /// Low memory, present for the supervisor only; natively there is nothing.
     static let lowSize: UInt64 = 0x20000
 
@@ -49,7 +53,7 @@ import Core
         }
         let regions = [
             try region(0, Self.lowSize), try region(Self.dataBase, Self.dataSize),
-            try region(Self.codeBase, 0x1000),
+            try region(Self.codeBase, Self.codeSize),
         ]
         memory = try GuestMemory(regions)
         unsafe low = regions[0].base
@@ -97,7 +101,18 @@ import Core
             put(tables + 0x4000 + page * 8, Self.dataBase + page << 12 | 7 | 1 << 63)
         }
         put(tables + 0x2000 + (Self.codeBase >> 21) * 8, tables + 0x5000 | 7)
-        put(tables + 0x5000, Self.codeBase | 7)
+        for page in 0..<Self.codeSize >> 12 {
+            put(tables + 0x5000 + page * 8, Self.codeBase + page << 12 | 7)
+        }
+        put(tables + 0x6000, tables + 0x7000 | 7)
+        put(tables + 0x7000, tables + 0x8000 | 7)
+        for base in Self.otherCodeBases {
+            put(tables + (base >> 39 & 511) * 8, tables + 0x6000 | 7)
+            for page in 0..<Self.codeSize >> 12 {
+                let entry = tables + 0x8000 + (base >> 12 & 511 + page) * 8
+                put(entry, Self.codeBase + page << 12 | 7)
+            }
+        }
     }
 
     private func loadState() {
@@ -121,8 +136,8 @@ import Core
         unsafe state.pointee.isLongMode = true
     }
 
-    /// Puts the CPU into user mode at the start of the code page.
-    func enterUserMode() {
+    /// Puts the CPU into user mode at an address, by itself the start of the code.
+    func enterUserMode(at address: UInt64 = UserModeGuest.codeBase) {
         let state = unsafe cpu.state
         var codeSegment = Segment()
         codeSegment.selector = 0x2B
@@ -139,7 +154,7 @@ import Core
         unsafe state.pointee.cpl = 3
         unsafe state.pointee.isHalted = false
         unsafe state.pointee.systemFlags = 2
-        unsafe state.pointee.rip = Self.codeBase
+        unsafe state.pointee.rip = address
         cpu.updateMode()
     }
 
@@ -152,10 +167,23 @@ import Core
         var rsp: UInt64
     }
 
-    /// Runs until the first exception; `nil` if there was none within the budget.
-    func run() -> Ending? {
-        cpu.budget = 10_000
-        for _ in 0..<100 where unsafe !cpu.state.pointee.isHalted { cpu.execute() }
+    /// Begins a new generation of code.
+    func reloadCR3() { try? cpu.loadCR3(Self.pageTables) }
+
+    /// Runs until the first exception; `nil` if there was none within 20,000 instructions. The CPU
+    /// is left, and goes on, each time `slice` instructions have run.
+    func run(slice: Int64 = 20_000) -> Ending? {
+        unsafe cpu.state.pointee.pendingEffect = 1
+        let start = cpu.fields.retired
+        for _ in 0..<20_000 {
+            if cpu.fields.isHalted || cpu.fields.isShutDown { break }
+            if cpu.fields.retired - start >= 20_000 { break }
+            cpu.budget = slice
+            vcpu.block.clearExitRequest()
+            cpu.execute()
+        }
+        unsafe cpu.state.pointee.pendingEffect = 0
+        vcpu.block.clearExitRequest()
         guard unsafe cpu.state.pointee.isHalted else { return nil }
         let rip = unsafe cpu.state.pointee.rip
         let vector = (rip - 1 - Self.handlers) / 16
