@@ -352,6 +352,9 @@ struct NoNativeRun: Error {}
     private func restore(_ length: Int, at offset: Int = 0) {
         unsafe memset(nativeCode + offset, 0xCC, length + 1)
         unsafe memset(guest.code + offset, 0xCC, length + 1)
+        // A wild jump may come back here in the next sequence.
+        guest.cpu.invalidateCode(
+            physical: UserModeGuest.codeBase + UInt64(offset), count: length + 1)
         let size = Int(UserModeGuest.dataSize)
         if unsafe memcmp(nativeData, pristine, size) != 0 {
             unsafe nativeData.copyMemory(from: pristine, byteCount: size)
