@@ -45,8 +45,6 @@
     var operationCount: UInt16 = 0
     /// The block may not be found again: its bytes are not in memory.
     var isTransient = false
-    /// How often it has been renewed with others of its page since it was last looked up itself.
-    var renewals: UInt8 = 0
 
     /// RIP after the last instruction, and where its direct branch goes.
     var nextRIP: UInt64

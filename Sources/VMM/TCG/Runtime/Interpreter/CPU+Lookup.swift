@@ -66,8 +66,7 @@ extension CPU {
         counters.lookups &+= 1
         // Before the page is noted: the note must outlive the new generation.
         if cache.free < Self.largestBlock { startAgain() }
-        var isNew = false
-        let page = try fetchPage(cache, linear, isNew: &isNew)
+        let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)
         let modeKey = unsafe state.pointee.modeKey
         let key = single ? modeKey | ModeKey.singleStep : modeKey
@@ -88,12 +87,10 @@ extension CPU {
         let block: Block
         if let found, renew(cache, found, linear) {
             block = found
-            unsafe found.header.pointee.renewals = 0
             counters.found &+= 1
         } else {
             block = try buildBlock(cache, page, linear, key: key)
         }
-        if isNew && !single { renewPage(cache, page, key: key, at: linear) }
         if !single && !block.isTransient {
             unsafe jumpEntry(linear).pointee = JumpEntry(
                 linear: linear, key: lookupKey, block: block.address)
@@ -103,11 +100,7 @@ extension CPU {
 
     /// The page of code at a linear address, which is translated and marked once in a generation.
     /// If another CPU's write takes the mark away meanwhile, a new generation is about to begin.
-    ///
-    /// - Parameter isNew: set if this is the first look at it.
-    private func fetchPage(
-        _ cache: CodeCache, _ linear: UInt64, isNew: inout Bool
-    ) throws(Fault) -> FetchPage {
+    private func fetchPage(_ cache: CodeCache, _ linear: UInt64) throws(Fault) -> FetchPage {
         let page = linear >> 12
         let index = Int(page ^ page >> 6) & (CodeCache.fetchEntries - 1)
         // SAFETY: the table has as many entries.
@@ -116,7 +109,6 @@ extension CPU {
             return unsafe FetchPage(
                 physical: entry.pointee.physical, host: entry.pointee.host)
         }
-        isNew = true
         let found = try translateFetch(linear)
         if unsafe found.host != nil { markCode(physical: found.physical) }
         unsafe entry.pointee = FetchEntry(

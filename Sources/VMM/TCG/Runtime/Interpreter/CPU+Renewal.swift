@@ -23,34 +23,6 @@ extension CPU {
         return true
     }
 
-    /// Each look costs a way out of translated code and back. So with the first block of a page that
-    /// is looked up in a generation the others are compared and renewed, too: those that have been
-    /// looked up themselves a short time ago, because nobody knows which of them will run. They are
-    /// not moved, which takes longer than a look.
-    ///
-    /// - Parameter linear: where the page is.
-    func renewPage(_ cache: CodeCache, _ page: FetchPage, key: UInt32, at linear: UInt64) {
-        guard is64Bit, let host = unsafe page.host else { return }
-        let (generation, linear) = (codeGeneration, linear & ~0xFFF)
-        cache.forEachBlock(in: page.physical) { block in
-            let header = unsafe block.header
-            guard unsafe header.pointee.key == key, unsafe header.pointee.linear & ~0xFFF == linear,
-                block.generation != generation || !block.isHostCurrent(generation),
-                unsafe header.pointee.secondPage == UInt64.max && !header.pointee.isTransient,
-                unsafe header.pointee.renewals < Self.blindRenewals
-            else { return }
-            guard unsafe isSame(block, host) else {
-                _ = discard(block)
-                return
-            }
-            unsafe header.pointee.renewals += 1
-            if unsafe renew(cache, block, header.pointee.linear) { counters.renewed &+= 1 }
-        }
-    }
-
-    /// How often a block is renewed with others before it has to be looked up itself.
-    private static let blindRenewals: UInt8 = 8
-
     /// Moves a block, if that is necessary and possible, and lets the interpreter run it.
     private func settle(
         _ cache: CodeCache, _ block: Block, at linear: UInt64, _ generation: UInt32

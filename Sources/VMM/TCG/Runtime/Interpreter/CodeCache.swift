@@ -225,26 +225,6 @@ struct JumpEntry: BitwiseCopyable {
         Int(((physical >> 12) &* 0x9E37_79B9_7F4A_7C15) >> 50) & (Self.pageBuckets - 1)
     }
 
-    /// Calls `body` with the blocks that begin in a guest-physical page, as far as there are not
-    /// very many.
-    func forEachBlock(in page: UInt64, _ body: (Block) -> Void) {
-        var link = unsafe pageTable[pageBucket(page)]
-        var left = Self.blocksInPage
-        while link != 0 && left > 0 {
-            let block = block(link & ~1)
-            let header = unsafe block.header
-            let isSecond = link & 1 != 0
-            let next =
-                unsafe isSecond ? header.pointee.nextOnSecondPage : header.pointee.nextOnPage
-            if !isSecond, unsafe header.pointee.physical & ~0xFFF == page { body(block) }
-            link = next
-            left -= 1
-        }
-    }
-
-    /// More are not looked at one by one.
-    private static let blocksInPage = 1024
-
     /// Kills the blocks with bytes in `first...last`, which lies in one page. Returns whether no
     /// other blocks of the page are left.
     func invalidate(_ first: UInt64, _ last: UInt64) -> Bool {

@@ -8,8 +8,6 @@ struct CPUCounters: BitwiseCopyable {
     /// Blocks that such a look found, and how many were moved to where they were wanted.
     var found: UInt64 = 0
     var moved: UInt64 = 0
-    /// Blocks that came with the first one of their page.
-    var renewed: UInt64 = 0
     /// Blocks that were decoded, and the bytes of their instructions.
     var decoded: UInt64 = 0
     var decodedBytes: UInt64 = 0

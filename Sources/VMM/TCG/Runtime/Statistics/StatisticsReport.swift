@@ -31,7 +31,7 @@ struct StatisticsReport {
         add(
             "lookups", counters.lookups,
             "not answered by the jump cache: \(counters.found) found, of them \(counters.moved)"
-                + " moved, \(counters.renewed) renewed with them")
+                + " moved")
         add(
             "generations", counters.generations[0],
             "of supervisor mode's code, \(counters.generations[1]) of user mode's")
