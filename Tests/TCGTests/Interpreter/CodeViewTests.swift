@@ -84,12 +84,44 @@ struct CodeViewTests {
         #expect(machine.cpu.codeGeneration == supervisor)
     }
 
+    @Test("with identifiers, user code is still known where the guest comes back without a flush")
+    func identifiers() throws {
+        let machine = try machine(flags: Self.present | 0x100)
+        let (cpu, tables) = (machine.cpu, BareMachine.tables)
+        let noFlush: UInt64 = 1 << 63
+        #expect(run(machine) == 1)
+        cpu.fields.cr4 |= CR4.pcide
+        func enter(_ cr3: UInt64) throws -> UInt32 {
+            try cpu.writeControlRegister(3, cr3)
+            return cpu.fields.codeViews[1].generation
+        }
+        let zero = cpu.fields.codeViews[1].generation
+        let one = try enter(tables | 1 | noFlush)
+        #expect(one != zero, "nothing was known about it")
+        #expect(try enter(tables | noFlush) == zero)
+        #expect(try enter(tables | 1 | noFlush) == one)
+        let flushed = try enter(tables)
+        #expect(flushed != zero && flushed != one)
+        #expect(try enter(tables | 1 | noFlush) == one)
+        #expect(try enter((tables + 0x8000) | noFlush) != flushed, "another table")
+        #expect(try enter(tables | 1 | noFlush) == one)
+        // What ends it: a flush of its own, of all, and memory that may have changed.
+        #expect(try enter(tables | 2) > one)
+        cpu.dropCodeSpace(1)
+        let again = try enter(tables | 1 | noFlush)
+        #expect(again != one)
+        #expect(try enter(tables | 2 | noFlush) != again)
+        cpu.flushLocalCodeLookups()
+        #expect(try enter(tables | 1 | noFlush) != again)
+    }
+
     @Test("a view's count of generations never shows an old one again")
     func wrapping() {
-        var view = CodeView(generation: UInt32.max - 2)
-        let isNew = view.renew()
+        var latest = UInt32.max - 2
+        var view = CodeView(generation: latest)
+        let isNew = view.renew(&latest)
         #expect(isNew)
-        let isNewAgain = view.renew()
+        let isNewAgain = view.renew(&latest)
         #expect(!isNewAgain, "the generation of dead blocks")
     }
 

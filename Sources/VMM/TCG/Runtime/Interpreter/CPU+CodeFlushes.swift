@@ -7,10 +7,48 @@ extension CPU {
     }
 
     private func flushCodeLookups(view: Int) {
-        counters.generations[view] &+= 1
-        if view == 0 { codeCache?.supervisorCode.removeAll() }
-        if !fields.codeViews[view].renew() { invalidateAllCode() }
+        if view == 0 {
+            codeCache?.supervisorCode.removeAll()
+        } else {
+            codeCache?.savedSpaces.removeAll()
+        }
+        renewView(view)
     }
+
+    private func renewView(_ view: Int) {
+        counters.generations[view] &+= 1
+        if !startGeneration(view) { invalidateAllCode() }
+    }
+
+    /// - Returns: `false` when the count of generations has wrapped.
+    private func startGeneration(_ view: Int) -> Bool {
+        var latest = fields.latestGeneration
+        let isNew = fields.codeViews[view].renew(&latest)
+        fields.latestGeneration = latest
+        return isNew
+    }
+
+    /// The same after a change of CR3, which leaves code on global pages of supervisor mode alone.
+    /// With process-context identifiers, what is known about the old address space is kept, and what
+    /// was known about the new one comes back, if the guest does not ask for a flush.
+    func changeCodeSpace(from old: UInt64, to new: UInt64, keeps: Bool) {
+        if fields.codeViews[0].hasLocalCode { flushCodeLookups(view: 0) }
+        guard let cache = codeCache, fields.cr4 & CR4.pcide != 0 else {
+            return flushCodeLookups(view: 1)
+        }
+        if (old ^ new) & 0xFFF == 0 { return renewView(1) }
+        cache.savedSpaces.save(fields.codeViews[1], old)
+        if keeps, let view = cache.savedSpaces.take(new) {
+            fields.codeViews[1] = view
+            counters.returns &+= 1
+        } else {
+            cache.savedSpaces.drop(new)
+            renewView(1)
+        }
+    }
+
+    /// The same after a flush of one address space that is not the current one.
+    func dropCodeSpace(_ identifier: UInt64) { codeCache?.savedSpaces.drop(identifier) }
 
     /// The same after the guest has flushed all translations: supervisor mode's code may go on where
     /// the page tables still say where it is.
@@ -33,10 +71,10 @@ extension CPU {
         return isSame
     }
 
-    /// The same after a change that leaves code on global pages of supervisor mode alone: a new
-    /// address space, and a device that has been told something and may write to memory without
-    /// the processor. Code that systems with global pages read from devices goes to pages that are
-    /// mapped afterwards, and that were taken out of the TLB when they had another use.
+    /// The same after a change that leaves code on global pages of supervisor mode alone: a device
+    /// has been told something, or has something to tell, and may have written to memory. Code that
+    /// systems with global pages read from devices goes to pages that are mapped afterwards, and
+    /// that were taken out of the TLB when they had another use.
     func flushLocalCodeLookups() {
         if fields.codeViews[0].hasLocalCode { flushCodeLookups(view: 0) }
         flushCodeLookups(view: 1)
@@ -47,7 +85,9 @@ extension CPU {
         if fields.codeViews[0].mayHaveCode(at: linear) && !keepsSupervisorCode() {
             flushCodeLookups(view: 0)
         }
-        if fields.codeViews[1].mayHaveCode(at: linear) { flushCodeLookups(view: 1) }
+        // A global page is all address spaces'.
+        codeCache?.savedSpaces.removeAll(at: linear)
+        if fields.codeViews[1].mayHaveCode(at: linear) { renewView(1) }
     }
 
     /// Bytes at a guest-physical address are about to change or have changed.
@@ -71,9 +111,12 @@ extension CPU {
         cache.forEachPage { unmarkCode(physical: $0) }
         cache.removeAll()
         cache.supervisorCode.removeAll()
+        cache.savedSpaces.removeAll()
         removeTargets()
-        for view in 0..<2 where !fields.codeViews[view].renew() {
-            fields.codeViews[view] = CodeView()
+        for view in 0..<2 where !startGeneration(view) {
+            // There are no blocks of old generations any more.
+            fields.latestGeneration = 1
+            fields.codeViews = InlineArray(repeating: CodeView())
         }
     }
 }

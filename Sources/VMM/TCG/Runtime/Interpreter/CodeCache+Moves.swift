@@ -51,6 +51,8 @@ extension CodeCache {
     /// Moves a block, which may not run in this generation, to another linear address.
     func move(_ block: Block, to linear: UInt64, generation: UInt32) {
         let header = unsafe block.header
+        // It, or code that it is part of, might run there without being looked up again.
+        savedSpaces.removeAll()
         loosenLinks(to: block, generation: generation)
         let distance = unsafe linear &- header.pointee.linear
         unsafe header.pointee.formerPages.append(header.pointee.linear)

@@ -64,6 +64,9 @@ struct JumpEntry: BitwiseCopyable {
     /// The translations by which supervisor mode's code was fetched.
     var supervisorCode = CodeTranslations()
 
+    /// What is known about the code of other address spaces.
+    var savedSpaces = SavedSpaces()
+
     /// Where instruction bytes are collected for decoding.
     let scratch: UnsafeMutablePointer<UInt8>
     static let scratchSize = 64 * 15 + 32

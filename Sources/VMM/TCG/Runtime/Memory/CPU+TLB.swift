@@ -142,8 +142,20 @@ extension CPU {
         fields.tlbLogCount = 0
     }
 
-    /// Drops all but global pages.
+    /// Drops all but global pages, and what is known about user mode's code.
     func flushNonGlobal() {
+        flushNonGlobalEntries()
+        flushLocalCodeLookups()
+    }
+
+    /// The same for a new address space.
+    /// - Parameter keeps: the guest says that what was known about it is still right.
+    func changeSpace(from old: UInt64, to new: UInt64, keeps: Bool) {
+        flushNonGlobalEntries()
+        changeCodeSpace(from: old, to: new, keeps: keeps)
+    }
+
+    private func flushNonGlobalEntries() {
         counters.spaceFlushes &+= 1
         let count = fields.tlbLogCount
         if count > TLB.logCapacity {
@@ -162,7 +174,6 @@ extension CPU {
             }
         }
         fields.tlbLogCount = 0
-        flushLocalCodeLookups()
     }
 
     /// Drops what is cached for one linear address, global or not, and whatever else came from

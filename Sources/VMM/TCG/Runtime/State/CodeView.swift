@@ -32,11 +32,13 @@ struct CodeView: BitwiseCopyable {
         hasHugeCode || pages.mayHold(linear >> 12) || largePages.mayHoldLarge(linear)
     }
 
-    /// Nothing is known any more. Returns `false` when the count has wrapped, so that old blocks
-    /// would look current.
-    mutating func renew() -> Bool {
-        self = CodeView(generation: generation &+ 1)
-        return generation != UInt32.max && generation != 0
+    /// Nothing is known any more.
+    /// - Parameter latest: the latest of all generations so far.
+    /// - Returns: `false` when the count has wrapped, so that old blocks would look current.
+    mutating func renew(_ latest: inout UInt32) -> Bool {
+        latest &+= 1
+        self = CodeView(generation: latest)
+        return latest != UInt32.max && latest != 0
     }
 
     init(generation: UInt32 = 1) { self.generation = generation }

@@ -197,6 +197,8 @@ struct TableRegister: BitwiseCopyable {
     /// Its room for a block of one operation.
     // SAFETY: as above.
     var singleBlock: UnsafeMutablePointer<BlockHeader>?
+    /// The latest generation of decoded code.
+    var latestGeneration: UInt32 = 1
     /// What is known of decoded code: of supervisor mode's, and of user mode's.
     var codeViews = InlineArray<2, CodeView>(repeating: CodeView())
     /// No other CPU runs: LOCK has no effect. Blocks depend on it; see `invalidateAllCode`.

@@ -18,6 +18,8 @@ struct CPUCounters: BitwiseCopyable {
     var flushes: UInt64 = 0
     /// New generations of supervisor mode's code, and of user mode's.
     var generations = InlineArray<2, UInt64>(repeating: 0)
+    /// Changes of the address space to one whose code was still known.
+    var returns: UInt64 = 0
 
     // Translated code (Translator/).
 

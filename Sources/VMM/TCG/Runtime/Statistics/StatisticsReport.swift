@@ -34,7 +34,8 @@ struct StatisticsReport {
                 + " moved")
         add(
             "generations", counters.generations[0],
-            "of supervisor mode's code, \(counters.generations[1]) of user mode's")
+            "of supervisor mode's code, \(counters.generations[1]) of user mode's;"
+                + " \(counters.returns) returns to an address space")
         add(
             "killed blocks", cache?.killCount ?? 0,
             "by writes, \(counters.outdated) because memory had changed")

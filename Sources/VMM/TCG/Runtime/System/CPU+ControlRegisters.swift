@@ -93,14 +93,17 @@ extension CPU {
             flushCodeLookups()
             return
         }
-        try loadCR3(new)
+        try loadCR3(new, keeps: keeps)
     }
 
     /// Loads CR3 and, in PAE mode, the registers behind it; drops the old address space.
-    func loadCR3(_ value: UInt64) throws(Fault) {
+    ///
+    /// - Parameter keeps: with PCIDs, what was known about the new one is still right.
+    func loadCR3(_ value: UInt64, keeps: Bool = false) throws(Fault) {
         if usesPAE { try loadPDPTEs(value) }
+        let old = fields.cr3
         fields.cr3 = value
-        flushNonGlobal()
+        changeSpace(from: old, to: value, keeps: keeps)
     }
 
     private var usesPAE: Bool {
@@ -167,13 +170,18 @@ extension CPU {
         if type <= 1 && (first & ~0xFFF != 0 || (!hasPCID && first != 0)) {
             throw .generalProtection(0)
         }
-        // Nothing is cached for any but the current address space.
+        // Nothing but code is known about any but the current address space.
         let isCurrent = !hasPCID || first == fields.cr3 & 0xFFF
         switch type {
         case 0:
             if !isCanonical(linear) { throw .generalProtection(0) }
-            if isCurrent { flushPage(linear) }
-        case 1: if isCurrent { flushNonGlobal() }
+            if isCurrent { flushPage(linear) } else { dropCodeSpace(first) }
+        case 1:
+            if isCurrent {
+                changeSpace(from: fields.cr3, to: fields.cr3, keeps: false)
+            } else {
+                dropCodeSpace(first)
+            }
         case 2: flushTranslations()
         default: flushNonGlobal()
         }
