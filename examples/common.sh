@@ -226,6 +226,38 @@ fetch_agent() {
     mv "$new" "$CACHE/agent.d"
 }
 
+# A QEMU that can migrate shared folders (8.2 or newer), from Debian's backports, beside the one that is
+# installed: $CACHE/qemu/qemu-system-x86_64. Fails where the network does not offer it.
+fetch_new_qemu() {
+    [ -x "$CACHE/qemu/qemu-system-x86_64" ] && return
+    local folder new root site options package
+    folder=$(realpath "$CACHE")
+    new=$folder/qemu.new
+    root=$folder/qemu/root
+    site=$(apt-get indextargets --format '$(REPO_URI)' 'Component: main' | head -n 1)
+    rm -rf "$CACHE/qemu" "$new"
+    mkdir -p "$new"/{lists,cache/archives}/partial "$new/root"
+    # Lists of its own: nothing that apt knows of the host changes.
+    echo "deb ${site:-http://deb.debian.org/debian} $(. /etc/os-release; echo "$VERSION_CODENAME")-backports main" \
+        >"$new/sources.list"
+    options=(-qq -o "Dir::Etc::SourceList=$new/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$new/lists" -o "Dir::Cache=$new/cache" -o APT::Sandbox::User=root)
+    say "Fetching a newer QEMU"
+    (cd "$new/cache" && timeout 60 apt-get "${options[@]}" update &&
+        timeout 60 apt-get "${options[@]}" download qemu-system-{x86,common,data} seabios) || return
+    for package in "$new"/cache/*.deb; do dpkg-deb -x "$package" "$new/root" || return; done
+    rm -rf "$new/cache" "$new/lists" "$new/root/usr/share/doc"
+    # Its libraries are those of the one that is installed, which are Debian's own.
+    cat >"$new/qemu-system-x86_64" <<END
+#!/bin/sh
+export QEMU_MODULE_DIR=$root/usr/lib/x86_64-linux-gnu/qemu
+exec $root/usr/bin/qemu-system-x86_64 -L $root/usr/share/qemu -L $root/usr/share/seabios "\$@"
+END
+    chmod 755 "$new/qemu-system-x86_64"
+    mv "$new" "$CACHE/qemu"
+    "$CACHE/qemu/qemu-system-x86_64" --version >/dev/null || { rm -rf "$CACHE/qemu"; return 1; }
+}
+
 # Everything a guest needs but its disk.
 prepare_guest() {
     mkdir -p "$CACHE"

@@ -39,7 +39,9 @@ struct FolderStateTarget: FuzzTarget {
         try parent.file("share/file", [1, 2, 3])
         try parent.file("share/folder/a", [1])
         let options = try FSOptions(
-            FSOptions.schema.parse("path=\(share),posix-lock=on,flock=on,cache-size=2M"))
+            FSOptions.schema.parse(
+                "path=\(share),posix-lock=on,flock=on,cache-size=2M,migration-on-error=guest-error")
+        )
         fileSystem = try FileSystem(SharedFolder(options), options)
         device = FSDevice(options) { [fileSystem] in fileSystem }
         known = ["file", "folder", "link", "folder/a"].map { name in

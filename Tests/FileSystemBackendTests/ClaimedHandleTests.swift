@@ -13,7 +13,7 @@ import VhostUser
     "Shared folder: handles in a state of another process",
     .enabled(if: FileHandlesTests.areToBeHad))
 struct ClaimedHandleTests {
-    private static let options = "inode-file-handles=mandatory"
+    private static let options = "inode-file-handles=mandatory,migration-on-error=guest-error"
 
     private let rig: SharedFolderRig
     /// In the same file system.
@@ -25,12 +25,14 @@ struct ClaimedHandleTests {
     }
 
     /// A node and an open file of it, as a state has them.
-    private func state(of fd: Int32, _ place: ClosedNode.Place = .nowhere) throws -> [UInt8] {
+    private func state(
+        of fd: Int32, _ place: ClosedNode.Place = .nowhere, in other: SharedFolderRig? = nil
+    ) throws -> [UInt8] {
         let status = try FileStatus.of(fd)
         var handle = clinux_file_handle()
         try #require(unsafe clinux_get_handle(fd, &handle) == 0)
         var writer = FolderState.Writer(
-            rootInode: rig.fileSystem.nodes.root.key.inode, abilities: 0)
+            rootInode: (other ?? rig).fileSystem.nodes.root.key.inode, abilities: 0)
         writer.putCount(1)
         writer.put(
             SavedNode(
@@ -113,6 +115,26 @@ struct ClaimedHandleTests {
             try rig.folder.file("deleted (deleted)", [2])
             #expect(try errors(state(of: file.rawValue)) == [ESTALE, ESTALE])
         }
+    }
+
+    @Test("unless whoever brings the state is trusted")
+    func deletedTrusted() throws {
+        let rig = try SharedFolderRig("inode-file-handles=mandatory,migration-mode=file-handles")
+        let made = try rig.create("file", O_RDWR)
+        let (node, handle) = (made.nodeID, made[128, UInt64.self])
+        #expect(try rig.write(node, handle, at: 0, [1]).error == 0)
+        #expect(try rig.call(FUSE.unlink, FUSE.root, FUSE.text("file")).error == 0)
+        for round in 1...2 {
+            try rig.handOver()
+            #expect(try rig.read(node, handle, at: 0, 1).bytes == [UInt8(round)])
+            #expect(try rig.write(node, handle, at: 0, [UInt8(round + 1)]).error == 0)
+        }
+        // What has a name elsewhere is none of the guest's all the same.
+        let secret = opened(try outside.file("secret", [1]))
+        let refused = try state(of: secret.rawValue, in: rig)
+        rig.device.reset()
+        #expect(throws: VirtioDeviceError.self) { try rig.device.loadState(refused) }
+        #expect(rig.fileSystem.nodes.count == 0 && rig.fileSystem.handles.count == 0)
     }
 
     @Test("one that has a name outside as well is found by that in the folder")

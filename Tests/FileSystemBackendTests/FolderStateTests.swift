@@ -10,7 +10,7 @@ import VhostUser
 @Suite("Shared folder: another process takes over a program's files") struct FolderStateTests {
     private let rig: SharedFolderRig
 
-    init() throws { rig = try SharedFolderRig() }
+    init() throws { rig = try SharedFolderRig("migration-on-error=guest-error") }
 
     private func makeFolder(_ name: String) throws {
         try #require(unsafe mkdir(rig.folder[name], 0o755) == 0)
@@ -188,6 +188,44 @@ import VhostUser
         #expect(try rig.read(replaced, handle, at: 0, 10).bytes == [2])
     }
 
+    @Test("who has a file open that is removed goes over to nobody, and goes on")
+    func refusedBefore() throws {
+        let rig = try SharedFolderRig()
+        let made = try rig.create("file")
+        let (node, handle) = (made.nodeID, made[128, UInt64.self])
+        #expect(try rig.call(FUSE.unlink, FUSE.root, FUSE.text("file")).error == 0)
+        rig.device.reset()
+        #expect(throws: VirtioDeviceError.self) { try rig.device.saveState() }
+        for index in rig.lanes.indices { try rig.start(index) }
+        #expect(try rig.write(node, handle, at: 0, [1]).error == 0)
+        // One that is only known is no obstacle.
+        #expect(try rig.call(FUSE.release, node, littleEndian(handle, 0, 0)).error == 0)
+        try rig.handOver()
+    }
+
+    @Test("a file that is gone when another process looks for it is its refusal")
+    func refusedAfterwards() throws {
+        let rig = try SharedFolderRig()
+        let path = try rig.folder.file("file", [1])
+        _ = try rig.open(rig.node("file"), O_RDONLY)
+        #expect(throws: VirtioDeviceError.self) {
+            try rig.handOver { #expect(unsafe unlink(path) == 0) }
+        }
+        #expect(rig.fileSystem.nodes.count == 0 && rig.fileSystem.handles.count == 0)
+    }
+
+    @Test("what was stale before does not keep anybody from going over")
+    func staleAgain() throws {
+        let made = try rig.create("file")
+        let (node, handle) = (made.nodeID, made[128, UInt64.self])
+        #expect(try rig.call(FUSE.unlink, FUSE.root, FUSE.text("file")).error == 0)
+        try rig.handOver()
+        for _ in 1...2 {
+            try rig.handOver("migration-on-error=abort")
+            #expect(try rig.write(node, handle, at: 0, [1]).error == ESTALE)
+        }
+    }
+
     @Test("more files than a process has open go over")
     func many() throws {
         let rig = try SharedFolderRig("rlimit-nofile=128")
@@ -212,7 +250,7 @@ import VhostUser
         let made = try rig.create("file")
         let (node, handle) = (made.nodeID, made[128, UInt64.self])
         let reading = try rig.open(node, O_RDONLY)
-        try rig.handOver("readonly=on")
+        try rig.handOver("readonly=on,migration-on-error=guest-error")
         #expect(try rig.write(node, handle, at: 0, [1]).error != 0)
         #expect(try rig.read(node, handle, at: 0, 1).error == ESTALE)
         #expect(try rig.read(node, reading, at: 0, 1).error == 0)

@@ -49,7 +49,7 @@ import VhostUser
         "a file that its user may not open is stale, and its mode is never another one",
         .enabled(if: geteuid() == 0))
     func mode() throws {
-        let rig = try SharedFolderRig()
+        let rig = try SharedFolderRig("migration-on-error=guest-error")
         #expect(unsafe chmod(rig.folder.path, 0o755) == 0)
         // As git makes its objects.
         let made = try rig.create("file", O_RDWR, mode: 0o444)

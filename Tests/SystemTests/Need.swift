@@ -13,6 +13,8 @@ enum Need {
     case program(String)
     /// QEMU's own server of folders, which only root can run.
     case virtiofsd
+    /// QEMU 8.2 or newer, which can migrate shared folders.
+    case newQEMU
     case file(String, of: String)
     case root
     /// The program that tries what a sandbox forbids.
@@ -30,6 +32,8 @@ enum Need {
         case .program(let name) where Means.program(name) == nil: "there is no \(name)"
         case .virtiofsd where !Means.hasVirtiofsd:
             "QEMU's virtiofsd is not there, or this is not root"
+        case .newQEMU where Means.newQEMU == nil:
+            "there is no QEMU of version 8.2 or newer, on the host or as APUS_QEMU_NEW"
         case .file(let path, let package) where !Means.exists(path):
             "there is no file of the package \(package)"
         case .root where geteuid() != 0: "this takes root"

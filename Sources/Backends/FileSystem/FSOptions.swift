@@ -19,6 +19,20 @@ package struct FSOptions: Equatable, Sendable {
         case never, prefer, mandatory
     }
 
+    /// How another process finds what the guest knows, if it has no name any more.
+    package enum MigrationMode: String, CaseIterable, Sendable {
+        case findPaths = "find-paths"
+        case fileHandles = "file-handles"
+    }
+
+    /// What becomes of a state if the guest has files open that are not found again.
+    package enum MigrationError: String, CaseIterable, Sendable {
+        /// It is refused, and the guest stays where it is.
+        case abort
+        /// They are stale for the guest.
+        case guestError = "guest-error"
+    }
+
     package var path: String
     /// What a guest mounts; `nil`: the front end says.
     package var tag: String?
@@ -35,6 +49,8 @@ package struct FSOptions: Equatable, Sendable {
     /// The most descriptors that are open at a time, about.
     package var descriptorLimit: UInt64 = 1 << 20
     package var fileHandles = FileHandles.never
+    package var migrationMode = MigrationMode.findPaths
+    package var migrationError = MigrationError.abort
     package var hasExtendedAttributes = false
     package var hasAccessLists = false
     /// Guests' kernels send the security labels of what they make.
@@ -99,6 +115,17 @@ package struct FSOptions: Equatable, Sendable {
             help: "find such files again by what the file system calls them, also when the host "
                 + "has moved them; only for root with --sandbox chroot or off: prefer: where that "
                 + "can be; mandatory: or not at all")
+        static let migrationMode = OptionKey(
+            "migration-mode", .choice(MigrationMode.self), default: .findPaths,
+            help: "how files are found again that a migrating guest has open: find-paths: by their "
+                + "names; file-handles: those that are removed, too, by what the file system calls "
+                + "them, which takes inode-file-handles on both sides, and gives whoever brings the "
+                + "guest's state all removed files of the file system that are still open")
+        static let migrationError = OptionKey(
+            "migration-on-error", .choice(MigrationError.self), default: .abort,
+            help:
+                "if a migrating guest has files open that are not found again: abort: it does not "
+                + "migrate; guest-error: it does, and cannot use those")
         static let xattr = OptionKey(
             "xattr", .bool, default: false, help: "serve extended attributes")
         static let accessLists = OptionKey(
@@ -145,7 +172,8 @@ package struct FSOptions: Equatable, Sendable {
             Keys.path.any, Keys.tag.any, Keys.readOnly.any, Keys.cache.any, Keys.queueCount.any,
             Keys.queueSize.any, Keys.poll.any, Keys.helpers.any, Keys.notifications.any,
             Keys.descriptors.any,
-            Keys.fileHandles.any, Keys.cacheSize.any,
+            Keys.fileHandles.any, Keys.migrationMode.any, Keys.migrationError.any,
+            Keys.cacheSize.any,
             Keys.xattr.any,
             Keys.accessLists.any, Keys.labels.any,
             Keys.writeback.any, Keys.submounts.any, Keys.posixLocks.any, Keys.fileLocks.any,
@@ -165,6 +193,8 @@ package struct FSOptions: Equatable, Sendable {
         helperCount = Int(clamping: values[Keys.helpers])
         descriptorLimit = values[Keys.descriptors]
         fileHandles = values[Keys.fileHandles]
+        migrationMode = values[Keys.migrationMode]
+        migrationError = values[Keys.migrationError]
         hasExtendedAttributes = values[Keys.xattr]
         hasAccessLists = values[Keys.accessLists]
         takesLabels = values[Keys.labels]
@@ -206,6 +236,11 @@ package struct FSOptions: Equatable, Sendable {
         guard !writesBack || cache == .auto || cache == .always else {
             throw OptionError(
                 "writeback: with cache=\(cache.rawValue) guests keep no data; use auto or always")
+        }
+        guard migrationMode == .findPaths || fileHandles != .never else {
+            throw OptionError(
+                "migration-mode: to open files by handles takes inode-file-handles=mandatory or prefer"
+            )
         }
         // What Linux's driver maps at a time.
         guard cacheSize % (2 << 20) == 0, cacheSize <= DeviceWindow.maximumSize else {

@@ -62,7 +62,8 @@ final class FileSystem: Sendable {
             localDevice = FileWindow.suits(root.fd) ? root.key.device : .max
             nodes = NodeTable(
                 root: root, ledger, fileHandles,
-                openLimit: max(limit / 2 + limit / 8, 16))
+                openLimit: max(limit / 2 + limit / 8, 16),
+                takesNameless: options.migrationMode == .fileHandles)
         } catch {
             throw BackendError("the folder \(options.path) cannot be shared: \(error)")
         }

@@ -33,11 +33,12 @@ final class QEMU {
     }
 
     /// - Parameters:
+    ///   - program: another one than the host's own.
     ///   - guest: the folder with the kernel; `nil` if the firmware boots from a device.
     ///   - devices: further arguments, for example a disk.
     init(
         _ name: String, in folder: TestFolder, guest: String?, processor: Processor = .full,
-        devices: [String]
+        program: String = "qemu-system-x86_64", devices: [String]
     ) throws {
         let kernel = guest.map { guest in
             [
@@ -48,7 +49,7 @@ final class QEMU {
         monitorPath = folder["\(name).qmp"]
         let serial = folder["\(name).serial"]
         process = try Command.start(
-            "qemu-system-x86_64",
+            program,
             [
                 "-accel", "tcg", "-m", "256",
                 "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
@@ -81,6 +82,23 @@ final class QEMU {
 
     /// Talks to the monitor.
     func monitor() throws -> QMP { try QMP(path: monitorPath) }
+
+    /// Migrates the guest to the machine that listens on `channel`.
+    /// - Returns: what the monitor says of it in the end.
+    func migrate(to channel: String) throws -> String {
+        let monitor = try monitor()
+        try monitor.execute(
+            #"{"execute": "migrate", "arguments": {"uri": "unix:\#(channel)"}}"#)
+        let deadline = Clock.monotonic() + 120_000_000_000
+        while true {
+            let state = try monitor.execute(#"{"execute": "query-migrate"}"#)
+            if state.contains("\"completed\"") || state.contains("\"failed\"") { return state }
+            guard Clock.monotonic() < deadline else {
+                throw Command.Failure(description: "the migration does not end: \(state)")
+            }
+            usleep(50_000)
+        }
+    }
 }
 
 /// QEMU's monitor, as far as these tests need it: commands and answers are text.

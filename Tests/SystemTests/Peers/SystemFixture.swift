@@ -18,6 +18,19 @@ enum Means {
     static let virtiofsd = "/usr/lib/qemu/virtiofsd"
     static var hasVirtiofsd: Bool { isExecutable(virtiofsd) && geteuid() == 0 }
 
+    /// QEMU 8.2 or newer: what ./test has fetched, or the host's own.
+    static let newQEMU: String? = [
+        Setting.environment["APUS_QEMU_NEW"], program("qemu-system-x86_64"),
+    ].compactMap { $0 }.first { path in
+        guard let found = try? runTool(path, ["--version"]),
+            let version = found.output.split(separator: " ").first(where: {
+                $0.first?.isNumber == true
+            })
+        else { return false }
+        let numbers = version.split(separator: ".").prefix(2).compactMap { Int($0) }
+        return numbers.count == 2 && (numbers[0], numbers[1]) >= (8, 2)
+    }
+
     static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }
 
     /// A program of that name in the usual folders.

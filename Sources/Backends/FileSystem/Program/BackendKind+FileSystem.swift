@@ -19,10 +19,12 @@ extension BackendKind {
             OptionAlias("xattrmap", for: "xattrmap"),
             OptionAlias("thread-pool-size", for: "thread-pool-size"),
             OptionAlias("inode-file-handles", for: "inode-file-handles"),
+            OptionAlias("migration-mode", for: "migration-mode"),
+            OptionAlias("migration-on-error", for: "migration-on-error"),
             OptionAlias("translate-uid", for: "translate-uid"),
             OptionAlias("translate-gid", for: "translate-gid"),
         ],
-        capabilities: ["separate-options"],
+        capabilities: ["migrate-precopy", "separate-options"],
         servesFolder: true,
         config: FrontendConfig(
             keys: ["tag"],

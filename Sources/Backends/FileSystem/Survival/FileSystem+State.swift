@@ -7,7 +7,9 @@ internal import VhostUser
 // program that was started by itself has no keeper (Keeper.swift), so the next one opens all files
 // anew: each by its name in a folder that is known as well, by its path in the shared folder if it
 // was moved to one that is not, or by its handle where the process has the right to open such. What
-// cannot be found, or is another file by now, is stale for the driver, and nothing else is.
+// cannot be found, or is another file by now, is stale for the driver, and nothing else is. Unless
+// the user wants that (migration-on-error), a state with such files that are open is refused: best by
+// who saves it, because a front end may have let go of the guest when somebody else loads it.
 //
 // Whoever brings the state can at most have opened what a driver can open itself.
 extension FileSystem {
@@ -16,19 +18,36 @@ extension FileSystem {
 
     /// What another process needs to go on. Locks are given back for it: two processes cannot have
     /// them. No queue runs.
-    /// - Throws: it is too large; then nothing is given back.
+    /// - Throws: it is too large, or others would not find all that is open; then nothing is given back.
     func save(limit: Int = FolderState.sizeLimit) throws -> [UInt8] {
         try onThreadOfFiles { [self] in
             var writer = FolderState.Writer(
                 rootInode: nodes.root.key.inode, abilities: agreed, limit: limit)
             let open = handles.snapshot
-            try nodes.save(&writer)
+            let lost = try nodes.save(&writer)
+            try check(open, lost)
             try save(open, &writer)
             try save(mappings?.all ?? [], &writer)
             open.forEach { _, file in
                 if !file.isLost { file.unlockHeld() }
             }
             return writer.bytes
+        }
+    }
+
+    private func check(
+        _ open: SlotIDs<OpenFile>, _ lost: Set<UInt64>
+    ) throws(VirtioDeviceError) {
+        guard options.migrationError == .abort else { return }
+        var count = 0
+        open.forEach { _, file in
+            if !file.isLost, lost.contains(file.nodeID) { count += 1 }
+        }
+        guard count == 0 else {
+            throw VirtioDeviceError(
+                "\(count) files that the guest has open are removed, and nobody else could open them;"
+                    + " close them, or give migration-mode=file-handles, or"
+                    + " migration-on-error=guest-error to go without them")
         }
     }
 
@@ -40,7 +59,7 @@ extension FileSystem {
             let file = open[slot: index]?.item
             writer.put(
                 file.map { file in
-                    let flags = file.isLost ? 0 : clinux_fcntl(file.fd, F_GETFL, 0)
+                    let flags = file.isLost ? SavedFile.lost : clinux_fcntl(file.fd, F_GETFL, 0)
                     return SavedFile(
                         nodeID: file.nodeID, kind: file.kind,
                         flags: max(flags, 0) & SavedFile.keptFlags, lockOwner: file.lockOwner,
@@ -75,7 +94,8 @@ extension FileSystem {
     }
 
     /// Goes on with what `save` gave. No queue runs.
-    /// - Throws: what is wrong with it, or why nothing can be done; then nothing is changed.
+    /// - Throws: what is wrong with it, or why nothing can be done; then nothing is changed, or, if
+    ///   open files are not found, nothing is known.
     func load(_ bytes: [UInt8]) throws {
         guard ledger == nil else { throw BackendError("what is known comes from a ledger") }
         var reader = try FolderState.Reader(bytes)
@@ -97,21 +117,30 @@ extension FileSystem {
             let gone = nodes.openAll(until: deadline)
             if gone > 0 { fsLog(.info, "\(gone) files that the guest knows are not found again") }
             var table = handles.empty
-            for (generation, file) in open {
-                table.restore(file.map(opened), generation: generation)
+            var lost = 0
+            for (generation, saved) in open {
+                let file = saved.map(opened)
+                if file?.isLost == true, saved?.isLost == false { lost += 1 }
+                table.restore(file, generation: generation)
             }
+            try report(lost)
             handles.replace(with: table)
             locks.reload()
             lock(table)
-            var lost = 0
-            table.forEach { _, file in if file.isLost { lost += 1 } }
-            if lost > 0 {
-                fsLog(
-                    .warning,
-                    "\(lost) files that the guest has open are not found again, or may not be opened"
-                        + " by this user, and stale for it")
-            }
         }
+    }
+
+    /// - Throws: the guest is not to lose them.
+    private func report(_ lost: Int) throws {
+        if lost == 0 { return }
+        let text =
+            "\(lost) files that the guest has open are not found again, or may not be opened by this"
+            + " user"
+        guard options.migrationError == .abort else {
+            return fsLog(.warning, "\(text), and stale for it")
+        }
+        end()
+        throw BackendError("\(text); give migration-on-error=guest-error to go without them")
     }
 
     private func readMappings(
@@ -142,6 +171,7 @@ extension FileSystem {
 
     private func opened(_ saved: SavedFile) -> OpenFile {
         do throws(FUSEError) {
+            if saved.isLost { throw .stale }
             let node = try nodes.node(saved.nodeID)
             let file = OpenFile(
                 try open(saved, node), nodeID: saved.nodeID, saved.kind,

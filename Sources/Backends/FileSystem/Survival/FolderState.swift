@@ -14,7 +14,7 @@ internal import VhostUser
 //         look-ups u64, parent u64, type u8 (bits 15-12 of the mode), inode u64,
 //         [device u64], time at which it was made i64, nanoseconds u32, [text], [handle: type, bytes]
 //     number of open files' slots u32, and each: generation u32, kind u8 (0: none), and if it is used
-//         node u64, flags u32, lock owner u64, process u32, by u64, flock u8,
+//         node u64, flags u32 (O_ACCMODE: it was stale before), lock owner u64, process u32, by u64, flock u8,
 //         number of ranges u32, and each: start u64, end u64, kind u8
 //     number of mappings in the window u32, and each, in the order of their places:
 //         start u64, size u64, offset in the file u64, node u64, may be written to u8
@@ -38,6 +38,8 @@ struct SavedNode {
     /// A name, a path, or nowhere.
     var place: ClosedNode.Place
     var handle: clinux_file_handle?
+    /// Whether all of its names are removed, as far as this process knows.
+    var isRemoved = false
 }
 
 /// An open file that another process had.
@@ -48,6 +50,10 @@ struct SavedFile {
     var flags: Int32
     var lockOwner: LockOwner
     var held: HeldLocks
+
+    /// It was stale before.
+    static let lost = O_ACCMODE
+    var isLost: Bool { flags & O_ACCMODE == Self.lost }
 
     static let keptFlags = O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC
 }

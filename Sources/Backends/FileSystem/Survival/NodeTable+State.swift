@@ -8,14 +8,27 @@ internal import Synchronization
 extension NodeTable {
     // MARK: Saving
 
-    func save(_ writer: inout FolderState.Writer) throws(VirtioDeviceError) {
+    /// - Returns: those that no other process will find.
+    func save(_ writer: inout FolderState.Writer) throws(VirtioDeviceError) -> Set<UInt64> {
         let entries = state.withLock { $0.entries }
+        var lost: Set<UInt64> = []
         let search = NameSearch(self)
         writer.putCount(entries.slotCount)
         for index in 0..<entries.slotCount {
-            let node = entries[slot: index].flatMap { saved($0.item, search) }
+            let entry = entries[slot: index]
+            let node = entry.flatMap { saved($0.item, search) }
+            if let id = entry?.id, let node, !isFound(node) { lost.insert(id) }
             writer.put(node, generation: entries.generation(slot: index))
             try writer.checkSize()
+        }
+        return lost
+    }
+
+    /// Whether a process with the same options will find it.
+    private func isFound(_ node: SavedNode) -> Bool {
+        switch node.place {
+        case .name, .path: true
+        case .handle, .nowhere: node.handle != nil && (takesNameless || !node.isRemoved)
         }
     }
 
@@ -31,6 +44,7 @@ extension NodeTable {
             guard let status = try? open.status() else { return node }
             node.seconds = status.btime
             node.nanoseconds = status.btime_ns
+            node.isRemoved = status.links == 0
             (node.parent, node.place) = search.place(of: open, in: entry.parent, status)
             if !node.isOnOtherMount { node.handle = fileHandles?.handle(of: open) }
         case .closed(let closed):

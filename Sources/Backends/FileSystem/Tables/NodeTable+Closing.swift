@@ -130,11 +130,13 @@ extension NodeTable {
 
     /// Opens a file by the handle that it has by another process's state. A handle leads to wherever
     /// in its file system the file lies, and whoever brings a state may make one up: the file counts
-    /// only if it is found beneath the shared folder. What has no name any more is not.
+    /// only if it is found beneath the shared folder. What has no name any more is not, and counts
+    /// only if the user trusts those who bring states.
     private func openClaimed(_ id: UInt64, _ closed: ClosedNode, closesOthers: Bool) -> Node? {
         guard let claim = closed.claim, let fileHandles, let fd = try? fileHandles.open(claim),
             let status = try? FileStatus.of(fd.rawValue), closed.isSame(status),
-            SharedPaths(root).holds(fd.rawValue, Node.Key(status))
+            takesNameless && status.links == 0
+                || SharedPaths(root).holds(fd.rawValue, Node.Key(status))
         else { return nil }
         return try? setOpen(id, closed, fd, closesOthers: closesOthers)
     }

@@ -48,17 +48,21 @@ final class NodeTable: Sendable {
     let fileHandles: FileHandles?
     /// How many may be open.
     let openLimit: Int
+    /// Whether handles of another process's state may lead to files without a name.
+    let takesNameless: Bool
     /// How many are closed; written under the lock.
     let closedCount = Atomic<Int>(0)
 
     /// - Parameter ledger: holds what is known already.
     init(
-        root: Node, _ ledger: Ledger?, _ fileHandles: FileHandles? = nil, openLimit: Int = .max
+        root: Node, _ ledger: Ledger?, _ fileHandles: FileHandles? = nil, openLimit: Int = .max,
+        takesNameless: Bool = false
     ) {
         self.root = root
         self.fileHandles = fileHandles
         self.ledger = ledger
         self.openLimit = openLimit
+        self.takesNameless = takesNameless
         var known = State()
         var closed = 0
         if let ledger {
