@@ -144,6 +144,33 @@ struct StringTests {
         #expect(compare.cpu[6] == 0x20_1135 && !compare.cpu.zeroFlag)
     }
 
+    @Test("STOS and MOVS without REP in translated code", arguments: [1, 2, 4, 8])
+    func elements(size: UInt64) throws {
+        let width: [UInt8] = size == 2 ? [0x66] : size == 8 ? [0x48] : []
+        let wide: UInt8 = size == 1 ? 0 : 1
+        // One behind the other, inside a page and into the next one; both ways.
+        for (offset, isBackwards) in [(0x10, false), (0x1000 - size - 1, false), (0x20, true)] {
+            let code = width + [0xA4 | wide] + width + [0xAA | wide] + width + [0xA4 | wide]
+            let machine = try machine([isBackwards ? 0xFD : 0xFC] + code + [0xFC])
+            let cpu = machine.cpu
+            let value: UInt64 = 0x8877_6655_4433_2211
+            (cpu[0], cpu[6], cpu[7]) = (value, 0x20_0003 + offset, 0x30_0000 + offset)
+            machine.runUntilHalt()
+            let step = isBackwards ? 0 &- size : size
+            #expect(cpu[6] == 0x20_0003 + offset &+ 2 &* step)
+            #expect(cpu[7] == 0x30_0000 + offset &+ 3 &* step)
+            for byte in 0..<size {
+                func copied(_ number: UInt64) -> UInt8 {
+                    machine.get(0x30_0000 + offset &+ number &* step + byte, as: UInt8.self)
+                }
+                let source = offset + 3 + byte
+                #expect(copied(0) == UInt8(truncatingIfNeeded: source &* 7))
+                #expect(copied(1) == UInt8(truncatingIfNeeded: value >> (8 * byte)))
+                #expect(copied(2) == UInt8(truncatingIfNeeded: (source &+ step) &* 7))
+            }
+        }
+    }
+
     @Test(
         "REP STOS and MOVS in translated code, at and around the end of a page",
         arguments: [1, 2, 4, 8])

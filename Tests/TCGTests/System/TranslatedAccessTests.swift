@@ -232,4 +232,39 @@ struct TranslatedAccessTests {
             #expect(value == UInt8(truncatingIfNeeded: offset * 7 + 1))
         }
     }
+
+    @Test("PUSHes, POPs and RET whose stack slots are in two pages")
+    func stackRuns() throws {
+        let code: [UInt8] = [
+            0xB9, 0x64, 0x00, 0x00, 0x00,  // mov ecx, 100
+            0x48, 0x89, 0xF4,  // mov rsp, rsi
+            0x48, 0x83, 0xC4, 0x20,  // add rsp, 32
+            0x31, 0xC0,  // xor eax, eax
+            0xE8, 0x05, 0x00, 0x00, 0x00,  // again: call function
+            0xFF, 0xC9, 0x75, 0xF7, 0xF4,  // dec ecx; jnz again; hlt
+            // function: push rbx, rbp, r9, r12, r13, r15
+            0x53, 0x55, 0x41, 0x51, 0x41, 0x54, 0x41, 0x55, 0x41, 0x57,
+            0x4C, 0x01, 0xF8,  // add rax, r15
+            0x4D, 0x31, 0xFF, 0x31, 0xDB, 0x4D, 0x31, 0xC9,  // xor r15, r15; xor ebx, ebx; xor r9, r9
+            0x41, 0x5F, 0x41, 0x5D, 0x41, 0x5C, 0x41, 0x59, 0x5D, 0x5B, 0xC3,  // pop all; ret
+        ]
+        let result = try run(code)
+        #expect(result.registers[0] == 100 * 15 << 32)
+        let machine = try machine(code)
+        machine.runUntilHalt()
+        #expect(machine.cpu.counters.interpreted < 40, "two pages are two looks")
+    }
+
+    @Test("POPs of which the last ones fault")
+    func faultInsideStackRun() throws {
+        let code: [UInt8] = [
+            0x48, 0x89, 0xFC,  // mov rsp, rdi
+            0x48, 0x81, 0xC4, 0xF0, 0x0F, 0x00, 0x00,  // add rsp, 0xFF0
+            0xFF, 0x34, 0x24,  // push [rsp]: the page is known
+            0x5B, 0x5B, 0x5D, 0x41, 0x5F, 0x5A, 0xC3,  // pop rbx, rbx, rbp, r15, rdx; ret
+        ]
+        let result = try run(code, entries: [1: 0])
+        #expect(result.vector == 14 && result.cr2 == Self.page + 0x1000)
+        #expect(result.registers[15] == 15 << 32, "not popped")
+    }
 }

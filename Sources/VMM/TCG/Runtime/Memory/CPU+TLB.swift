@@ -193,16 +193,23 @@ extension CPU {
         flushCodeLookups(at: linear)
     }
 
-    /// Drops all entries that came from the large page that holds `linear`.
+    /// Drops all entries that came from the large page that holds `linear`: the slots of 2 or 4 MiB
+    /// lie together in each table, and 1 GiB has all.
     private func flushLargePage(_ linear: UInt64) {
         let largeShift: UInt64 = fields.cr4 & CR4.pae != 0 ? 21 : 22
-        for slot in 0..<3 * TLB.entries {
-            // SAFETY: slots in range.
-            let entry = unsafe state.pointee.tlbTables[slot]
-            guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
-            let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.host
-            let shift = entry.physical & TLBFlags.huge != 0 ? 30 : largeShift
-            if page >> shift == linear >> shift { clear(slot) }
+        let isHuge = fields.hugeEntries.mayHold(linear >> 30)
+        let first = isHuge ? 0 : TLB.index((linear >> largeShift) << largeShift)
+        let count = isHuge ? TLB.entries : 1 << (largeShift - 12)
+        for mode in 0..<3 {
+            for index in first..<first + count {
+                let slot = mode * TLB.entries + index
+                // SAFETY: slots in range: a table has a multiple of a large page's.
+                let entry = unsafe state.pointee.tlbTables[slot]
+                guard entry.physical & (TLBFlags.large | TLBFlags.huge) != 0 else { continue }
+                let page = entry.physical & TLBFlags.slow == 0 ? entry.readTag : entry.host
+                let shift = entry.physical & TLBFlags.huge != 0 ? 30 : largeShift
+                if page >> shift == linear >> shift { clear(slot) }
+            }
         }
     }
 }

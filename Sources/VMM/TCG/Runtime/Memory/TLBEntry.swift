@@ -66,7 +66,7 @@ enum TLBMode {
 
 /// The geometry of the soft TLB.
 enum TLB {
-    static let entries = 2048
+    static let entries = 8192
     /// User, supervisor with SMAP in force, supervisor with AC set or SMAP off, and the table
     /// that stays empty.
     static let modes = 4

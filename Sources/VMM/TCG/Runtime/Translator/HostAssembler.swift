@@ -142,7 +142,12 @@
         self.memory(0x89, size: size, reg: register, memory)
     }
 
+    /// A plain register is moved, which costs the host nothing.
     mutating func lea(_ register: UInt8, _ memory: HostMemory, size: UInt8 = 8) {
+        if memory.index == nil && memory.displacement == 0 {
+            if size != 8 || register != memory.base { move(register, memory.base, size: size) }
+            return
+        }
         self.memory(0x8D, size: size, reg: register, memory)
     }
 

@@ -126,6 +126,10 @@ extension HostBlock {
             written(place & 3 == 0 ? op.destination >> 3 : op.destination)
         case Code.cwde.rawValue, Code.cdqe.rawValue: written(Register.rax)
         case Code.cdq.rawValue, Code.cqo.rawValue: written(Register.rdx)
+        case Code.string.rawValue
+        where op.form.isDisjoint(with: [.rep, .repne]) && op.displacement == 8:
+            // Which way, DF says. RAX is LODS's.
+            written(Register.rsi, Register.rdi, Register.rax)
         case Code.nop.rawValue, Code.enableInterrupts.rawValue: break
         case Code.leaf.rawValue:
             // A vector register's number does no harm. FNSTSW and PCMPISTRI name no register, and

@@ -106,6 +106,42 @@ extension HostBlock {
         resume()
     }
 
+    /// The same where the stack slots are in two pages: one look for each. If one fails, the
+    /// interpreter executes all of the run once more behind this, which changes nothing.
+    ///
+    /// - Parameter resume: where the code goes on with RSP moved, for RET with the address in R9.
+    mutating func separateRun(_ start: OperationPointer, _ count: Int, mode: UInt8, resume: Int) {
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        let isPush = start.code == .pushR64
+        let before = accessMode
+        accessMode = mode
+        var misses: [Int] = []
+        for number in 0..<count {
+            // SAFETY: a run is inside a block.
+            let op = unsafe OperationPointer(start.pointer + number)
+            let distance = isPush ? -8 * Int32(number + 1) : 8 * Int32(number)
+            code.lea(first, HostMemory(HostRegister.guestRSP, distance))
+            lookIntoTLB(isWrite: isPush)
+            code.registers(0x81, size: 8, reg: 7, rm: first)  // cmp r9, 4096 - 8
+            code.word(4096 - 8)
+            misses.append(code.jump(if: 7))
+            addHost(second)
+            if isPush {
+                code.store(operand, source(op.source, second))
+            } else if op.code == .ret64 {
+                code.load(first, operand)
+            } else {
+                code.load(target(op.destination, second), operand)
+                store(op.destination, second)
+            }
+        }
+        let hasReturn = unsafe OperationPointer(start.pointer + (count - 1)).code == .ret64
+        moveStack(8 * Int32(isPush ? -count : hasReturn ? count - 1 : count))
+        code.jump(to: resume)
+        for miss in misses { code.land(miss) }
+        accessMode = before
+    }
+
     /// RET at the end of a run, which is complete but for it. The address is in R9.
     private mutating func returnAfterRun() {
         let (start, count) = (index, runLength)

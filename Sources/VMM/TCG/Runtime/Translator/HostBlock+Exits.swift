@@ -162,7 +162,13 @@ extension HostBlock {
             switch cold {
             case .helper(let jump, let call, let count, let resume, let fill):
                 code.land(jump)
-                if let fill { self.fill(fill, call.operation) }
+                if let fill {
+                    self.fill(fill, call.operation)
+                    if count > 1 {
+                        separateRun(
+                            call.operation, count, mode: UInt8(fill.access.mode), resume: resume)
+                    }
+                }
                 interpret(call, count)
                 code.jump(to: resume)
             case .exit(let jump, let number, let flags, let countBehind):

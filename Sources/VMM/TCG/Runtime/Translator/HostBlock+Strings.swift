@@ -1,18 +1,56 @@
-// REP STOS and REP MOVS that stay in one page of each operand are the host's own. The interpreter has
-// all others, one page after the other.
+// STOS and MOVS, with REP if they stay in one page of each operand, are the host's own. The interpreter
+// has all others, one page after the other.
 
 extension HostBlock {
     mutating func emitString(_ op: OperationPointer) -> Bool {
         let isCopy = op.detail == StringOperation.movs.rawValue
         // String instructions keep their address size in `displacement`.
-        guard isCopy || op.detail == StringOperation.stos.rawValue, op.form.contains(.rep),
-            op.displacement == 8, !isCopy || op.segment < SegmentRegister.fs
+        guard isCopy || op.detail == StringOperation.stos.rawValue,
+            !op.form.contains(.repne), op.displacement == 8,
+            !isCopy || op.segment < SegmentRegister.fs
         else { return false }
-        let (rcx, rsi, rdi) = (Register.rcx, Register.rsi, Register.rdi)
         saveFlags()
         code.memory(0xF6, size: 1, reg: 0, HostState.systemFlags.advanced(by: 1))  // test, DF
         code.byte(UInt8(RFLAGS.df >> 8))
         orInterpret(code.jump(if: 5))
+        if op.form.contains(.rep) {
+            emitRun(op, isCopy: isCopy)
+        } else {
+            emitElement(op, isCopy: isCopy)
+        }
+        resume()
+        return true
+    }
+
+    /// Without REP.
+    private mutating func emitElement(_ op: OperationPointer, isCopy: Bool) {
+        let (second, size) = (HostRegister.second, op.size)
+        var value = HostRegister.rax
+        if isCopy {
+            let kept = HostFrame.slot(HostFrame.target)
+            reach(element(Register.rsi, op, isWrite: false))
+            code.memory(size == 1 ? 0x8A : 0x8B, size: size, reg: second, operand)
+            code.store(kept, second)
+            reach(element(Register.rdi, op, isWrite: true))
+            code.load(second, kept)
+            value = second
+        } else {
+            reach(element(Register.rdi, op, isWrite: true))
+        }
+        code.memory(size == 1 ? 0x88 : 0x89, size: size, reg: value, operand)
+        for register in isCopy ? [Register.rsi, Register.rdi] : [Register.rdi] {
+            let host = HostRegister.of(register)
+            code.lea(host, HostMemory(host, Int32(size)))
+        }
+    }
+
+    /// Backwards, the interpreter executes the operation before the access is reached.
+    private func element(_ register: UInt8, _ op: OperationPointer, isWrite: Bool) -> Access {
+        Access(base: register, displacement: 0, size: op.size, isWrite: isWrite, isSure: false)
+    }
+
+    private mutating func emitRun(_ op: OperationPointer, isCopy: Bool) {
+        let (rcx, rsi, rdi) = (Register.rcx, Register.rsi, Register.rdi)
         checkCount(size: op.size)
         if isCopy {
             reachRun(rsi, size: op.size, isWrite: false)
@@ -35,8 +73,6 @@ extension HostBlock {
         code.load(HostRegister.second, HostFrame.register(rcx))
         advance(rdi, size: op.size)
         if isCopy { advance(rsi, size: op.size) }
-        resume()
-        return true
     }
 
     private static func shift(_ size: UInt8) -> UInt8 { UInt8(size.trailingZeroBitCount) }

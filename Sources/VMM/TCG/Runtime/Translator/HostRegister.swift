@@ -14,15 +14,19 @@ enum HostRegister {
     static let second: UInt8 = 10
     /// The guest's RSP.
     static let guestRSP: UInt8 = 15
+    /// The guest's R15, which programs use more than R11.
+    static let guestR15: UInt8 = 11
 
     /// The guest's registers that have no host register.
-    static func isInMemory(_ guest: UInt8) -> Bool { guest == 9 || guest == 10 || guest == 15 }
+    static func isInMemory(_ guest: UInt8) -> Bool { guest >= 9 && guest <= 11 }
 
     /// The host register of a guest register that has one.
-    static func of(_ guest: UInt8) -> UInt8 { guest == 4 ? guestRSP : guest }
+    static func of(_ guest: UInt8) -> UInt8 {
+        guest == 4 ? guestRSP : guest == 15 ? guestR15 : guest
+    }
 
     /// The guest registers that are in host registers while translated code runs.
-    static let mapped: [UInt8] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14]
+    static let mapped: [UInt8] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15]
 }
 
 /// `[base + index << scale + displacement]` on the host.

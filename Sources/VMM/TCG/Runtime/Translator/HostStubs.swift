@@ -146,7 +146,7 @@ struct HostStubs {
     }
 
     /// What a C function may change: the registers that are the guest's, and RBX for our own use.
-    private static let changed: [UInt8] = [0, 1, 2, 3, 6, 7, 8, 11]
+    private static let changed: [UInt8] = [0, 1, 2, 3, 6, 7, 8, 15]
 
     /// The stub `fill`. The return address is still on the stack, so all of the frame is 8 bytes
     /// further.
