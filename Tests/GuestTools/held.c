@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RECORD = 96, RECORDS = 300, ENTRIES = 150 };
+enum { RECORD = 96, RECORDS = 300, ENTRIES = 60 };
 
 static unsigned step;
 

@@ -33,12 +33,12 @@ final class QEMU {
     }
 
     /// - Parameters:
-    ///   - program: another one than the host's own.
+    ///   - program: another one than that of APUS_QEMU, or the host's own.
     ///   - guest: the folder with the kernel; `nil` if the firmware boots from a device.
     ///   - devices: further arguments, for example a disk.
     init(
         _ name: String, in folder: TestFolder, guest: String?, processor: Processor = .full,
-        program: String = "qemu-system-x86_64", devices: [String]
+        program: String? = nil, devices: [String]
     ) throws {
         let kernel = guest.map { guest in
             [
@@ -49,7 +49,7 @@ final class QEMU {
         monitorPath = folder["\(name).qmp"]
         let serial = folder["\(name).serial"]
         process = try Command.start(
-            program,
+            program ?? Means.qemu ?? "qemu-system-x86_64",
             [
                 "-accel", "tcg", "-m", "256",
                 "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
@@ -83,10 +83,13 @@ final class QEMU {
     /// Talks to the monitor.
     func monitor() throws -> QMP { try QMP(path: monitorPath) }
 
-    /// Migrates the guest to the machine that listens on `channel`.
+    /// Migrates the guest to the machine that listens on `channel`, and that says how it went.
     /// - Returns: what the monitor says of it in the end.
     func migrate(to channel: String) throws -> String {
         let monitor = try monitor()
+        try monitor.execute(
+            #"{"execute": "migrate-set-capabilities", "arguments": {"capabilities": "#
+                + #"[{"capability": "return-path", "state": true}]}}"#)
         try monitor.execute(
             #"{"execute": "migrate", "arguments": {"uri": "unix:\#(channel)"}}"#)
         let deadline = Clock.monotonic() + 120_000_000_000

@@ -27,28 +27,35 @@ struct QEMUFolderMigrationTests {
         var console: GuestConsole { machine.console }
     }
 
-    /// - Parameter options: of the shared folder's process.
+    /// - Parameters:
+    ///   - options: of the shared folder's process.
+    ///   - share: the folder, if it is another one.
     private func start(
-        _ name: String, _ options: [String], isTarget: Bool = true
+        _ name: String, _ options: [String], isTarget: Bool = true, share: String? = nil
     ) throws -> Station {
         let socket = folder["\(name).fs"]
         let folders = try RunningProgram.apus(
             [
                 "fs", "--socket-path=\(socket)", "--fs",
-                "path=\(share),posix-lock=on,flock=on",
+                "path=\(share ?? self.share),posix-lock=on,flock=on",
             ] + options)
         try folders.awaitListening(at: socket)
         let disk = try BlockServer(
             socket: folder["\(name).disk"], disk: "path=\(folder["root.ext4"]),lock=off")
         let channel = folder["\(name).in"]
         let machine = try QEMU(
-            name, in: folder, guest: Means.guest, program: try #require(Means.newQEMU),
+            name, in: folder, guest: Means.guest, program: Means.newQEMU,
             devices: QEMU.disk(disk.socket) + [
                 "-chardev", "socket,id=fs,path=\(socket)",
                 "-device", "vhost-user-fs-pci,chardev=fs,tag=share",
             ] + (isTarget ? ["-incoming", "unix:\(channel)"] : []))
         let deadline = Clock.monotonic() + 10_000_000_000
         while isTarget, !Means.exists(channel), Clock.monotonic() < deadline { usleep(5_000) }
+        if isTarget {
+            try machine.monitor().execute(
+                #"{"execute": "migrate-set-capabilities", "arguments": {"capabilities": "#
+                    + #"[{"capability": "return-path", "state": true}]}}"#)
+        }
         return Station(folders: folders, disk: disk, machine: machine, channel: channel)
     }
 
@@ -127,6 +134,7 @@ struct QEMUFolderMigrationTests {
                 "--sandbox=off", "--inode-file-handles=mandatory", "--migration-mode=file-handles",
             ] : []
         try work(station, "named")
+        try stayWithLocks(station)
         station = try migrate(station, to: "second", handles, complaints: 1)
         try endWork(station)
         try work(station, handles.isEmpty ? "named" : "")
@@ -148,10 +156,7 @@ struct QEMUFolderMigrationTests {
         #expect(
             try source.console.ask("until [ -e /run/held ]; do usleep 50000; done; echo ok") == "ok"
         )
-        let target = try start("refused", [])
-        let end = try source.machine.migrate(to: target.channel)
-        #expect(end.contains("\"failed\""), "\(end)")
-        #expect(target.machine.awaitEnd() == .exited(1))
+        #expect(try refusal(of: start("refused", []), source) == "")
         #expect(
             source.folders.errorText.contains("1 files that the guest has open are removed"),
             "\(source.folders.errorText)")
@@ -159,5 +164,23 @@ struct QEMUFolderMigrationTests {
             try source.console.ask(
                 "touch /run/m/let; until [ -s /run/gone ]; do usleep 50000; done; cat /run/gone; "
                     + "rm /run/m/let") == "4")
+    }
+
+    /// Where the folder is another one, the guest stays as well, and has its locks again.
+    private func stayWithLocks(_ source: Station) throws {
+        #expect(unsafe mkdir(folder["other"], 0o755) == 0)
+        let refusal = try refusal(of: start("other", [], share: folder["other"]), source)
+        #expect(refusal.contains("it is that of another folder"))
+        try awaitSteps(steps(of: source) + 3, of: source)
+        #expect(isLocked)
+    }
+
+    /// Tries to migrate to a machine that does not take the guest.
+    /// - Returns: what its folder's process says.
+    private func refusal(of target: Station, _ source: Station) throws -> String {
+        let end = try source.machine.migrate(to: target.channel)
+        #expect(end.contains("\"failed\""), "\(end)")
+        #expect(target.machine.awaitEnd() == .exited(1))
+        return target.folders.errorText
     }
 }

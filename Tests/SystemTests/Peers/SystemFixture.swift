@@ -18,10 +18,15 @@ enum Means {
     static let virtiofsd = "/usr/lib/qemu/virtiofsd"
     static var hasVirtiofsd: Bool { isExecutable(virtiofsd) && geteuid() == 0 }
 
+    /// The QEMU that most tests use.
+    static let qemu = Setting.environment["APUS_QEMU"] ?? program("qemu-system-x86_64")
+
     /// QEMU 8.2 or newer: what ./test has fetched, or the host's own.
-    static let newQEMU: String? = [
-        Setting.environment["APUS_QEMU_NEW"], program("qemu-system-x86_64"),
-    ].compactMap { $0 }.first { path in
+    static let newQEMU: String? = [Setting.environment["APUS_QEMU_NEW"], qemu].compactMap { $0 }
+        .first(where: migratesFolders)
+
+    /// Whether a QEMU is of version 8.2 or newer.
+    static func migratesFolders(_ path: String) -> Bool {
         guard let found = try? runTool(path, ["--version"]),
             let version = found.output.split(separator: " ").first(where: {
                 $0.first?.isNumber == true
