@@ -230,6 +230,7 @@ fetch_agent() {
 # installed: $CACHE/qemu/qemu-system-x86_64. Fails where the network does not offer it.
 fetch_new_qemu() {
     [ -x "$CACHE/qemu/qemu-system-x86_64" ] && return
+    dpkg --compare-versions "$(dpkg-query -W -f '${Version}' qemu-system-x86)" ge 1:8.2 && return
     local folder new root site options package
     folder=$(realpath "$CACHE")
     new=$folder/qemu.new

@@ -90,17 +90,27 @@ struct UpgradeTests {
         #expect(pairing.finished == Array(1...4))
     }
 
-    @Test("is lost, and comes back, if the new one refuses the state")
-    func refusedState() throws {
-        let pairing = try Pairing()
+    @Test(
+        "stays with the old one if the new one refuses the state", arguments: Pairing.Ring.allCases)
+    func refusedState(ring: Pairing.Ring) throws {
+        let pairing = try Pairing(ring)
         try pairing.start()
         pairing.backend.perform { $0.device.state = [1, 2, 3] }
-        #expect(throws: FrontendError.self) {
-            try pairing.upgradeBackend { $0.refusesState = true }
+        for round in 1...2 {
+            pairing.sendHeld(3)
+            #expect(throws: FrontendError.self) {
+                try pairing.upgradeBackend { $0.refusesState = true }
+            }
+            pairing.backend.perform { $0.device.isHolding = false }
+            pairing.send()
+            #expect(try pairing.finishes())
+            #expect(pairing.finished.count == 4 * round)
         }
-        #expect(pairing.states.count == 2)
+        #expect(pairing.finished == Array(1...8))
+        #expect(pairing.states == [.connected])
+        try pairing.upgradeBackend()
+        pairing.backend.perform { #expect($0.device.state == [1, 2, 3]) }
         pairing.send()
-        try pairing.attachNewBackend()
         #expect(try pairing.finishes())
     }
 }

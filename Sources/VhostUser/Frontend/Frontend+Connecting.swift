@@ -115,8 +115,14 @@ extension Frontend {
     }
 
     /// Gives a back end all that the driver has set up.
+    func equip(_ link: FrontendLink) throws {
+        try prepare(link)
+        try begin(link)
+    }
+
+    /// Gives a back end what it has to know before its queues begin.
     /// - Parameter state: what another one has passed on.
-    func equip(_ link: FrontendLink, state: [UInt8]? = nil) throws {
+    func prepare(_ link: FrontendLink, state: [UInt8]? = nil) throws {
         if !isEstablished {
             features = usableFeatures(link)
             queueCount = link.queueCount
@@ -131,6 +137,11 @@ extension Frontend {
             try readWholeConfig(link)
         }
         if let state { try link.loadState(state) }
+    }
+
+    /// Has a back end begin to work.
+    func begin(_ link: FrontendLink) throws {
+        guard accepted != nil else { return }
         if let logTarget { try sendLog(link, logTarget) }
         try sendQueues(link)
     }

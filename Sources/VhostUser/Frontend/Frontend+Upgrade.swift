@@ -9,7 +9,8 @@ extension Frontend {
     /// Replaces the back end by the one at the other end of `socket`: the old one finishes what it
     /// has taken and says what it knows, and the new one goes on from there.
     /// - Throws: why the new one cannot be used. If that shows before the old one has been stopped,
-    ///   or the old one keeps its state, the device goes on as before; otherwise the back end is lost.
+    ///   or the old one keeps its state, or the new one does not take it, the device goes on as before;
+    ///   otherwise the back end is lost.
     package func upgrade(to socket: UnixSocket) throws(FrontendError) {
         guard let old = link else { return try attach(socket) }
         var options = options
@@ -22,11 +23,18 @@ extension Frontend {
             throw FrontendError("the new back end cannot be used, and the old one stays: \(error)")
         }
         let saved = try handOver(old, to: new)
-        disconnect()
         do {
+            try prepare(new, state: saved)
+            disconnect()
             try hold(socket)
-            try equip(new, state: saved)
+            try begin(new)
         } catch {
+            if let refusal = error as? LinkError, case .refused = refusal, link === old {
+                resume(old)
+                throw FrontendError(
+                    "the new back end does not go on (\(error)), and the old one stays")
+            }
+            disconnect()
             // In the midst of the verbs: whoever hears of it looks for another back end.
             lost("it could not be replaced: \(error)")
             throw FrontendError("the new back end cannot take over: \(error)")
