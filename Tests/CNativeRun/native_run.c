@@ -99,14 +99,27 @@ static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_R
                               REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                               REG_R12, REG_R13, REG_R14, REG_R15};
 
+// The thread's run, as long as it lasts.
+static _Thread_local volatile uint64_t own_run;
+// What was there for SIGBUS.
+static struct sigaction bus_error_before;
+
+// Another thread's, or none of a run: whoever it is for, or the end, as without a handler.
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    if (number == SIGBUS && (bus_error_before.sa_flags & SA_SIGINFO))
+        bus_error_before.sa_sigaction(number, info, context);
+    else
+        signal(number, SIG_DFL);
+}
+
 static void on_trap(int number, siginfo_t *info, void *context)
 {
-    (void)info;
     ucontext_t *frame = context;
     greg_t *registers = frame->uc_mcontext.gregs;
     struct native_state *state = current;
-    if (state == NULL) { // not ours: die as without a handler
-        signal(number, SIG_DFL);
+    if (state == NULL || own_run == 0) {
+        pass_on(number, info, context);
         return;
     }
     current = NULL;
@@ -148,8 +161,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 static _Alignas(16) char handler_stack[65536];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t run_number;
-// The thread's run, as long as it lasts, and its timer.
-static _Thread_local volatile uint64_t own_run;
+// The thread's timer.
 static _Thread_local timer_t timer;
 // Ticks come in the guest's code as well, where RSP leads to no stack.
 static _Thread_local char tick_stack[65536];
@@ -166,16 +178,38 @@ static void on_tick(int number, siginfo_t *info, void *context)
     seen = own_run;
 }
 
-int native_prepare(void)
+// Of CLinux, where the program has it.
+int clinux_guard_add(void *base, size_t size, int event) __attribute__((weak));
+void clinux_guard_remove(int guard) __attribute__((weak));
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int prepared;
+
+static void prepare(void)
 {
+    // Guarded memory wants SIGBUS too. Its handler comes first, so that ours knows it: the other one
+    // would go at the first signal that is not for it.
+    static _Alignas(4096) char page[4096];
+    if (clinux_guard_add) {
+        int guard = clinux_guard_add(page, sizeof page, -1);
+        if (guard >= 0)
+            clinux_guard_remove(guard);
+    }
     struct sigaction action = {.sa_sigaction = on_trap,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP};
     sigaddset(&action.sa_mask, SIGVTALRM);
-    for (unsigned i = 0; i < sizeof signals / sizeof signals[0]; i++)
-        if (sigaction(signals[i], &action, NULL) < 0)
-            return -1;
-    return 0;
+    for (unsigned i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        struct sigaction *before = signals[i] == SIGBUS ? &bus_error_before : NULL;
+        if (sigaction(signals[i], &action, before) < 0)
+            prepared = -1;
+    }
+}
+
+int native_prepare(void)
+{
+    pthread_once(&once, prepare);
+    return prepared;
 }
 
 int native_limit(void)

@@ -11,6 +11,7 @@ struct NoNativeRun: Error {}
 /// One series of comparisons, on one thread. Owns the fixed addresses, so there is one at a time.
 // SAFETY: the native pages stay mapped for the process's life; the state lives with this object.
 @safe final class DifferentialRun {
+    private let tier: TCGOptions.Tier
     private let guest: UserModeGuest
     private let native = UnsafeMutablePointer<native_state>.allocate(capacity: 1)
     private let nativeData: UnsafeMutableRawPointer
@@ -42,6 +43,7 @@ struct NoNativeRun: Error {}
         unsafe nativeData = data
         unsafe nativeCode = code
         guest = try UserModeGuest(tier: tier)
+        self.tier = tier
         // Everything is translated at once, or before it runs for the last time.
         if tier == .translator { guest.cpu.fields.translationThreshold = Int32(runs - 1) }
         generator = InstructionGenerator(seed: seed)
@@ -213,7 +215,7 @@ struct NoNativeRun: Error {}
         let offset = isAcross ? 0x1000 - Int(random.next() % UInt64(count)) : 0
         place(sequence.bytes, at: offset)
         defer { restore(count, at: offset) }
-        if kind.hasPlaces, guest.cpu.fields.translationThreshold >= 0 {
+        if kind.hasPlaces, tier == .translator {
             guest.cpu.fields.translationThreshold = Int32(random.next() % UInt64(kind.runs))
         }
         for _ in 0..<kind.runs {
@@ -247,7 +249,8 @@ struct NoNativeRun: Error {}
         unsafe native.pointee.rip = address
         unsafe native_run(native)
         if unsafe native.pointee.vector == UInt64(NATIVE_NO_END) { return nil }
-        let isSliced = kind.hasPlaces && random.next() & 3 == 0
+        // Both tiers together come to the end of a block.
+        let isSliced = kind.hasPlaces && random.next() & 3 == 0 && tier != .both
         let ending = isSliced ? guest.run(slice: Int64(1 + random.next() & 31)) : guest.run()
         guard let ending else { return "\(hex(bytes)): \(reasonForNoEnd)" }
         // Flags that nothing reads are lost where an instruction faults.

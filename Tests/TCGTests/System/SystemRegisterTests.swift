@@ -313,4 +313,44 @@ struct SystemRegisterTests {
         cpu.fields.systemFlags |= RFLAGS.iopl
         try cpu.portOut(0x81, size: 4, 1)
     }
+
+    @Test("what translated code reads of system registers, and SWAPGS", arguments: [0, 3])
+    func translated(cpl: UInt8) throws {
+        let code: [UInt8] = [
+            0x66, 0x8C, 0xD8, 0x66, 0x41, 0x8C, 0xE1,  // mov ax, ds; mov r9w, fs
+            0x0F, 0x01, 0xF8,  // swapgs
+            0x65, 0x48, 0x8B, 0x0C, 0x25, 0x00, 0x00, 0x00, 0x00,  // mov rcx, gs:[0]
+            0x0F, 0x01, 0xF8,  // swapgs
+            0x65, 0x48, 0x8B, 0x14, 0x25, 0x00, 0x00, 0x00, 0x00,  // mov rdx, gs:[0]
+            0x0F, 0x20, 0xD3, 0x41, 0x0F, 0x20, 0xDA,  // mov rbx, cr2; mov r10, cr3
+            0x0F, 0x20, 0xE7, 0x0F, 0x20, 0xC5, 0xF4,  // mov rdi, cr4; mov rbp, cr0; hlt
+        ]
+        var results: [[UInt64]] = []
+        for threshold in [Int32(0), -1] {
+            let machine = try BareMachine.running(code, cpl: cpl)
+            let cpu = machine.cpu
+            cpu.fields.translationThreshold = threshold
+            machine.put(0x20_0000, 0x1122_3344_5566_7788 as UInt64)
+            machine.put(0x30_0000, 0x99AA_BBCC_DDEE_FF00 as UInt64)
+            cpu.fields.cr2 = 0xFFFF_8000_1234_5678
+            (cpu[0], cpu[9]) = (UInt64.max, UInt64.max)
+            try cpu.setSegmentBase(SegmentRegister.gs, 0x30_0000)
+            cpu.fields.kernelGSBase = 0x20_0000
+            machine.runUntilHalt()
+            results.append(
+                (UInt8(0)..<16).map { cpu[$0] } + [
+                    machine.exception?.vector ?? 0, machine.exception?.rip ?? 0,
+                    cpu.fields.kernelGSBase, cpu.segment(SegmentRegister.gs).base,
+                ])
+            if cpl == 0 {
+                #expect(cpu[1] == 0x1122_3344_5566_7788 && cpu[2] == 0x99AA_BBCC_DDEE_FF00)
+                #expect(cpu[3] == 0xFFFF_8000_1234_5678 && cpu[10] == cpu.fields.cr3)
+                #expect(cpu[0] >> 16 == UInt64.max >> 16 && cpu[9] >> 16 == UInt64.max >> 16)
+                if threshold == 0 { #expect(cpu.counters.interpreted <= 1, "but for HLT") }
+            } else {
+                #expect(machine.exception?.vector == 13)
+            }
+        }
+        #expect(results[0] == results[1])
+    }
 }

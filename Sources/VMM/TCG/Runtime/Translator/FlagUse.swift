@@ -79,8 +79,8 @@ struct FlagUse {
             self.init(writes: isDone ? Self.all : 0)
         case .imul1, .imul2, .mul, .popcnt, .tzcnt, .lzcnt, .cmpxchg, .xadd:
             self.init(writes: Self.all)
-        case .div, .idiv, .crc32, .movbe, .xchg, .movzx, .movsx, .cbw, .cwd, .movFromSegment, .cli,
-            .cld:
+        case .div, .idiv, .crc32, .movbe, .xchg, .movzx, .movsx, .cbw, .cwd, .movFromSegment,
+            .movFromControl, .swapgs, .cli, .cld:
             self.init()
         case .bt, .bts, .btr, .btc, .clc, .stc: self.init(writes: Self.carry)
         case .cmc: self.init(reads: Self.carry, writes: Self.carry)

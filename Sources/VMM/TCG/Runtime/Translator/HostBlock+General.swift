@@ -35,6 +35,8 @@ extension HostBlock {
         case .cli, .cld: return emitSystemFlag(operation)
         case .stac, .clac: return emitAccessFlag(isSet: operation == .stac)
         case .movFromSegment: return emitSelector(op)
+        case .movFromControl: return emitControlRegister(op)
+        case .swapgs: return emitSwapGS()
         default:
             let isStore = operation == .movbe && op.form.contains(.memoryDestination)
             guard let shape = isStore ? Shape.byteSwappedStore : shape(operation) else {
@@ -208,11 +210,54 @@ extension HostBlock {
 
     /// The selector of a segment register.
     private mutating func emitSelector(_ op: OperationPointer) -> Bool {
-        guard !op.form.contains(.memoryDestination), op.size >= 4 else { return false }
+        guard !op.form.contains(.memoryDestination) else { return false }
         let first = HostRegister.first
+        if op.size == 2 {
+            code.memory(0x0FB7, size: 4, reg: first, HostState.selector(op.source))
+            held = nil
+            if HostRegister.isInMemory(op.destination) {
+                code.store(HostFrame.register(op.destination), first, size: 2)
+            } else {
+                code.move(HostRegister.of(op.destination), first, size: 2)
+            }
+            return true
+        }
         code.memory(
             0x0FB7, size: 4, reg: target(op.destination, first), HostState.selector(op.source))
         store(op.destination, first)
+        return true
+    }
+
+    /// Leaves the operation to the interpreter unless CPL is 0.
+    private mutating func requireSupervisor() {
+        saveFlags()
+        code.memory(0x80, size: 1, reg: 7, HostState.cpl)  // cmp [cpl], 0
+        code.byte(0)
+        orInterpret(code.jump(if: 5))
+    }
+
+    /// MOV from CR0, CR2, CR3 or CR4.
+    private mutating func emitControlRegister(_ op: OperationPointer) -> Bool {
+        guard block.key & ModeKey.user == 0, op.size == 8,
+            let register = HostState.controlRegister(op.source)
+        else { return false }
+        requireSupervisor()
+        code.load(target(op.destination, HostRegister.first), register)
+        store(op.destination, HostRegister.first)
+        resume()
+        return true
+    }
+
+    private mutating func emitSwapGS() -> Bool {
+        guard block.key & ModeKey.user == 0 else { return false }
+        let (first, second) = (HostRegister.first, HostRegister.second)
+        requireSupervisor()
+        code.load(first, HostState.gsBase)
+        code.load(second, HostState.kernelGSBase)
+        code.store(HostState.gsBase, second)
+        code.store(HostState.addressBase(SegmentRegister.gs), second)
+        code.store(HostState.kernelGSBase, first)
+        resume()
         return true
     }
 
@@ -268,10 +313,7 @@ extension HostBlock {
         guard index + 1 < operationCount, operation(index + 1).number == op.number + 1,
             operation(index + 1).code != .fallThrough
         else { return false }
-        saveFlags()
-        code.memory(0x80, size: 1, reg: 7, HostState.cpl)  // cmp [cpl], 0
-        code.byte(0)
-        orInterpret(code.jump(if: 5))
+        requireSupervisor()
         code.memory(0x80, size: 1, reg: 7, HostState.interruptPending)  // cmp [...], 0
         code.byte(0)
         orInterpret(code.jump(if: 5))
@@ -287,11 +329,7 @@ extension HostBlock {
             guard block.key & ModeKey.user == 0 else { return false }
         }
         saveFlags()
-        if operation == .cli {
-            code.memory(0x80, size: 1, reg: 7, HostState.cpl)  // cmp [cpl], 0
-            code.byte(0)
-            orInterpret(code.jump(if: 5))
-        }
+        if operation == .cli { requireSupervisor() }
         code.memory(0x81, size: 4, reg: 4, HostState.systemFlags)  // and [...], all but it
         code.word(
             Int32(truncatingIfNeeded: ~(operation == .cli ? RFLAGS.interruptEnable : RFLAGS.df)))

@@ -114,6 +114,23 @@ enum HostState {
         HostMemory(HostRegister.rsp, bases.displacement + Int32(segment & 7) * 8)
     }
 
+    static let gsBase = field(
+        (MemoryLayout.offset(of: \VCPUState.segments) ?? 0)
+            + Int(SegmentRegister.gs) * MemoryLayout<Segment>.stride
+            + (MemoryLayout.offset(of: \Segment.base) ?? 0))
+    static let kernelGSBase = field(MemoryLayout.offset(of: \VCPUState.kernelGSBase))
+
+    /// Of those whose value is at one place.
+    static func controlRegister(_ number: UInt8) -> HostMemory? {
+        switch number {
+        case 0: field(MemoryLayout.offset(of: \VCPUState.cr0))
+        case 2: field(MemoryLayout.offset(of: \VCPUState.cr2))
+        case 3: field(MemoryLayout.offset(of: \VCPUState.cr3))
+        case 4: field(MemoryLayout.offset(of: \VCPUState.cr4))
+        default: nil
+        }
+    }
+
     /// Of YMM register `number`.
     static func upperHalf(_ number: UInt8) -> HostMemory {
         HostMemory(
