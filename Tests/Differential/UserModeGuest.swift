@@ -170,14 +170,17 @@ import Core
     /// Begins a new generation of code.
     func reloadCR3() { try? cpu.loadCR3(Self.pageTables) }
 
-    /// Runs until the first exception; `nil` if there was none within 20,000 instructions. The CPU
+    /// More instructions than the host executes before a native run counts as one without an end.
+    private static let limit: UInt64 = 60_000_000
+
+    /// Runs until the first exception; `nil` if there was none within `limit` instructions. The CPU
     /// is left, and goes on, each time `slice` instructions have run.
     func run(slice: Int64 = 20_000) -> Ending? {
         unsafe cpu.state.pointee.pendingEffect = 1
         let start = cpu.fields.retired
-        for _ in 0..<20_000 {
+        for _ in 0..<Self.limit {
             if cpu.fields.isHalted || cpu.fields.isShutDown { break }
-            if cpu.fields.retired - start >= 20_000 { break }
+            if cpu.fields.retired - start >= Self.limit { break }
             cpu.budget = slice
             vcpu.block.clearExitRequest()
             cpu.execute()

@@ -145,7 +145,7 @@ package struct FSOptions: Equatable, Sendable {
         static let posixLocks = OptionKey(
             "posix-lock", .bool, default: false,
             help: "keep record locks (fcntl) on the host, where other machines and programs see "
-                + "them")
+                + "them; Linux lets only SIGKILL end a guest program's wait for one")
         static let fileLocks = OptionKey(
             "flock", .bool, default: false,
             help: "keep locks of whole files (flock) on the host as well")
