@@ -12,14 +12,16 @@ struct NoNativeRun: Error {}
 // SAFETY: the native pages stay mapped for the process's life; the state lives with this object.
 @safe final class DifferentialRun {
     private let tier: TCGOptions.Tier
-    private let guest: UserModeGuest
-    private let native = UnsafeMutablePointer<native_state>.allocate(capacity: 1)
-    private let nativeData: UnsafeMutableRawPointer
-    private let nativeCode: UnsafeMutableRawPointer
+    let guest: UserModeGuest
+    let native = UnsafeMutablePointer<native_state>.allocate(capacity: 1)
+    let nativeData: UnsafeMutableRawPointer
+    let nativeCode: UnsafeMutableRawPointer
     private let pristine: UnsafeMutableRawPointer
     private var generator: InstructionGenerator
-    private var random: SeededRandom
+    var random: SeededRandom
     private(set) var compared = 0
+    /// The memories may differ, because of what is left to the processor.
+    var isApart = false
     /// The first difference of each mnemonic.
     private(set) var differences: [String: String] = [:]
 
@@ -78,125 +80,6 @@ struct NoNativeRun: Error {}
         }
     }
 
-    // MARK: Operands
-
-    private func set(_ register: UInt8, _ value: UInt64) {
-        guest.cpu[register] = value
-        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
-            unsafe registers.storeBytes(
-                of: value, toByteOffset: Int(register) * 8, as: UInt64.self)
-        }
-    }
-
-    /// An address in the data pages, now and then one that reaches past them.
-    private func target() -> UInt64 {
-        let word = random.next()
-        let size = UserModeGuest.dataSize
-        if word & 31 == 0 { return UserModeGuest.dataBase + size - word >> 32 & 31 }
-        let offset = 512 + (word >> 8) % (size - 1024)
-        return UserModeGuest.dataBase + (word & 0x80 == 0 ? offset & ~15 : offset)
-    }
-
-    /// Points the registers that the instruction uses as addresses at the data pages.
-    private func placeOperands(_ instruction: Instruction) -> Bool {
-        set(4, target() & ~7)
-        switch instruction.mnemonic {
-        case _ where instruction.isMaskedStore:
-            // Whether bytes that are not selected may fault is the processor's choice.
-            set(7, UserModeGuest.dataBase + 512 + random.next() & 0x3FF)
-            return instruction.addressSize == 8
-        case .movs, .cmps, .stos, .lods, .scas:
-            set(6, target())
-            set(7, target())
-            if instruction.prefixes.contains(.rep) || instruction.prefixes.contains(.repne) {
-                set(1, random.next() & 31)
-            }
-            let flags = random.next() & RFLAGS.df
-            unsafe native.pointee.rflags |= flags
-            unsafe guest.cpu.state.pointee.systemFlags |= flags
-            return instruction.addressSize == 8
-        case .xlat:
-            set(3, target() - 128)
-            return instruction.addressSize == 8
-        case .leave: set(5, target() & ~7)
-        case .bt, .bts, .btr, .btc: limitBitOffset(instruction)
-        case .ret:
-            let place = guest.cpu[4] - UserModeGuest.dataBase
-            guard place + 8 <= UserModeGuest.dataSize else { break }
-            let address = UserModeGuest.codeBase + 64 + random.next() & 0x3FF
-            unsafe nativeData.storeBytes(
-                of: address, toByteOffset: Int(place), as: UInt64.self)
-            unsafe guest.data.storeBytes(
-                of: address, toByteOffset: Int(place), as: UInt64.self)
-        default: break
-        }
-        return placeMemoryOperand(instruction)
-    }
-
-    private func limitBitOffset(_ instruction: Instruction) {
-        let source = instruction.operands[1]
-        guard source.kind == .general else { return }
-        let offset = UInt64(bitPattern: Int64(random.next() & 0xFFF) - 0x800)
-        set(source.register, offset)
-    }
-
-    private func placeMemoryOperand(_ instruction: Instruction) -> Bool {
-        let memory = instruction.memory
-        var hasMemory = false
-        for index in 0..<Int(instruction.operandCount)
-        where instruction.operands[index].kind == .memory { hasMemory = true }
-        guard hasMemory, instruction.mnemonic != .lea else { return true }
-        // moffs and absolute addresses cannot be placed.
-        guard memory.base < 16, memory.base != memory.index, instruction.addressSize == 8
-        else { return memory.base == MemoryOperand.instructionPointer }
-        if instruction.mnemonic == .push || instruction.mnemonic == .pop, memory.base == 4 {
-            return true
-        }
-        var rest = UInt64(bitPattern: memory.displacement)
-        if memory.index < 16 {
-            if memory.hasVectorIndex {
-                placeIndices(instruction)
-                set(memory.base, target() &- rest)
-                return true
-            }
-            if memory.index != 4 { set(memory.index, random.next() & 0xFF) }
-            rest = rest &+ guest.cpu[memory.index] &* UInt64(memory.scale)
-        }
-        set(memory.base, target() &- rest)
-        return true
-    }
-
-    /// A gather's indices: small numbers, now and then one that leads out of the data pages.
-    private func placeIndices(_ instruction: Instruction) {
-        let isWide = instruction.opcode & 1 != 0
-        let number = instruction.memory.index
-        var words = SIMD4<UInt64>()
-        func index(_ word: UInt64) -> UInt64 {
-            word & 63 == 0 ? word >> 40 & 0x7FFF : word >> 20 & 0x3F
-        }
-        for place in 0..<4 {
-            let word = random.next()
-            words[place] = isWide ? index(word) : index(word) | index(word << 3) << 32
-        }
-        guest.cpu.setYMM(number, words)
-        unsafe withUnsafeMutableBytes(of: &native.pointee.fx) { image in
-            for word in 0..<2 {
-                unsafe image.storeBytes(
-                    of: words[word], toByteOffset: 160 + Int(number) * 16 + 8 * word,
-                    as: UInt64.self)
-            }
-        }
-        unsafe withUnsafeMutableBytes(of: &native.pointee.upper) { upper in
-            for word in 0..<2 {
-                unsafe upper.storeBytes(
-                    of: words[2 + word], toByteOffset: Int(number) * 16 + 8 * word,
-                    as: UInt64.self)
-            }
-        }
-    }
-
-    // MARK: Running
-
     /// Runs sequences of a kind until there are twenty differences.
     func compare(_ kind: SequenceKind, count: Int, seed: UInt64) -> [String] {
         var generator = SequenceGenerator(seed: seed, kind: kind)
@@ -223,7 +106,7 @@ struct NoNativeRun: Error {}
             let base = kind == .moved ? otherBase() : UserModeGuest.codeBase
             if let text = compareOnce(sequence, kind, at: base + UInt64(offset)) { return text }
             // A loop without an end was not run in the guest.
-            if unsafe native.pointee.vector == UInt64(NATIVE_NO_END) { return nil }
+            if unsafe native.pointee.vector == UInt64(NATIVE_NO_END) || isApart { return nil }
         }
         return nil
     }
@@ -238,6 +121,7 @@ struct NoNativeRun: Error {}
     ) -> String? {
         let bytes = sequence.bytes
         unsafe native.pointee = native_state()
+        isApart = false
         guest.enterUserMode(at: address)
         let isFloating = kind == .x87 || kind.hasPlaces && random.next() & 3 == 0
         unsafe StateComparison.randomise(native, guest.cpu, &random, isFloating: isFloating)
@@ -293,64 +177,11 @@ struct NoNativeRun: Error {}
     }
 
     /// Both tiers do not agree, or it is a loop.
-    private var reasonForNoEnd: String { guest.vcpu.lockstep?.report ?? "did not end" }
+    var reasonForNoEnd: String { guest.vcpu.lockstep?.report ?? "did not end" }
 
     private func hex(_ bytes: [UInt8]) -> String {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: " ")
     }
-
-    private func difference(
-        _ instruction: Instruction, _ ending: UserModeGuest.Ending?
-    ) -> String? {
-        guard let ending else { return reasonForNoEnd }
-        let expected = unsafe native.pointee
-        // A call to a non-canonical target with a stack that faults: which of the two faults comes
-        // is the processor's choice.
-        if instruction.mnemonic == .call, expected.vector == 14, ending.vector == 13 { return nil }
-        var mask = ending.vector == 3 ? undefinedFlags(after: instruction) : 0
-        if instruction.mnemonic == .div || instruction.mnemonic == .idiv { mask = 0x8D5 }
-        return difference(
-            ending, mask: mask, instruction.isDotProduct ? .dpps : instruction.mnemonic,
-            comparesResult: !hasUndefinedResult(instruction))
-    }
-
-    private func difference(
-        _ ending: UserModeGuest.Ending, mask: UInt64, _ mnemonic: Mnemonic,
-        comparesResult: Bool = true
-    ) -> String? {
-        let expected = unsafe native.pointee
-        if expected.vector != ending.vector || expected.rip != ending.rip {
-            return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
-                + "\(expected.vector) at \(String(expected.rip, radix: 16))"
-        }
-        if ending.vector == 14 {
-            // The kernel alters the error code for its own addresses.
-            let isUser = expected.cr2 < 1 << 47 && expected.cr2 >= UserModeGuest.lowSize
-            if isUser, expected.error != ending.error || expected.cr2 != guestCR2 {
-                return "page fault \(ending.error) at \(String(guestCR2, radix: 16)), not "
-                    + "\(expected.error) at \(String(expected.cr2, radix: 16))"
-            }
-        }
-        // The frame has the guest's RSP and flags.
-        guest.cpu[4] = ending.rsp
-        guest.cpu.setArithmeticFlags(ending.flags & RFLAGS.arithmetic)
-        if (expected.rflags ^ ending.flags) & RFLAGS.df != 0 { return "DF differs" }
-        guard comparesResult else { return nil }
-        if let text = unsafe StateComparison.difference(native, guest.cpu, mask: mask, mnemonic) {
-            return text
-        }
-        let size = Int(UserModeGuest.dataSize)
-        if unsafe memcmp(nativeData, guest.data, size) != 0 {
-            for offset in 0..<size {
-                let own = unsafe guest.data.load(fromByteOffset: offset, as: UInt8.self)
-                let other = unsafe nativeData.load(fromByteOffset: offset, as: UInt8.self)
-                if own != other { return "memory at \(offset): \(own) not \(other)" }
-            }
-        }
-        return nil
-    }
-
-    private var guestCR2: UInt64 { unsafe guest.cpu.state.pointee.cr2 }
 
     private func restore(_ length: Int, at offset: Int = 0) {
         unsafe memset(nativeCode + offset, 0xCC, length + 1)
@@ -365,19 +196,5 @@ struct NoNativeRun: Error {}
         if unsafe memcmp(guest.data, pristine, size) != 0 {
             unsafe guest.data.copyMemory(from: pristine, byteCount: size)
         }
-    }
-}
-
-extension Instruction {
-    private func isVEX(_ map: UInt8, _ opcodes: ClosedRange<UInt8>) -> Bool {
-        encoding == .vex && self.map == map && opcodes.contains(opcode)
-    }
-
-    /// VDPPS and VDPPD.
-    fileprivate var isDotProduct: Bool { mnemonic == .dppd || isVEX(3, 0x40...0x41) }
-
-    /// To [RDI].
-    var isMaskedStore: Bool {
-        mnemonic == .maskmovq || mnemonic == .maskmovdqu || isVEX(1, 0xF7...0xF7)
     }
 }

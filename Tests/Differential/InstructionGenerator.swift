@@ -152,6 +152,12 @@ struct InstructionGenerator {
         {
             return false
         }
+        // With REP or REPNE, Intel's LOOPE and LOOPNE wait for what the prefix says.
+        if instruction.mnemonic == .loope || instruction.mnemonic == .loopne,
+            instruction.prefixes.contains(.rep) || instruction.prefixes.contains(.repne)
+        {
+            return false
+        }
         let isFloating = (0xD8...0xDF).contains(instruction.opcode) && instruction.map == 0
         let usesVectors =
             Self.vectorFeatures.contains(instruction.feature)

@@ -108,11 +108,22 @@ enum StateComparison {
     /// The first difference between the two, in words.
     static func difference(
         _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, mask: UInt64,
-        _ mnemonic: Mnemonic
+        _ mnemonic: Mnemonic, latitude: FaultLatitude = FaultLatitude()
     ) -> String? {
-        let unknown = unsafe UInt64(unknownMXCSR(native, mnemonic))
-        return unsafe registerDifference(native, cpu) ?? flagDifference(native, cpu, mask)
-            ?? upperDifference(native, cpu) ?? imageDifference(native, cpu, unknown)
+        let mask = latitude.flags ? RFLAGS.arithmetic : mask
+        if let text = unsafe registerDifference(native, cpu) ?? flagDifference(native, cpu, mask) {
+            return text
+        }
+        if latitude.vectors { return nil }
+        var imageMasks = imageMasks
+        imageMasks[3] &= unsafe ~UInt64(unknownMXCSR(native, mnemonic))
+        if latitude.mxcsr { imageMasks[3] &= ~0x3F }
+        if latitude.tags {
+            // FSW's top and FTW; the registers stand in the order of the stack.
+            imageMasks[0] &= ~0xFF_3800_0000
+            for word in 4..<20 { imageMasks[word] = 0 }
+        }
+        return unsafe upperDifference(native, cpu) ?? imageDifference(native, cpu, imageMasks)
     }
 
     private static func registerDifference(
@@ -168,13 +179,13 @@ enum StateComparison {
     }
 
     private static func imageDifference(
-        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ unknown: UInt64
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ masks: [UInt64]
     ) -> String? {
         unsafe withUnsafeBytes(of: &native.pointee.fx) { image in
-            for (word, mask) in imageMasks.enumerated() {
+            for (word, mask) in masks.enumerated() {
                 let expected = unsafe image.load(fromByteOffset: word * 8, as: UInt64.self)
                 let own = unsafe cpu.fxImage.load(fromByteOffset: word * 8, as: UInt64.self)
-                if (expected ^ own) & (word == 3 ? mask & ~unknown : mask) != 0 {
+                if (expected ^ own) & mask != 0 {
                     return "FXSAVE image at \(word * 8): \(String(own, radix: 16)) not "
                         + String(expected, radix: 16)
                 }

@@ -1,0 +1,56 @@
+import TCGDecoder
+
+@testable import TCG
+
+/// What the architecture leaves to the processor where an instruction faults. Intel's and AMD's
+/// processors differ in all of it; Apus's CPU does what AMD's do.
+struct FaultLatitude {
+    /// The page of a fault is known, but not the byte in it: VMASKMOV and VPMASKMOV.
+    private(set) var address = false
+    /// REP CMPS and REP SCAS: Intel's have the flags of before the instruction (SDM volume 2, REP).
+    private(set) var flags = false
+    /// A gather's mask and what it has loaded.
+    private(set) var vectors = false
+    /// MXCSR's flags, where VCVTPS2PH cannot store.
+    private(set) var mxcsr = false
+    /// x87's top of stack and tags, which a faulting MMX instruction has set or not.
+    private(set) var tags = false
+    /// What a store of ten bytes has written of them, or a CALL below the stack pointer.
+    private(set) var memory = false
+    /// Another exception may come instead.
+    private(set) var other = false
+
+    /// Nothing.
+    init() {}
+
+    /// For an instruction that ended in an exception, with x87's control word of then.
+    init(_ instruction: Instruction, vector: UInt64, controlWord: UInt16) {
+        // A stack fault, a general protection or a page fault.
+        guard (12...14).contains(vector) else { return }
+        switch instruction.mnemonic {
+        case .call:
+            // The target is not canonical, or beyond the segment's limit. Intel's push first, and the
+            // stack may fault.
+            memory = vector == 13
+            other = vector == 13
+        case .cmps, .scas: flags = true
+        case .fst, .fstp, .fist, .fistp, .fisttp, .fbstp:
+            memory = true
+            // Intel's do not look at the memory if an exception that is not masked forbids the store.
+            other = controlWord & 0x3F != 0x3F
+        case .vex:
+            vectors = instruction.isVEX(2, 0x90...0x93)
+            address =
+                instruction.isVEX(2, 0x2C...0x2F) || instruction.isVEX(2, 0x8C...0x8C)
+                || instruction.isVEX(2, 0x8E...0x8E)
+            mxcsr = instruction.isVEX(3, 0x1D...0x1D)
+        default: tags = instruction.usesMMX
+        }
+    }
+}
+
+extension Instruction {
+    fileprivate var usesMMX: Bool {
+        (0..<Int(operandCount)).contains { operands[$0].kind == .mmx }
+    }
+}
