@@ -43,7 +43,11 @@ struct FaultLatitude {
             address =
                 instruction.isVEX(2, 0x2C...0x2F) || instruction.isVEX(2, 0x8C...0x8C)
                 || instruction.isVEX(2, 0x8E...0x8E)
+            // An exception of the conversion comes before the fault of its store, or not at all.
             mxcsr = instruction.isVEX(3, 0x1D...0x1D)
+            other = mxcsr
+        // Reached by a wild jump only: the host's kernel executes them (UMIP).
+        case .sgdt, .sidt, .sldt, .smsw, .str: other = true
         default: tags = instruction.usesMMX
         }
     }
