@@ -13,7 +13,12 @@ BUILD_PACKAGES=(binutils git libcurl4 libgcc-12-dev libncurses6 libstdc++-12-dev
     liblzma-dev libseccomp-dev libcap-ng-dev libjansson-dev pkg-config)
 GUEST_PACKAGES=(cpio e2fsprogs kmod procps)
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+# Bold at a terminal.
+say() {
+    local arrow='==>'
+    [ ! -t 2 ] || arrow=$'\033[1m==>\033[0m'
+    printf '%s %s\n' "$arrow" "$*" >&2
+}
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 as_root() {
@@ -280,6 +285,7 @@ begin_example() {
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$name"; exit ;;
     *) die "unknown option '$1' (there are --check and --help)" ;;
     esac
+    [ $# -le 1 ] || die "'$2' is too much: there is --check or --help, alone"
     need_packages "${BUILD_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
     # APUS names an executable that is already built.
     [ -n "${APUS-}" ] || build_release

@@ -23,6 +23,23 @@ import Testing
         #expect(bare == .inheritedTap([7], hasHeader: false))
     }
 
+    @Test("up-links of a switch")
+    func upLinks() throws {
+        func parse(_ text: String) throws -> NetworkOptions {
+            try NetworkOptions(upLink: NetworkOptions.upLinkSchema.parse(text))
+        }
+        #expect(try parse("stream,path=/a/b").link == .stream(path: "/a/b", role: .client))
+        #expect(try parse("tap,ifname=tap0").link == .tap(name: "tap0", queues: 1))
+        #expect(try parse("connected,fd=7").link == .inherited(7))
+        #expect(throws: OptionError("--uplink: type=tap needs ifname")) { try parse("tap") }
+        #expect(throws: OptionError("--uplink: path needs type=stream")) {
+            try parse("tap,ifname=tap0,path=a")
+        }
+        for text in ["user", "dgram", "none", "tap,queues=2"] {
+            #expect(throws: OptionError.self) { try parse(text) }
+        }
+    }
+
     @Test("what the driver sees")
     func driver() throws {
         let options = try parse("none,mac=52:54:00:AB:cd:ef,mtu=9000,queue-size=64")

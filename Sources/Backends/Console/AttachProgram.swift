@@ -5,7 +5,7 @@ internal import VhostUser
 
 /// The program `apus attach`: this terminal becomes that of a console at a Unix socket, for a while.
 package final class AttachProgram {
-    private static let log = Log("attach")
+    private static let log = Log("apus attach")
     private static let portion = 16 << 10
     private static let socket = Flag.one(
         "socket", .path, help: "Where the console listens (--console listen=PATH)")

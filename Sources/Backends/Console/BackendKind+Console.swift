@@ -7,7 +7,7 @@ extension BackendKind {
     package static let console = BackendKind(
         "console", .console, noun: "console",
         summary: "Serves a virtual machine's console and channels over vhost-user.",
-        example: "listen=console.sock",
+        example: "listen=terminal.sock",
         schema: ConsoleOptions.schema,
         systemCalls: {
             var rules = SystemCallRules.backendControl

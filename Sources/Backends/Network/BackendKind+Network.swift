@@ -6,7 +6,7 @@ extension BackendKind {
     package static let network = BackendKind(
         "net", .net, noun: "network interface",
         summary: "Connects a virtual machine to a network over vhost-user.",
-        example: "type=stream,path=net.sock,server=on",
+        example: "type=stream,path=wire.sock,server=on",
         schema: NetworkOptions.schema,
         systemCalls: { NetworkSystemCalls.control },
         check: { values throws(OptionError) in _ = try NetworkOptions(values) },

@@ -63,12 +63,19 @@ package struct NetworkOptions: Equatable, Sendable {
 
     enum Kind: String, CaseIterable, Sendable { case user, stream, dgram, tap, connected, none }
 
+    /// What a switch's up-link can be.
+    enum UpLinkKind: String, CaseIterable, Sendable { case stream, tap, connected }
+
     private enum Keys {
         static let type = OptionKey.required(
             "type", .choice(Kind.self),
             help: "what it is connected to: the host's network, by its sockets, user, or by an "
                 + "interface, tap; a Unix socket, stream or dgram, as QEMU's -netdev of that name; an "
                 + "open socket, connected; or nothing, none")
+        static let upLinkType = OptionKey.required(
+            "type", .choice(UpLinkKind.self),
+            help: "what it is: an interface of the host, tap; a Unix socket, stream, as QEMU's "
+                + "-netdev of that name; or an open socket, connected")
         static let path = OptionKey<String?>("path", .path, help: "the socket of type=stream")
         static let server = OptionKey(
             "server", .bool, default: false,
@@ -137,7 +144,7 @@ package struct NetworkOptions: Equatable, Sendable {
     package static let upLinkSchema = OptionSchema(
         "uplink", leadingKey: "type",
         keys: [
-            Keys.type.any, Keys.path.any, Keys.server.any, Keys.interface.any, Keys.fd.any,
+            Keys.upLinkType.any, Keys.path.any, Keys.server.any, Keys.interface.any, Keys.fd.any,
         ])
 
     /// Where a front end finds a switch's port.
@@ -163,16 +170,23 @@ package struct NetworkOptions: Equatable, Sendable {
 
     /// Takes what `upLinkSchema` has parsed.
     package init(upLink values: OptionValues) throws(OptionError) {
-        try self.init(values)
-        switch link {
-        case .stream, .tap, .inherited: break
-        default: throw OptionError("--uplink: type is stream, tap or connected")
+        do throws(OptionError) {
+            switch values[Keys.upLinkType] {
+            case .stream: link = try Self.link(.stream, values)
+            case .connected: link = try Self.link(.connected, values)
+            case .tap:
+                _ = try Self.need(values[Keys.interface], "ifname", .tap)
+                link = try Self.link(.tap, values)
+            }
+        } catch {
+            throw error.inside("--uplink")
         }
+        maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
     }
 
     /// Takes what `schema` has parsed.
     package init(_ values: OptionValues) throws(OptionError) {
-        link = try Self.link(values)
+        link = try Self.link(values[Keys.type], values)
         mac = values[Keys.mac]
         mtu = values[Keys.mtu].map { UInt16(clamping: $0) }
         maximumQueueSize = UInt16(clamping: values[Keys.queueSize])
@@ -181,8 +195,9 @@ package struct NetworkOptions: Equatable, Sendable {
         pollMicroseconds = values[Keys.poll]
     }
 
-    private static func link(_ values: OptionValues) throws(OptionError) -> Link {
-        let kind = values[Keys.type]
+    private static func link(
+        _ kind: Kind, _ values: OptionValues
+    ) throws(OptionError) -> Link {
         let owners: [(key: String, kind: Kind, isGiven: Bool)] = [
             ("path", .stream, values.isGiven(Keys.path)),
             ("server", .stream, values.isGiven(Keys.server)),
