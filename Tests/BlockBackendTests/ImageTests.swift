@@ -84,6 +84,17 @@ import Testing
         #expect(refusal(BlockOptions(path: odd.path)).contains("no multiple of its block size 512"))
     }
 
+    @Test(
+        "an image that begins like QCOW2 is taken byte for byte, if it is a whole number of blocks")
+    func foreign() throws {
+        let magic: [UInt8] = [0x51, 0x46, 0x49, 0xfb]
+        let odd = try ScratchImage(magic + [UInt8](repeating: 0, count: 509))
+        #expect(
+            refusal(BlockOptions(path: odd.path)).hasPrefix("image \(odd.path) is a QCOW2 file"))
+        let whole = try ScratchImage(magic + [UInt8](repeating: 0, count: 508))
+        #expect(try RawImage(BlockOptions(path: whole.path)).size == 512)
+    }
+
     @Test("an empty image is refused")
     func empty() throws {
         let file = try ScratchImage(size: 0)

@@ -64,7 +64,14 @@ final class RawImage: Sendable {
             alignment = try DirectAlignment(files.file.rawValue, geometry, path: path)
         }
         let block = options.blockSize ?? max(geometry.logicalBlockSize, 512)
-        try Self.check(geometry.size, blockSize: block, path: path)
+        let isForeign = Self.beginsLikeQCOW2((files.cachedFile ?? files.file).rawValue)
+        try Self.check(geometry.size, blockSize: block, path: path, isForeign: isForeign)
+        if isForeign {
+            blockLog(
+                .warning,
+                "image \(path) begins like a QCOW2 file, and is a raw one here all the same; if it is "
+                    + "one, `qemu-img convert -O raw` makes an image of it")
+        }
 
         file = files.file
         cachedFile = files.cachedFile
@@ -101,15 +108,28 @@ final class RawImage: Sendable {
     }
 
     private static func check(
-        _ size: UInt64, blockSize: UInt32, path: String
+        _ size: UInt64, blockSize: UInt32, path: String, isForeign: Bool
     ) throws(BlockError) {
         if size == 0 { throw BlockError("image \(path) is empty") }
         let rest = size % UInt64(blockSize)
+        if rest != 0, isForeign {
+            throw BlockError(
+                "image \(path) is a QCOW2 file, of which this program knows nothing; "
+                    + "`qemu-img convert -O raw` makes an image of it")
+        }
         if rest != 0 {
             throw BlockError(
                 "image \(path) has \(size) bytes, which is no multiple of its block size "
                     + "\(blockSize); `truncate -s %\(blockSize)` would round it up with zeroes")
         }
+    }
+
+    /// What QEMU's images begin with. No more than a hint: a guest can write that to its disk, too.
+    private static func beginsLikeQCOW2(_ fd: Int32) -> Bool {
+        var magic: UInt32 = 0
+        // SAFETY: the call fills `magic`, which has as many bytes as it is told.
+        let count = unsafe pread(fd, &magic, MemoryLayout<UInt32>.size, 0)
+        return count == MemoryLayout<UInt32>.size && UInt32(bigEndian: magic) == 0x5146_49fb
     }
 
     /// Asks for a hole behind the end, which changes nothing.

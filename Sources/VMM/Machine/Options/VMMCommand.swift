@@ -208,7 +208,10 @@ package struct VMMCommand: Sendable {
           back ends of a machine that runs.
         """
     private static var exitCodes: String {
-        Outcome.allCases.map { "  \($0.rawValue)  \($0.meaning)" }.joined(separator: "\n")
+        Outcome.allCases.map { outcome in
+            let note = outcome.note.map { ", \($0)" } ?? ""
+            return "  \(outcome.rawValue)  \(outcome.meaning)\(note)"
+        }.joined(separator: "\n")
     }
     /// What the command line asks for.
     package enum Request: Sendable {

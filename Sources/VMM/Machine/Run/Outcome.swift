@@ -24,13 +24,17 @@ package enum Outcome: Int32, Sendable, CaseIterable {
         case .error: "an error outside the guest"
         case .usage: "the command line is wrong"
         case .reboot: "the guest rebooted, with --on-reboot exit"
-        case .panic:
-            "the guest reported a panic, which needs its driver for pvpanic; else it reboots"
+        case .panic: "the guest reported a panic"
         case .tripleFault: "the guest's CPU stopped with a triple fault"
         case .ended:
             "ended from outside: Ctrl-A x, SIGTERM, SIGINT, SIGHUP, SIGQUIT, the monitor's quit"
         case .forbiddenCall: "apus tried a system call that it does not need (--seccomp)"
         }
+    }
+
+    /// What else the help says of it.
+    package var note: String? {
+        self == .panic ? "which needs its driver for pvpanic; else it reboots" : nil
     }
 }
 
