@@ -195,6 +195,18 @@ import Testing
         #expect(rig.fileSystem.handles.count == 0)
     }
 
+    @Test("go on with another program only if that has the option")
+    func handOver() throws {
+        let rig = try SharedFolderRig(Self.map)
+        _ = try rig.begin()
+        try rig.handOver(Self.map)
+        let request = Self.arguments(FUSE.mkdir, "new") + Self.list()
+        let answer = try rig.call(FUSE.mkdir, FUSE.root, request)
+        #expect(answer.error == 0)
+        #expect(try Self.label(rig, answer.nodeID) != nil)
+        #expect(throws: VirtioDeviceError.self) { try rig.handOver("xattr=on") }
+    }
+
     @Test("whose names the map forbids make nothing")
     func mapped() throws {
         let rig = try SharedFolderRig(

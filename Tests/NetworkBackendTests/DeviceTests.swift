@@ -125,6 +125,11 @@ import Testing
                 try rig.device.loadState(Array(good[..<length]))
             }
         }
+        // One byte more: at the end, and in what the driver has asked for.
+        let longer = [good[0] + 1] + good[1..<(good.count - 4)] + [0] + good.suffix(4)
+        for bad in [good + [0], longer] {
+            #expect(throws: VirtioDeviceError.self) { try rig.device.loadState(bad) }
+        }
         for place in [4, 6, 24, 33] {
             var bad = good
             bad[place + 1] = 0xff

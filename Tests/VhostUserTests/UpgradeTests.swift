@@ -158,6 +158,17 @@ struct DeviceStateTests {
         #expect(try save(rig).count == 12)
     }
 
+    @Test("is not loaded into a device whose queues were started since")
+    func startedMeanwhile() throws {
+        let rig = try RingRig()
+        rig.device.state = [1, 2, 3]
+        let image = try save(rig)
+        rig.device.state = [9]
+        #expect(try load(rig, image) { try rig.runPolled() } == 1)
+        #expect(rig.device.state == [9])
+        #expect(rig.device.runningQueues == [0])
+    }
+
     @Test("is not complete while the other side still writes")
     func tooEarly() throws {
         let rig = try RingRig()
@@ -187,12 +198,15 @@ struct DeviceStateTests {
         return bytes
     }
 
-    private func load(_ rig: RingRig, _ image: [UInt8]) throws -> UInt64 {
+    private func load(
+        _ rig: RingRig, _ image: [UInt8], meanwhile: () throws -> Void = {}
+    ) throws -> UInt64 {
         var pipe: Pipe? = try Pipe()
         #expect(
             try rig.peer.ask(
                 .setDeviceStateFD, littleEndian(1, 0 as UInt32), fds: [#require(pipe?.output)])
                 == littleEndian(0x100 as UInt64))
+        try meanwhile()
         var rest = image[...]
         let isDone = rig.loop.run {
             rest = rest.dropFirst(pipe?.input.writeAvailable(rest) ?? 0)

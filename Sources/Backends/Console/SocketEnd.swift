@@ -115,6 +115,8 @@ final class SocketEnd: HostEnd {
 
     func restoreOutput(_ bytes: [UInt8]) {
         history.append(bytes[...])
+        // What a reader has not read by now it has missed.
+        for client in readers { client.position = max(client.position, history.start) }
         for client in readers where client.outputWatch == nil { send(client) }
     }
 

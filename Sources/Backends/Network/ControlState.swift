@@ -60,6 +60,7 @@ extension ControlState {
         guard [0, ReceiveFilter.networkWords].contains(filter.networks.count) else {
             throw ProtocolError("network state", "networks", "not all are there")
         }
+        try reader.finish()
     }
 
     private static func addresses(_ reader: inout WireReader) throws(ProtocolError) -> [UInt64]? {

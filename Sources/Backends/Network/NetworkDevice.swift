@@ -273,7 +273,9 @@ package final class NetworkDevice: VirtioDevice, NetworkVerbs {
             var reader = WireReader("network state", bytes)
             let known = try reader.block("commands")
             let unsent = try reader.block("unsent")
-            guard UInt64(unsent.count) <= FrameLimit.maximum else {
+            try reader.finish()
+            // With the length before it.
+            guard UInt64(unsent.count) <= FrameLimit.maximum + 4 else {
                 throw VirtioDeviceError("\(unsent.count) bytes are more than a frame")
             }
             commands = known.isEmpty ? nil : try ControlState(known)

@@ -8,14 +8,18 @@ extension BackendSession {
     func beginTransfer(_ wanted: DeviceStateTransfer, _ fd: SharedFD) -> Reply {
         transfer = nil
         do {
-            guard !queues.contains(where: { $0.isRunning || $0.isStarted }) else {
-                throw VirtioDeviceError("not all queues are stopped")
-            }
+            try checkStopped()
             transfer = try wanted.direction == 0 ? save(to: fd) : load(from: fd)
             return Reply(payload: .u64(Self.usesGivenDescriptor))
         } catch {
             BackendServer.log.guest("the device's state cannot be transferred: \(error)")
             return Reply(payload: .u64(Self.usesGivenDescriptor | 1))
+        }
+    }
+
+    private func checkStopped() throws(VirtioDeviceError) {
+        guard !queues.contains(where: { $0.isRunning || $0.isStarted }) else {
+            throw VirtioDeviceError("not all queues are stopped")
         }
     }
 
@@ -32,6 +36,8 @@ extension BackendSession {
         try StateTransfer(loadingFrom: fd, on: loop) { [unowned self] bytes in
             do {
                 let image = try DeviceStateImage(bytes)
+                // A front end may have started queues since.
+                try checkStopped()
                 guard image.deviceID == device.deviceID else {
                     throw VirtioDeviceError("it is that of a device of another type")
                 }

@@ -102,6 +102,13 @@ extension FileSystem {
         guard reader.rootInode == nodes.root.key.inode else {
             throw BackendError("it is that of another folder than \(options.path)")
         }
+        // What gives the guest rights is not in the hand of whoever brings the state.
+        let labels = FUSEAbilities.securityLabels.rawValue
+        guard options.takesLabels || reader.abilities & labels == 0 else {
+            throw BackendError(
+                "the guest sets security labels, and this program does not let it; give"
+                    + " security-label=on as the program before")
+        }
         let known = try nodes.read(&reader)
         let open = try readFiles(&reader)
         let mapped = try readMappings(&reader)
