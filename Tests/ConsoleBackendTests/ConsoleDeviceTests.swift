@@ -68,6 +68,49 @@ import Testing
         #expect(try new.read(reader, count: 11) == Array("hello world".utf8))
     }
 
+    @Test("a state that no console can have is refused and changes nothing")
+    func senselessState() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"])")
+        #expect(try rig.send(1, Array("hello".utf8)))
+        let good = rig.device.saveState()
+        // Version and number of ports, two bytes, and how much input, output and shown there is.
+        let (input, output, shown) = (8, 12, 16)
+        #expect(
+            Array(good[shown...]) == littleEndian(5 as UInt32) + Array("hello".utf8) + [0, 0, 0, 0])
+        func block(_ count: Int) -> [UInt8] {
+            littleEndian(UInt32(count)) + [UInt8](repeating: 0, count: count)
+        }
+        let end = littleEndian(0 as UInt32)
+        let message = [UInt8](repeating: 0, count: 8)
+        let many = (0..<1025).flatMap { _ in message + end }
+        let bad: [[UInt8]] = [
+            good + [0],
+            Array(good[..<input]) + block((64 << 10) + 1) + Array(good[output...]),
+            Array(good[..<output]) + block((2 << 20) + 1) + Array(good[shown...]),
+            Array(good[..<shown]) + block((16 << 20) + 1) + end,
+            Array(good.dropLast(4)) + littleEndian(1025 as UInt32) + many,
+            Array(good.dropLast(4)) + littleEndian(1 as UInt32) + message + block(257),
+        ]
+        for bad in bad {
+            #expect(throws: VirtioDeviceError.self) { try rig.device.loadState(bad) }
+            #expect(rig.device.saveState() == good)
+        }
+    }
+
+    @Test("a channel whose reader sleeps takes a state")
+    func sleeperState() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("listen=\(folder["c"]),console=off")
+        try rig.control(0, ConsoleEvent.portOpen, 1)
+        let reader = try UnixSocket(connectingTo: folder["c"])
+        _ = rig.loop.run(timeoutMilliseconds: 300) { false }
+        while try rig.send(1, [UInt8](repeating: 1, count: 30_000), milliseconds: 200) {}
+        let state = rig.device.saveState()
+        for _ in 0..<2 { try rig.device.loadState(state) }
+        #expect(try !rig.read(reader, count: 100_000).isEmpty)
+    }
+
     @Test("a terminal's guest does not wait for a reader that sleeps")
     func sleepyReader() throws {
         let folder = try TestFolder()
@@ -211,6 +254,30 @@ import Testing
             try rig.message()
                 == ConsoleMessage(
                     port: 0, event: ConsoleEvent.resize, value: 0, rest: [132, 0, 50, 0]))
+    }
+
+    @Test("a guest that takes messages late learns a terminal's last size")
+    func lastSize() throws {
+        let folder = try TestFolder()
+        let rig = try ConsoleRig("pty,link=\(folder["tty"])")
+        let fd = unsafe open(folder["tty"], O_RDWR | O_NOCTTY)
+        let terminal = OwnedFD(owning: fd)
+        try rig.control(0, ConsoleEvent.portReady, 1)
+        for _ in 0..<2 { _ = try rig.message() }
+        // As many as the guest has room for; it takes them later.
+        for _ in 0..<8 { try rig.control(0, ConsoleEvent.deviceReady, 1) }
+        for columns in [100, 200, 100] as [UInt16] {
+            var size = winsize(ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0)
+            #expect(unsafe ioctl(terminal.rawValue, UInt(TIOCSWINSZ), &size) == 0)
+            #expect(unsafe write(terminal.rawValue, "x", 1) == 1)
+            #expect(try rig.input(0, count: 1) == [UInt8(ascii: "x")])
+        }
+        for _ in 0..<8 { #expect(try rig.message()?.event == ConsoleEvent.deviceAdd) }
+        #expect(
+            try rig.message()
+                == ConsoleMessage(
+                    port: 0, event: ConsoleEvent.resize, value: 0, rest: [100, 0, 50, 0]))
+        #expect(try rig.receive(2, milliseconds: 200) == nil)
     }
 
     @Test("a guest that asks without end costs no memory")

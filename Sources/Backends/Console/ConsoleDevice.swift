@@ -164,7 +164,7 @@ package final class ConsoleDevice: VirtioDevice {
         port.isOpenInGuest = false
         if port.options.isConsole {
             post(ConsoleMessage(port: number, event: ConsoleEvent.consolePort))
-            if let size = port.end.size { post(.resize(number, size)) }
+            postSize(index)
         }
         if !port.options.name.isEmpty {
             post(
@@ -182,9 +182,7 @@ package final class ConsoleDevice: VirtioDevice {
         if index == 0, now != size {
             size = now
             configChanged()
-            if let now, ports[index].options.isConsole, toldConnected[index] != nil {
-                post(.resize(0, now))
-            }
+            if toldConnected[index] != nil { postSize(index) }
         }
         sendMessages()
     }
@@ -198,17 +196,25 @@ package final class ConsoleDevice: VirtioDevice {
     private func tellAnew(_ index: Int) {
         toldConnected[index] = !isConnected(index)
         tellConnection(index)
-        if ports[index].options.isConsole, let size = ports[index].end.size {
-            post(.resize(UInt32(index), size))
-        }
+        postSize(index)
+    }
+
+    /// Tells a terminal's size as it is now, not one that the guest has not taken yet.
+    private func postSize(_ index: Int) {
+        guard ports[index].options.isConsole, let size = ports[index].end.size else { return }
+        postLatest(.resize(UInt32(index), size))
     }
 
     private func tellConnection(_ index: Int) {
         let now = isConnected(index)
         guard isMultiport, let told = toldConnected[index], told != now else { return }
         toldConnected[index] = now
-        let message = ConsoleMessage(
-            port: UInt32(index), event: ConsoleEvent.portOpen, value: now ? 1 : 0)
+        postLatest(
+            ConsoleMessage(port: UInt32(index), event: ConsoleEvent.portOpen, value: now ? 1 : 0))
+    }
+
+    /// Posts in the place of what the guest has not taken yet.
+    private func postLatest(_ message: ConsoleMessage) {
         messages.removeAll { $0.port == message.port && $0.event == message.event }
         post(message)
     }
