@@ -2,6 +2,7 @@ import Accelerator
 import Core
 import DeviceFakes
 @testable import Devices
+import TestSupport
 import Testing
 
 @Suite("virtio-pci")
@@ -227,6 +228,15 @@ struct VirtioPCITests {
         bench.bar.write32(0x3004, 0x8005_0001)
         #expect(bench.device.setups[1]?.kick?.drain() == true)
         #expect(bench.device.setups[0]?.kick?.drain() == false)
+    }
+
+    @Test("a driver's notification waits for no event that a back end has filled")
+    func fullEvent() throws {
+        let bench = try VirtioBench()
+        try bench.start()
+        let kick = try #require(bench.device.setups[1]?.kick)
+        #expect(try passesFullEvents(kick) { bench.bar.write16(0x3004, 1) })
+        #expect(kick.drain())
     }
 
     @Test("one queue is reset and started again")

@@ -34,6 +34,7 @@ struct LogAndInflightTests {
         event.drain()
         #expect(rig.serves())
         #expect(event.drain())
+        #expect(try passesFullEvents(event) { _ = rig.serves() })
         let other = try EventFD()
         try rig.peer.send(.setLogFD, fds: [other.fd])
         try rig.settle()

@@ -56,6 +56,29 @@ import Testing
         queue = nil
     }
 
+    @Test("a queue waits for no event that its driver has filled")
+    func fullEvents() throws {
+        let rig = try Rig(ring: 0)
+        let chain = DescriptorChain()
+        let kick = try #require(rig.setup.kick)
+        let call = try #require(rig.setup.call)
+        rig.add()
+        var queue: LoopQueue?
+        var isTaken = false
+        #expect(
+            try passesFullEvents(kick, call) {
+                queue = try LoopQueue(rig.setup, index: 0, on: rig.loop) {
+                    guard queue?.pop(into: chain) == true else { return }
+                    queue?.push(chain, written: 0)
+                    queue?.publish()
+                    isTaken = true
+                }
+                _ = rig.loop.run(timeoutMilliseconds: 5000) { isTaken }
+            })
+        #expect(isTaken)
+        queue = nil
+    }
+
     @Test(
         "a queue that has broken says so once and yields nothing more",
         arguments: [0, VirtioFeature.packedRing])

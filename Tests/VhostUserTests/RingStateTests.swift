@@ -159,6 +159,26 @@ struct RingStateTests {
         #expect(rig.loop.run { rig.error.drain() })
     }
 
+    @Test("wait for no event that a front end has filled")
+    func fullEvents() throws {
+        let rig = try RingRig()
+        try rig.run()
+        #expect(rig.serves())
+        #expect(
+            try passesFullEvents(rig.call) {
+                try rig.sendMemory()
+                try rig.settle()
+            })
+        #expect(rig.device.starts == 2)
+        #expect(
+            try passesFullEvents(rig.error) {
+                try rig.scratch.memory.write(
+                    GuestAddress(rig.driver.layout.driver.rawValue + 2), 99 as UInt16)
+                rig.kick.signal()
+                _ = rig.loop.run(timeoutMilliseconds: 300) { false }
+            })
+    }
+
     @Test("are stopped by a status of zero and by a reset")
     func resets() throws {
         let rig = try RingRig()

@@ -15,8 +15,8 @@ public final class EventFD: Sendable {
     /// Takes a descriptor that a peer sent, and makes it non-blocking: a peer that fills the
     /// counter or empties it first must not be able to stop us. Linux lets it make the descriptor
     /// blocking again: `drain` does not wait even so, and `signal` may if the counter is full as
-    /// well, so that a hostile peer can stop the back end that it has to itself. Who serves several
-    /// uses `signalIfRoom`.
+    /// well, so that a hostile peer can stop the back end that it has to itself. Who serves several,
+    /// and the VMM, uses `signalIfRoom`.
     public init(adopting fd: SharedFD) {
         _ = clinux_set_nonblocking(fd.rawValue)
         self.fd = fd

@@ -46,5 +46,5 @@ final class QueueLog: Sendable {
     }
 
     /// Tells whoever waits for it that the log has changed.
-    func announce() { event?.signal() }
+    func announce() { event?.signalIfRoom() }
 }

@@ -145,7 +145,7 @@ public final class Virtqueue: @unchecked Sendable {
 
     private func fail(_ error: QueueError) -> QueueError {
         failure = error
-        setup.error?.signal()
+        setup.error?.signalIfRoom()
         return error
     }
 

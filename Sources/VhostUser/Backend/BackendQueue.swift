@@ -83,7 +83,7 @@ final class BackendQueue {
     func takeKick() throws(SystemError) {
         if kick == nil, !isPolled { kick = try EventFD() }
         start()
-        kick?.signal()
+        kick?.signalIfRoom()
     }
 
     /// Calls and errors are to be messages.

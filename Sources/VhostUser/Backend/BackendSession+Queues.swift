@@ -177,7 +177,7 @@ extension BackendSession {
         } catch {
             BackendServer.log.guest("queue \(queue.index) cannot be served: \(error)")
             queue.isBroken = true
-            queue.error?.signal()
+            queue.error?.signalIfRoom()
         }
     }
 
@@ -246,8 +246,8 @@ extension BackendSession {
         // Whoever served the ring before, we or a process that was killed, may have taken a kick
         // without acting on it, or used a buffer without saying so. One too many does no harm.
         if !setup.isFresh {
-            queue.kick?.signal()
-            queue.call?.signal()
+            queue.kick?.signalIfRoom()
+            queue.call?.signalIfRoom()
         }
         onQueueStart?()
     }

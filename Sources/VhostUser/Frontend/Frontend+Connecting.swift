@@ -108,7 +108,7 @@ extension Frontend {
         link.onConfigChange = { [unowned self] in configIsStale() }
         link.onQueueMessage = { [unowned self] request, index in
             guard queues.indices.contains(index), let queue = queues[index] else { return }
-            request == .vringCall ? queue.setup.call?.signal() : queue.error.signal()
+            request == .vringCall ? queue.setup.call?.signalIfRoom() : queue.error.signal()
         }
         try checkCompatible(link)
         try makeWindow(link)
@@ -154,8 +154,8 @@ extension Frontend {
             try sendQueue(link, index)
             // Somebody may have heard the last kick, or used a buffer, and died before acting on
             // it.
-            queues[index]?.setup.kick?.signal()
-            queues[index]?.setup.call?.signal()
+            queues[index]?.setup.kick?.signalIfRoom()
+            queues[index]?.setup.call?.signalIfRoom()
         }
         try sendDriverOK(link)
     }

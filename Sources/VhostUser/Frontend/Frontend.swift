@@ -204,7 +204,7 @@ package final class Frontend: VirtioDevice {
                 try sendQueue(link, queue)
                 try sendDriverOK(link)
                 // A queue that goes on may have been kicked before.
-                if setup.state != freshState { setup.kick?.signal() }
+                if setup.state != freshState { setup.kick?.signalIfRoom() }
             }
         } catch {
             queues[queue] = nil

@@ -37,13 +37,13 @@ package final class LoopQueue {
             popCount = 0
             onKick()
         }
-        kick.signal()
+        kick.signalIfRoom()
     }
 
     /// Takes the next chain. When there is none, `onKick` is called once there may be more.
     package func pop(into chain: DescriptorChain) -> Bool {
         guard popCount < queue.size else {
-            kick.signal()
+            kick.signalIfRoom()
             return false
         }
         guard take(into: chain) else { return false }
@@ -76,7 +76,7 @@ package final class LoopQueue {
     package func publish() {
         guard hasPushed else { return }
         hasPushed = false
-        if queue.publish() { queue.setup.call?.signal() }
+        if queue.publish() { queue.setup.call?.signalIfRoom() }
     }
 
     /// Leaves what was taken and not given back in the ring, for whoever serves the queue next. For

@@ -39,7 +39,7 @@ extension VirtioPCI {
             guard needsReset || !isRunning || ring.isDone else {
                 // A kick for which there is nothing to do would stir the device while the guest
                 // runs, so it waits for this place.
-                if needsKick { kicks[queue].signal() }
+                if needsKick { kicks[queue].signalIfRoom() }
                 awaited.withLock { $0[queue] = false }
                 continue
             }

@@ -183,7 +183,7 @@ internal import Synchronization
     private func notify(_ queue: Int) {
         guard kicks.indices.contains(queue) else { return }
         switch pace {
-        case .free: kicks[queue].signal()
+        case .free: kicks[queue].signalIfRoom()
         case .lockstep: awaited.withLock { $0[queue] = true }
         }
     }
