@@ -115,14 +115,22 @@ struct CodeViewTests {
         #expect(try enter(tables | 1 | noFlush) != again)
     }
 
-    @Test("a view's count of generations never shows an old one again")
-    func wrapping() {
-        var latest = UInt32.max - 2
-        var view = CodeView(generation: latest)
-        let isNew = view.renew(&latest)
-        #expect(isNew)
-        let isNewAgain = view.renew(&latest)
-        #expect(!isNewAgain, "the generation of dead blocks")
+    @Test("the count of generations begins again between two blocks, not in the middle of one")
+    func wrapping() throws {
+        let machine = try BareMachine.running([
+            0x89, 0x04, 0x25, 0x00, 0x00, 0x80, 0x00,  // mov [800000], eax: a device
+            0x89, 0x04, 0x25, 0x04, 0x00, 0x80, 0x00,  // mov [800004], eax
+            0x89, 0x04, 0x25, 0x08, 0x00, 0x80, 0x00,  // mov [800008], eax
+            0xB8, 0x07, 0x00, 0x00, 0x00, 0xF4,  // mov eax, 7; hlt
+        ])
+        let cpu = machine.cpu
+        machine.put(BareMachine.tables + 0x2020, UInt64(0x80_0087))
+        cpu.fields.latestGeneration = UInt32.max - 4
+        machine.runUntilHalt()
+        #expect(cpu[0] == 7)
+        #expect(cpu.rip == BareMachine.code + 27)
+        #expect(machine.surface.writes.count == 3)
+        #expect(cpu.fields.latestGeneration < 100)
     }
 
     @Test("a loop of translated blocks finds the block in a dead one's place")

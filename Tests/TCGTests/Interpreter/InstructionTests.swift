@@ -106,14 +106,35 @@ struct InstructionTests {
             ([0x48, 0x8B, 0x03], 13),  // mov rax, [rbx]
         ] as [([UInt8], UInt64)])
     func stackFault(bytes: [UInt8], vector: UInt64) throws {
+        try expect(vector, of: bytes, at: 1 << 60)
+    }
+
+    @Test(
+        "so is one where the last bytes only are not at an address",
+        arguments: [
+            ([0x48, 0x8B, 0x45, 0x00], 12),  // mov rax, [rbp]
+            ([0x58], 12),  // pop rax
+            ([0xC3], 12),  // ret
+            ([0xC9], 12),  // leave
+            ([0x9D], 12),  // popf
+            ([0x0F, 0x10, 0x45, 0x00], 12),  // movups xmm0, [rbp]
+            ([0x0F, 0x28, 0x45, 0x00], 13),  // movaps xmm0, [rbp], which is not aligned
+            ([0x48, 0x8B, 0x03], 13),  // mov rax, [rbx]
+            ([0x50], 14),  // push rax
+        ] as [([UInt8], UInt64)])
+    func stackFaultAtTheEnd(bytes: [UInt8], vector: UInt64) throws {
+        try expect(vector, of: bytes, at: 0x7FFF_FFFF_FFFC)
+    }
+
+    private func expect(_ vector: UInt64, of bytes: [UInt8], at address: UInt64) throws {
         let machine = try BareMachine.running(bytes + [0xF4])
         let cpu = machine.cpu
-        for vector in [UInt8(12), 13] {
+        for vector in [UInt8(12), 13, 14] {
             // The handler needs a stack of its own.
             machine.setGate64(vector, BareMachine.handler + UInt64(vector), stackTable: 1)
         }
         machine.put(BareMachine.tss + 0x24, UInt64(BareMachine.stack - 0x400))
-        for register in [3, 4, 5] as [UInt8] { cpu[register] = 1 << 60 }
+        for register in [3, 4, 5] as [UInt8] { cpu[register] = address }
         machine.runUntilHalt()
         #expect(machine.exception?.vector == vector)
         #expect(cpu.rip == BareMachine.handler + vector + 1)

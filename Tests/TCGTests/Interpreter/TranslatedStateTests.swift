@@ -53,6 +53,23 @@ struct TranslatedStateTests {
         }
     }
 
+    @Test("MASKMOVQ's registers are the physical ones, wherever the x87 stack is", arguments: 0..<8)
+    func maskedStore(top: Int) throws {
+        let machine = try BareMachine.running([0x0F, 0xF7, 0xD3, 0xF4])  // maskmovq mm2, mm3; hlt
+        let cpu = machine.cpu
+        initialiseX87(cpu)
+        cpu.statusWord = UInt16(top) << 11
+        let values: [(Int, UInt64)] = [(2, 0x8877_6655_4433_2211), (3, 0x80FF_007F_8000_0180)]
+        for (number, value) in values {
+            let place = FXImage.st0 + ((number - top) & 7) * 16
+            unsafe cpu.fxImage.storeBytes(of: value, toByteOffset: place, as: UInt64.self)
+        }
+        cpu[7] = 0x7400
+        machine.runUntilHalt()
+        #expect(machine.exception == nil)
+        #expect(machine.get(0x7400, as: UInt64.self) == 0x8877_0000_4400_0011)
+    }
+
     @Test("x87 instructions and their pointers, in the middle of others")
     func x87() throws {
         let machine = try BareMachine.running([

@@ -86,6 +86,17 @@ struct TranslatedAccessTests {
         #expect(faulted.retired == 2)
     }
 
+    @Test("accesses by way of one register may be as far apart as displacements allow")
+    func far() throws {
+        let done = try run([
+            0xB8, 0x00, 0x00, 0x00, 0x40,  // mov eax, 40000000
+            0x48, 0x8B, 0x88, 0x01, 0x00, 0x00, 0xC0,  // mov rcx, [rax - 3FFFFFFF]
+            0x48, 0x8B, 0x90, 0xFF, 0xFF, 0xFF, 0x3F, 0xF4,  // mov rdx, [rax + 3FFFFFFF]; hlt
+        ])
+        #expect(done.vector == 14)
+        #expect(done.cr2 == 0x7FFF_FFFF)
+    }
+
     @Test("a read-only page faults at the write")
     func readOnly() throws {
         let result = try run(Self.readAndWrite, entries: [0: Self.page | 5])

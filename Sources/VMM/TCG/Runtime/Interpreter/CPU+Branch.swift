@@ -102,16 +102,28 @@ extension CPU {
     private func isStackFault(_ fault: Fault, _ op: OperationPointer) -> Bool {
         guard is64Bit, fault == .generalProtection(0) else { return false }
         if op.segment == SegmentRegister.ss, !op.form.isDisjoint(with: .hasMemory),
-            !isCanonical(addressSum(op))
+            leavesAddresses(effectiveOffset(op), memorySize(op))
         {
             return true
         }
+        let stack = self[Register.rsp]
         switch op.code {
-        case .pushR64, .pushI64, .pushM64, .popR64, .call64, .callR64, .callM64, .ret64,
-            .retImmediate64:
-            return !isCanonical(self[Register.rsp]) || !isCanonical(self[Register.rsp] &- 8)
-        case .leave64: return !isCanonical(self[Register.rbp])
+        case .pushR64, .pushI64, .pushM64, .call64, .callR64, .callM64:
+            return leavesAddresses(stack &- 8, 8)
+        case .popR64, .ret64, .retImmediate64: return leavesAddresses(stack, 8)
+        case .leave64: return leavesAddresses(self[Register.rbp], 8)
         default: return false
         }
+    }
+
+    /// Whether some of the bytes are where no addresses are.
+    private func leavesAddresses(_ address: UInt64, _ size: Int) -> Bool {
+        !isCanonical(address) || !isCanonical(address &+ UInt64(size - 1))
+    }
+
+    /// Bytes of an operation's memory operand. Where it has to be aligned, the first one tells.
+    private func memorySize(_ op: OperationPointer) -> Int {
+        guard let leaf = op.leaf else { return max(1, Int(op.size)) }
+        return leaf.flags.contains(.aligned) ? 1 : leaf.memorySize
     }
 }

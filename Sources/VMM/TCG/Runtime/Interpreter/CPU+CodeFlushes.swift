@@ -17,15 +17,25 @@ extension CPU {
 
     private func renewView(_ view: Int) {
         counters.generations[view] &+= 1
-        if !startGeneration(view) { invalidateAllCode() }
+        startGeneration(view)
+        // A block may be running, and needs what would be forgotten.
+        if hasTooManyGenerations { requestService() }
     }
 
-    /// - Returns: `false` when the count of generations has wrapped.
-    private func startGeneration(_ view: Int) -> Bool {
+    private func startGeneration(_ view: Int) {
         var latest = fields.latestGeneration
-        let isNew = fields.codeViews[view].renew(&latest)
+        fields.codeViews[view].renew(&latest)
         fields.latestGeneration = latest
-        return isNew
+    }
+
+    private var hasTooManyGenerations: Bool {
+        fields.latestGeneration >= CodeView.lastGeneration
+    }
+
+    /// Begins to count generations again before the count wraps. Between two blocks.
+    @inline(__always)
+    func limitGenerations() {
+        if hasTooManyGenerations { invalidateAllCode() }
     }
 
     /// The same after a change of CR3, which leaves code on global pages of supervisor mode alone.
@@ -113,7 +123,8 @@ extension CPU {
         cache.supervisorCode.removeAll()
         cache.savedSpaces.removeAll()
         removeTargets()
-        for view in 0..<2 where !startGeneration(view) {
+        for view in 0..<2 { startGeneration(view) }
+        if hasTooManyGenerations {
             // There are no blocks of old generations any more.
             fields.latestGeneration = 1
             fields.codeViews = InlineArray(repeating: CodeView())

@@ -66,6 +66,7 @@ extension CPU {
         counters.lookups &+= 1
         // Before the page is noted: the note must outlive the new generation.
         if cache.free < Self.largestBlock { startAgain() }
+        limitGenerations()
         let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)
         let modeKey = unsafe state.pointee.modeKey

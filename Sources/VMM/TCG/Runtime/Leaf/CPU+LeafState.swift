@@ -261,8 +261,8 @@ extension CPU {
         _ descriptor: LeafDescriptor, _ destination: UInt8, _ source: UInt8
     ) throws(Fault) {
         let isMMX = descriptor.flags.contains(.mmx)
-        let data = isMMX ? register(Int(destination & 7) - top & 7) : vectorValue(destination)
-        let mask = isMMX ? register(Int(source & 7) - top & 7) : vectorValue(source)
+        let data = isMMX ? mmx(destination) : vectorValue(destination)
+        let mask = isMMX ? mmx(source) : vectorValue(source)
         var start = self[Register.rdi]
         if descriptor.generalSize < 8 {
             start &= descriptor.generalSize == 4 ? 0xFFFF_FFFF : 0xFFFF
@@ -290,6 +290,9 @@ extension CPU {
         replaceStatusWord(statusWord & ~0x3800)
         abridgedTags = 0xFF
     }
+
+    /// An MMX register: the same of the physical registers, whatever TOP is.
+    private func mmx(_ number: UInt8) -> (UInt64, UInt64) { register((Int(number) - top) & 7) }
 
     private func vectorValue(_ number: UInt8) -> (UInt64, UInt64) {
         unsafe xmm(number).load(as: (UInt64, UInt64).self)

@@ -32,13 +32,16 @@ struct CodeView: BitwiseCopyable {
         hasHugeCode || pages.mayHold(linear >> 12) || largePages.mayHoldLarge(linear)
     }
 
+    /// From here on all blocks are to be forgotten, and the count begins again: old ones would look
+    /// current when it wraps. It is far away from there, because that can be done between two
+    /// blocks only.
+    static let lastGeneration: UInt32 = 1 << 31
+
     /// Nothing is known any more.
     /// - Parameter latest: the latest of all generations so far.
-    /// - Returns: `false` when the count has wrapped, so that old blocks would look current.
-    mutating func renew(_ latest: inout UInt32) -> Bool {
+    mutating func renew(_ latest: inout UInt32) {
         latest &+= 1
         self = CodeView(generation: latest)
-        return latest != UInt32.max && latest != 0
     }
 
     init(generation: UInt32 = 1) { self.generation = generation }

@@ -21,6 +21,7 @@ extension CPU {
             flushLocalCodeLookups()
         }
         if owner.apic.memoryHasMoved.exchange(false, ordering: .acquiring) { flushTLB() }
+        limitGenerations()
         owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()
         if events.nmiCount > 0 {

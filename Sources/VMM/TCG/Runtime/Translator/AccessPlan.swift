@@ -91,7 +91,8 @@ struct AccessPlan {
             case .access(let access):
                 let number = roles.count
                 roles.append(.alone)
-                guard access.displacement.magnitude < 1 << 30 else { continue }
+                // Distances between any two of them are numbers of 32 bits, too.
+                guard access.displacement.magnitude < 1 << 29 else { continue }
                 let ownMove = moved[Int(access.base & 15)]
                 let start = access.displacement + ownMove
                 let end = start + Int32(access.size)
