@@ -153,6 +153,20 @@ struct SystemRegisterTests {
         #expect(refuses { () throws(Fault) in try cpu.setMSR(0x1A0, 1 << 63) })
     }
 
+    @Test("a data breakpoint at the last address sees what reaches it")
+    func lastAddress() throws {
+        let machine = try long()
+        let cpu = machine.cpu
+        defer { withExtendedLifetime(machine) {} }
+        let last: UInt64 = 0xFFFF_FFFF_FFFF_FFF8
+        try cpu.writeDebugRegister(0, last)
+        try cpu.writeDebugRegister(7, 1 | 0b1001 << 16)  // writes of 8 bytes
+        cpu.noteWatched(last - 8, size: 8, isWrite: true)
+        #expect(cpu.fields.pendingDebug == 0)
+        cpu.noteWatched(last, size: 8, isWrite: true)
+        #expect(cpu.fields.pendingDebug == 1)
+    }
+
     @Test("data breakpoints see reads and writes, and the TLB forgets when they change")
     func dataBreakpoints() throws {
         let machine = try long()

@@ -21,6 +21,8 @@ final class MachineCore: Sendable {
     /// For LOCKed accesses across pages.
     let busLock = BusLock()
     private let codePageMap = Mutex<CodePageMap?>(nil)
+    /// Held while a CPU marks a page that has code from now on.
+    let marking = Mutex(())
 
     /// The interrupt controllers of all CPUs, by CPU index.
     private let apics = Mutex<[LocalAPIC]>([])

@@ -46,11 +46,18 @@ extension CPU {
     /// The page holds decoded code from now on: writes to it take the slow path on all CPUs.
     /// Bytes that are read after this are current, or a notice of their change follows.
     func markCode(physical: UInt64) {
-        let own = fields.codeBit
         guard let word = unsafe codeWord(physical),
-            unsafe word.pointee.load(ordering: .relaxed) & own == 0
+            unsafe word.pointee.load(ordering: .relaxed) & fields.codeBit == 0
         else { return }
-        let old = unsafe word.pointee.bitwiseOr(own, ordering: .sequentiallyConsistent).oldValue
+        if fields.isOnlyCPU { return unsafe mark(word, physical) }
+        // Who marks the page as well waits until nobody writes fast any more.
+        owner.core.marking.withLock { _ in unsafe mark(word, physical) }
+    }
+
+    private func mark(_ word: UnsafeMutablePointer<Atomic<UInt64>>, _ physical: UInt64) {
+        let old = unsafe word.pointee.bitwiseOr(
+            fields.codeBit, ordering: .sequentiallyConsistent
+        ).oldValue
         // Where another CPU has code already, nobody writes fast.
         if old != 0 { return }
         forEachFilledSlot { slowWrites($0, page: physical >> 12) }

@@ -34,7 +34,7 @@ extension CPU {
             // 1: writes, 3: reads and writes.
             guard kind == 3 || (kind == 1 && isWrite) else { continue }
             let (first, last) = breakpointRange(number)
-            if linear <= last && linear &+ UInt64(size) > first {
+            if linear <= last && linear &+ UInt64(size - 1) >= first {
                 fields.pendingDebug |= 1 << UInt64(number)
             }
         }
