@@ -83,26 +83,12 @@ extension CPU {
     /// Whether a block's bytes in its first page, and those of the others in its code, are what is
     /// at `host`.
     private func isSame(_ block: Block, _ host: UnsafeMutableRawPointer) -> Bool {
-        let header = unsafe block.header
-        let offset = unsafe Int(header.pointee.physical & 0xFFF)
-        let count = unsafe min(Int(header.pointee.byteCount), 4096 - offset)
-        let size = BlockHeader.startSize
-        if offset <= 4096 - size {
-            guard unsafe block.hasStart(host + offset),
-                unsafe count <= size
-                    || memcmp(host + offset + size, block.bytes + size, count - size) == 0
-            else { return false }
-        } else if unsafe memcmp(host + offset, block.bytes, count) != 0 {
-            return false
-        }
+        guard unsafe block.hasBytes(host) else { return false }
         // They are whole, in the same page.
         let generation = codeGeneration
         return block.allParts { part in
-            if part.generation == generation { return true }
-            let header = unsafe part.header
-            let offset = unsafe Int(header.pointee.physical & 0xFFF)
-            return unsafe !header.pointee.isDead
-                && memcmp(host + offset, part.bytes, Int(header.pointee.byteCount)) == 0
+            unsafe part.generation == generation
+                || !part.header.pointee.isDead && part.hasBytes(host)
         }
     }
 
@@ -110,5 +96,18 @@ extension CPU {
         block.kill()
         counters.outdated &+= 1
         return false
+    }
+}
+
+extension Block {
+    /// Whether the block's bytes in its first page are what is there.
+    // SAFETY: `page` is a whole page.
+    fileprivate func hasBytes(_ page: UnsafeRawPointer) -> Bool {
+        let offset = unsafe Int(header.pointee.physical & 0xFFF)
+        let count = unsafe min(Int(header.pointee.byteCount), 4096 - offset)
+        let size = BlockHeader.startSize
+        guard offset <= 4096 - size else { return unsafe memcmp(page + offset, bytes, count) == 0 }
+        return unsafe hasStart(page + offset)
+            && (count <= size || memcmp(page + offset + size, bytes + size, count - size) == 0)
     }
 }

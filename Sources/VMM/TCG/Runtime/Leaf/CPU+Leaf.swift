@@ -16,7 +16,6 @@ enum FXImage {
     static let instructionPointer = 8
     static let dataPointer = 16
     static let mxcsr = 24
-    static let mxcsrMask = 28
     static let st0 = 32
     static let xmm0 = 160
     /// What MXCSR can hold: without AMD's bit 17, which goes with CPUID's bit for misaligned SSE,

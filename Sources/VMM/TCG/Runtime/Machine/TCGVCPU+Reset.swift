@@ -29,10 +29,8 @@ extension TCGVCPU {
 
     /// INIT: caches, x87, SSE and AVX state, XCR0, MTRRs and most MSRs survive.
     func initialise() {
-        let efer = cpu.fields.efer
         resetRegisters()
-        // EFER.LMA goes with CR0.PG; the rest of it is cleared as well.
-        cpu.fields.efer = efer & 0
+        cpu.fields.efer = 0
         apic.reset(isReset: false)
         isWaitingForStartUp = index != 0
         finishReset()

@@ -64,7 +64,7 @@ internal import Synchronization
             .assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
-        // The other slots are empty as they are. Writing to them would take 64 pages.
+        // The other slots are empty as they are. Writing to them would take 256 pages.
         for mode in 0..<TLB.modes { unsafe tlb[mode * TLB.entries] = .empty(0) }
         cpu.removeTargets()
     }

@@ -131,7 +131,6 @@ struct TableRegister: BitwiseCopyable {
     /// What MXCSR can hold.
     var supportedMXCSR = FXImage.supportedMXCSR
     var pat: UInt64 = 0x0007_0406_0007_0406
-    var miscEnable: UInt64 = 1
 
     // What the soft MMU keeps (see Memory/). The pointers are set once, by VCPUBlock.
 

@@ -38,21 +38,22 @@ extension CPU {
         // Left by the interpreter, which has seen to everything.
         if left == 0 { return .none }
         setArithmeticFlags(HostFlags.unpacked(frameFlags))
-        if left >> 48 == 1 { return leave(by: left & (1 << 48 - 1)) }
-        guard let last = Block(address: left & (1 << 48 - 1)) else { return .none }
-        switch left >> 48 {
-        case 4:
+        guard let (reason, address) = LeaveReason.parts(left) else { return .none }
+        if reason == .exit { return leave(by: address) }
+        guard let last = Block(address: address) else { return .none }
+        switch reason {
+        case .unmasked:
             // Exceptions that the guest has not masked are not for the host to take.
             counters.exits.unmasked &+= 1
             rip = last.rip
             guard Int64(last.count) <= budget else { return .none }
             count(last)
             return run(last)
-        case 5:
+        case .target:
             counters.exits.indirect &+= 1
             rip = unsafe frame.load(fromByteOffset: Int(HostFrame.target), as: UInt64.self)
             return .none
-        default:
+        case .start, .exit:
             noteStale()
             rip = last.rip
             return BlockExit(block: last.address, edge: .stale)

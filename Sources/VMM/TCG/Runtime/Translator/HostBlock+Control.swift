@@ -235,7 +235,7 @@ extension HostBlock {
         let isNone = code.jump(if: 5)
         if stack != 0 { moveStack(stack) }
         code.store(HostFrame.slot(HostFrame.target), first)
-        leave(5)
+        leave(.target)
         code.land(isNone)
         callHelper(call)
     }

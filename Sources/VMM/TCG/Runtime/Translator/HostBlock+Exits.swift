@@ -149,7 +149,7 @@ extension HostBlock {
         }
         code.land(place)
         let address = unsafe UInt(bitPattern: arena.writable(exitPlaces[number]))
-        code.set(HostRegister.first, to: UInt64(address) | 1 << 48)
+        code.set(HostRegister.first, to: LeaveReason.exit.word(address))
         code.jump(to: flags == .frame ? stubs.leaveWithFlagsInFrame : stubs.leave)
     }
 
@@ -182,13 +182,13 @@ extension HostBlock {
                     code.memory(0x83, size: 8, reg: 0, HostFrame.slot(HostFrame.budget))
                     code.byte(UInt8(trace.count))
                 }
-                leave(3)
+                leave(.start)
             case .vectors(let jump, let stub, let resume):
                 code.land(jump)
                 code.call(stub)
                 code.registers(0x85, size: 4, reg: 9, rm: 9)  // test r9d, r9d
                 code.jump(if: 4, to: resume)
-                leave(4)
+                leave(.unmasked)
             }
         }
     }
@@ -214,9 +214,9 @@ extension HostBlock {
         }
     }
 
-    /// Leaves the first block for a `reason` of `CPU.runHost`, with the flags in the frame.
-    mutating func leave(_ reason: Int) {
-        code.set(HostRegister.first, to: UInt64(trace.blocks[0].address) | UInt64(reason) << 48)
+    /// Leaves the first block, with the flags in the frame.
+    mutating func leave(_ reason: LeaveReason) {
+        code.set(HostRegister.first, to: reason.word(trace.blocks[0].address))
         code.jump(to: stubs.leaveWithFlagsInFrame)
     }
 }

@@ -1,6 +1,6 @@
 /// A block, with those that mostly follow it, on its way to host code.
 ///
-/// Guest registers are in host registers of the same name but for four (see `HostRegister`), and
+/// Guest registers are in host registers of the same name but for five (see `HostRegister`), and
 /// the guest's arithmetic flags are the host's wherever something may still read them; what
 /// destroys them moves them to the frame before, and they come back when they are needed. An
 /// access to memory looks into the soft TLB; what that cannot do, and every operation without

@@ -39,3 +39,25 @@ struct HostExit: BitwiseCopyable {
         return unsafe edge == .taken ? header.pointee.takenRIP : header.pointee.nextRIP
     }
 }
+
+/// Why translated code was left: what is in R9 then, above an address. Where the interpreter has left
+/// it, R9 is 0.
+enum LeaveReason: UInt {
+    /// By one of its ways out; the address is the `HostExit`'s. Otherwise it is the first block's.
+    case exit = 1
+    /// The block may not run now.
+    case start
+    /// The guest does not mask all exceptions of vector or x87 instructions.
+    case unmasked
+    /// The address that a branch goes to, in the frame, has no code.
+    case target
+
+    private static let shift = 48
+
+    func word(_ address: UInt) -> UInt64 { UInt64(address | rawValue << Self.shift) }
+
+    /// What a word says.
+    static func parts(_ word: UInt) -> (reason: LeaveReason, address: UInt)? {
+        LeaveReason(rawValue: word >> shift).map { ($0, word & (1 << shift - 1)) }
+    }
+}
