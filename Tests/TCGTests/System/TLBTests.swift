@@ -51,9 +51,10 @@ struct TLBTests {
         let machine = try machine()
         let cpu = machine.cpu
         defer { withExtendedLifetime(machine) {} }
-        // 8 MiB further is the same slot; map it by a large global page.
-        machine.put(BareMachine.tables + 0x2000 + 8 * 6, UInt64(0x60_0183))
-        let other = Self.page + 8 << 20
+        // The next page with the same slot; map it by a large global page.
+        let other = Self.page + UInt64(TLB.entries) << 12
+        #expect(TLB.index(other) == TLB.index(Self.page))
+        machine.put(BareMachine.tables + 0x2000 + 8 * (other >> 21), UInt64(0x60_0183))
         for _ in 0..<5000 {
             _ = try read(machine)
             _ = try cpu.load(other, as: UInt32.self)
