@@ -7,35 +7,19 @@
 // Prints `clean ROUNDS`, or one line for each thing that is wrong.
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "need.h"
 
 enum { PIECE = 7000, PIECES = 9, SIZE = PIECE * PIECES };
 
 static unsigned worker, round_number;
 static int named;
 
-static void wrong(const char *what, int line)
-{
-    printf("wrong: worker %u round %u line %d: %s: %s\n", worker, round_number, line, what,
-           strerror(errno));
-    fflush(stdout);
-    exit(1);
-}
-
-#define NEED(condition) ((condition) ? (void)0 : wrong(#condition, __LINE__))
-
-static void fill(char *bytes, unsigned seed)
-{
-    for (unsigned i = 0; i < SIZE; i++)
-        bytes[i] = (char)((seed = seed * 1664525 + 1013904223) >> 24);
-}
+static void print_place(void) { printf("worker %u round %u", worker, round_number); }
 
 static void check(int fd, const char *wanted)
 {
@@ -107,8 +91,8 @@ static void work(int hidden, DIR *here)
 {
     static char bytes[SIZE], other[SIZE];
     struct stat status;
-    fill(bytes, round_number * 31 + worker);
-    fill(other, round_number * 37 + worker + 1);
+    fill(bytes, SIZE, round_number * 31 + worker);
+    fill(other, SIZE, round_number * 37 + worker + 1);
     int fd = open("file", O_RDWR | O_CREAT | O_EXCL, 0444);
     NEED(fd >= 0);
     for (int i = 0; i < PIECES; i++)

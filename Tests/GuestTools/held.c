@@ -9,11 +9,7 @@
 // time; a child looks whether somebody else can have them. Prints `clean STEPS`, or what is wrong.
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -21,24 +17,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "need.h"
+
 enum { RECORD = 96, RECORDS = 300, ENTRIES = 60 };
 
 static unsigned step;
 
-static void wrong(const char *what, int line)
-{
-    printf("wrong: step %u line %d: %s: %s\n", step, line, what, strerror(errno));
-    fflush(stdout);
-    exit(1);
-}
-
-#define NEED(condition) ((condition) ? (void)0 : wrong(#condition, __LINE__))
-
-static void fill(char *record, unsigned seed)
-{
-    for (int i = 0; i < RECORD; i++)
-        record[i] = (char)((seed = seed * 1664525 + 1013904223) >> 24);
-}
+static void print_place(void) { printf("step %u", step); }
 
 static int make(const char *name, int flags, mode_t mode)
 {
@@ -63,13 +48,13 @@ static void use_both(struct both both)
 {
     char written[RECORD], found[RECORD];
     off_t place = (off_t)(step % RECORDS) * RECORD, before = (off_t)((step - 1) % RECORDS) * RECORD;
-    fill(written, step);
+    fill(written, RECORD, step);
     NEED(pwrite(both.writer, written, RECORD, place) == RECORD);
     NEED(pread(both.reader, found, RECORD, place) == RECORD);
     NEED(memcmp(found, written, RECORD) == 0);
     if (step == 1)
         return;
-    fill(written, step - 1);
+    fill(written, RECORD, step - 1);
     NEED(pread(both.reader, found, RECORD, before) == RECORD);
     NEED(memcmp(found, written, RECORD) == 0);
 }
@@ -78,7 +63,7 @@ static void use_log(int log)
 {
     char record[RECORD];
     struct stat status;
-    fill(record, step);
+    fill(record, RECORD, step);
     NEED(write(log, record, RECORD) == RECORD);
     NEED(fstat(log, &status) == 0);
     errno = 0;
@@ -157,7 +142,7 @@ static void use_mapping(char *mapping, int fd)
     char found[RECORD];
     if (mapping == MAP_FAILED)
         return;
-    fill(mapping, step);
+    fill(mapping, RECORD, step);
     NEED(msync(mapping, 4096, MS_SYNC) == 0);
     NEED(pread(fd, found, RECORD, 0) == RECORD);
     NEED(memcmp(found, mapping, RECORD) == 0);
