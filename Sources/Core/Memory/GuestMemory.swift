@@ -151,22 +151,16 @@ public final class GuestMemory: Sendable {
         _ address: GuestAddress, from buffer: UnsafeRawBufferPointer
     ) throws(GuestMemoryError) {
         var done = 0
-        try check(address, count: UInt64(buffer.count))
-        while done < buffer.count {
-            guard let next = address.advanced(by: UInt64(done)),
-                let region = region(next, count: 1)
-            else { return }
-            let offset = next.rawValue - region.start.rawValue
-            let count = Int(min(UInt64(buffer.count - done), region.size - offset))
-            // SAFETY: the part is inside the buffer.
-            let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + count])
-            let written = unsafe region.writeFile(at: offset, part)
-            if written < count {
-                try unsafe write(
-                    GuestAddress(next.rawValue &+ UInt64(written)),
-                    from: UnsafeRawBufferPointer(rebasing: part[written...]))
-            }
-            done += count
+        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { start, piece in
+            // SAFETY: the pieces add up to the buffer's size.
+            let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + piece.count])
+            let written =
+                region(start, count: 1).map { region in
+                    unsafe region.writeFile(at: start.rawValue - region.start.rawValue, part)
+                } ?? 0
+            unsafe UnsafeMutableRawBufferPointer(rebasing: piece[written...])
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: part[written...]))
+            done += piece.count
         }
     }
 

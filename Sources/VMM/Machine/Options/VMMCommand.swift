@@ -317,20 +317,15 @@ package struct VMMCommand: Sendable {
         if provider != .tcg, values?.isGiven(Accel.clock) == true {
             throw OptionError("--accel: clock belongs to tcg alone; write tcg,clock=...")
         }
-        if provider == .kvm, values?.isGiven(Accel.tier) == true {
-            throw OptionError("--accel: tier belongs to tcg; KVM has none")
-        }
-        if provider == .kvm, values?.isGiven(Accel.statistics) == true {
-            throw OptionError("--accel: stats belongs to tcg; KVM's CPUs count nothing here")
-        }
-        if provider == .kvm, values?.isGiven(Accel.perfMap) == true {
-            throw OptionError("--accel: perf-map belongs to tcg; for kvm there is perf kvm")
-        }
-        if provider == .kvm, processor != nil {
-            throw OptionError("--cpu: models belong to tcg; with kvm, guests see the host's CPU")
-        }
-        if provider == .kvm, values?.isGiven(Accel.dump) == true {
-            throw OptionError("--accel: dump belongs to tcg; KVM translates nothing")
+        if provider == .kvm {
+            try refuse(Accel.tier, values, "KVM has none")
+            try refuse(Accel.statistics, values, "KVM's CPUs count nothing here")
+            try refuse(Accel.perfMap, values, "for kvm there is perf kvm")
+            try refuse(Accel.dump, values, "KVM translates nothing")
+            if processor != nil {
+                throw OptionError(
+                    "--cpu: models belong to tcg; with kvm, guests see the host's CPU")
+            }
         }
         if clock == .counted && cpuCount > 1 {
             throw OptionError(
@@ -354,6 +349,15 @@ package struct VMMCommand: Sendable {
         case .kvm: .kvm
         case .tcg: .tcg(options)
         case .kvmOrTCG: .kvmOrTCG(options)
+        }
+    }
+
+    /// KVM has no such key of `--accel`.
+    private static func refuse<T>(
+        _ key: OptionKey<T>, _ values: OptionValues?, _ reason: String
+    ) throws(OptionError) {
+        if values?.isGiven(key) == true {
+            throw OptionError("--accel: \(key.name) belongs to tcg; \(reason)")
         }
     }
 
