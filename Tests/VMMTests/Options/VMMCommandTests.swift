@@ -320,7 +320,9 @@ struct VMMCommandTests {
     @Test("help lists every exit code")
     func help() {
         for outcome in Outcome.allCases {
-            #expect(command.schema.help.contains("  \(outcome.rawValue)  \(outcome.meaning)\n"))
+            let note = outcome.note.map { ", \($0)" } ?? ""
+            let line = "  \(outcome.rawValue)  \(outcome.meaning)\(note)\n"
+            #expect(command.schema.help.contains(line))
         }
     }
 }
