@@ -113,8 +113,18 @@ static void pass_on(int number, siginfo_t *info, void *context)
         signal(number, SIG_DFL);
 }
 
+// Linux enters handlers with the flag AC of what they interrupt, and the library's code is not aligned.
+static inline void clear_alignment_check(void)
+{
+    __asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushf\n\tandl $~0x40000, (%%rsp)\n\tpopf\n\tlea 128(%%rsp), %%rsp"
+                     :
+                     :
+                     : "memory", "cc");
+}
+
 static void on_trap(int number, siginfo_t *info, void *context)
 {
+    clear_alignment_check();
     ucontext_t *frame = context;
     greg_t *registers = frame->uc_mcontext.gregs;
     struct native_state *state = current;
@@ -170,6 +180,7 @@ static _Thread_local char tick_stack[65536];
 static void on_tick(int number, siginfo_t *info, void *context)
 {
     static _Thread_local uint64_t seen;
+    clear_alignment_check();
     struct native_state *state = current;
     if (own_run != 0 && state != NULL && seen == own_run) {
         on_trap(number, info, context);
