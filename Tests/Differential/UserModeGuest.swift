@@ -153,7 +153,8 @@ import Core
         }
         unsafe state.pointee.cpl = 3
         unsafe state.pointee.isHalted = false
-        unsafe state.pointee.systemFlags = 2
+        // As a process of Linux has them: a PUSHF that a wild jump finds shows IF.
+        unsafe state.pointee.systemFlags = RFLAGS.interruptEnable | 2
         unsafe state.pointee.rip = address
         cpu.updateMode()
     }

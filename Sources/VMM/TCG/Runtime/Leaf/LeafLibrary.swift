@@ -16,7 +16,9 @@ final class LeafLibrary: Sendable {
 
     private let contents = Mutex(Contents())
 
-    private static let codeCapacity = 16 << 20
+    /// All forms with all immediates take about 22 MiB with AVX2 (estimated). What is not used costs
+    /// nothing.
+    private static let codeCapacity = 64 << 20
 
     /// How to execute `instruction`, or `nil` if it is no vector, MMX or x87 instruction.
     func lower(_ instruction: Instruction) -> LeafLowering? {
