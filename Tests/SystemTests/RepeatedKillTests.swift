@@ -20,7 +20,7 @@ enum Repetition {
 }
 
 /// A disk, a console, a random number generator and a socket device, all of them in use.
-@Suite("Back ends that die again and again", .needs(.guest), .serialized)
+@Suite("Back ends that die or are replaced again and again", .needs(.guest), .serialized)
 struct RepeatedKillTests {
     private static let programs = ["apus-block", "apus-console", "apus-rng", "apus-vsock"]
     private let folder: TestFolder
@@ -102,6 +102,39 @@ struct RepeatedKillTests {
             kill(id, SIGKILL)
             kills[name, default: 0] += 1
         }
+        try finish(listener, reader)
+    }
+
+    @Test(
+        "of what guests do while all are replaced, nothing is lost and nothing fails",
+        .timeLimit(.minutes(60)))
+    func upgrades() throws {
+        try prepare()
+        let listener = try UnixListener(path: folder["vsock_1234"])
+        let reader = ConsoleLines(folder["tty"])
+        startWork()
+        var random = SeededGenerator(0x7570_6772)
+        for count in 1...Repetition.kills {
+            usleep(UInt32.random(in: 1000...500_000, using: &random))
+            let old = Self.programs.compactMap(process)
+            guest.apus.kill(SIGUSR2)
+            let deadline = Date() + 30
+            while true {
+                while try listener.accept() != nil {}
+                try reader.read()
+                guest.apus.takeOutput()
+                let new = Self.programs.compactMap(process)
+                if new.count == Self.programs.count, Set(new).isDisjoint(with: old) { break }
+                try #require(Date() < deadline, "upgrade \(count): \(old) became \(new)")
+                usleep(10_000)
+            }
+        }
+        try finish(listener, reader)
+        #expect(guest.apus.errorText == "")
+    }
+
+    /// Everything goes on, and the disk is whole.
+    private func finish(_ listener: UnixListener, _ reader: ConsoleLines) throws {
         // On a thread of its own: the tests' few may all be taken by other machines.
         let isOver = Atomic(false)
         let accepting = try Core.Thread(name: "accepting") {
@@ -131,7 +164,7 @@ struct RepeatedKillTests {
         let numbers = counts.split(separator: " ").compactMap { Int($0) }
         #expect(numbers.count == 4 && numbers.allSatisfy { $0 > 2 }, "\(counts)")
         #expect(try guest.run("cat /run/bad 2>/dev/null; dmesg | grep -ci 'i/o error'") == "0")
-        print("kills: \(Repetition.kills) each; disk, rng, tty, vsock: \(counts)")
+        print("\(Repetition.kills) times each; disk, rng, tty, vsock: \(counts)")
     }
 
     @Test("reboots leave every session as it was", .timeLimit(.minutes(60)))
