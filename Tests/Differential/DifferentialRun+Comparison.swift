@@ -33,8 +33,10 @@ extension DifferentialRun {
         if ending.vector == 14 {
             // The kernel alters the error code for its own addresses.
             let isUser = expected.cr2 < 1 << 47 && expected.cr2 >= UserModeGuest.lowSize
-            let known: UInt64 = latitude.address ? ~0xFFF : .max
-            if isUser, expected.error != ending.error || (expected.cr2 ^ guestCR2) & known != 0 {
+            if isUser,
+                expected.error != ending.error
+                    || (expected.cr2 ^ guestCR2) & latitude.knownAddress != 0
+            {
                 return "page fault \(ending.error) at \(String(guestCR2, radix: 16)), not "
                     + "\(expected.error) at \(String(expected.cr2, radix: 16))"
             }

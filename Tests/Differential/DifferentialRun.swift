@@ -20,7 +20,7 @@ struct NoNativeRun: Error {}
     private var generator: InstructionGenerator
     var random: SeededRandom
     private(set) var compared = 0
-    /// The memories may differ, because of what is left to the processor.
+    /// The memories may differ: because of what is left to the processor, or only the host ran.
     var isApart = false
     /// The first difference of each mnemonic.
     private(set) var differences: [String: String] = [:]
@@ -105,8 +105,7 @@ struct NoNativeRun: Error {}
             if kind.hasPlaces, kind == .moved || random.next() & 3 == 0 { guest.reloadCR3() }
             let base = kind == .moved ? otherBase() : UserModeGuest.codeBase
             if let text = compareOnce(sequence, kind, at: base + UInt64(offset)) { return text }
-            // A loop without an end was not run in the guest.
-            if unsafe native.pointee.vector == UInt64(NATIVE_NO_END) || isApart { return nil }
+            if isApart { return nil }
         }
         return nil
     }
@@ -132,7 +131,9 @@ struct NoNativeRun: Error {}
         set(4, kind == .stack && random.next() & 1 == 0 ? middle : target() & ~7)
         unsafe native.pointee.rip = address
         unsafe native_run(native)
-        if unsafe native.pointee.vector == UInt64(NATIVE_NO_END) { return nil }
+        // A loop without an end is not run in the guest.
+        isApart = unsafe native.pointee.vector == UInt64(NATIVE_NO_END)
+        if isApart { return nil }
         // Both tiers together come to the end of a block.
         let isSliced = kind.hasPlaces && random.next() & 3 == 0 && tier != .both
         let ending = isSliced ? guest.run(slice: Int64(1 + random.next() & 31)) : guest.run()
@@ -184,11 +185,14 @@ struct NoNativeRun: Error {}
     }
 
     private func restore(_ length: Int, at offset: Int = 0) {
-        unsafe memset(nativeCode + offset, 0xCC, length + 1)
-        unsafe memset(guest.code + offset, 0xCC, length + 1)
+        // Where the two are apart, it may be in all of the code.
+        let place = isApart ? 0 : offset
+        let count = isApart ? Int(UserModeGuest.codeSize) : length + 1
+        unsafe memset(nativeCode + place, 0xCC, count)
+        unsafe memset(guest.code + place, 0xCC, count)
         // A wild jump may come back here in the next sequence.
         guest.cpu.invalidateCode(
-            physical: UserModeGuest.codeBase + UInt64(offset), count: length + 1)
+            physical: UserModeGuest.codeBase + UInt64(place), count: count)
         let size = Int(UserModeGuest.dataSize)
         if unsafe memcmp(nativeData, pristine, size) != 0 {
             unsafe nativeData.copyMemory(from: pristine, byteCount: size)

@@ -5,8 +5,9 @@ import TCGDecoder
 /// What the architecture leaves to the processor where an instruction faults. Intel's and AMD's
 /// processors differ in all of it; Apus's CPU does what AMD's do.
 struct FaultLatitude {
-    /// The page of a fault is known, but not the byte in it: VMASKMOV and VPMASKMOV.
-    private(set) var address = false
+    /// The bits of the address of a page fault that are known: the page of VMASKMOV and VPMASKMOV, and
+    /// none of ENTER, which may try its last byte first.
+    private(set) var knownAddress: UInt64 = .max
     /// REP CMPS and REP SCAS: Intel's have the flags of before the instruction (SDM volume 2, REP).
     private(set) var flags = false
     /// A gather's mask and what it has loaded.
@@ -15,7 +16,7 @@ struct FaultLatitude {
     private(set) var mxcsr = false
     /// x87's top of stack and tags, which a faulting MMX instruction has set or not.
     private(set) var tags = false
-    /// What a store of ten bytes has written of them, or a CALL below the stack pointer.
+    /// What a store of ten bytes has written of them, or a CALL or ENTER below the stack pointer.
     private(set) var memory = false
     /// Another exception may come instead.
     private(set) var other = false
@@ -34,15 +35,19 @@ struct FaultLatitude {
             memory = vector == 13
             other = vector == 13
         case .cmps, .scas: flags = true
+        case .enter:
+            knownAddress = 0
+            memory = true
         case .fst, .fstp, .fist, .fistp, .fisttp, .fbstp:
             memory = true
             // Intel's do not look at the memory if an exception that is not masked forbids the store.
             other = controlWord & 0x3F != 0x3F
         case .vex:
             vectors = instruction.isVEX(2, 0x90...0x93)
-            address =
+            let isMaskedMove =
                 instruction.isVEX(2, 0x2C...0x2F) || instruction.isVEX(2, 0x8C...0x8C)
                 || instruction.isVEX(2, 0x8E...0x8E)
+            if isMaskedMove { knownAddress = ~0xFFF }
             // An exception of the conversion comes before the fault of its store, or not at all.
             mxcsr = instruction.isVEX(3, 0x1D...0x1D)
             other = mxcsr

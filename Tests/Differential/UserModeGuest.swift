@@ -85,8 +85,9 @@ import Core
         put(Self.tss + 0x60, 0x68 << 48)
         for vector in UInt64(0)..<32 {
             let handler = Self.handlers + vector * 16
-            // An interrupt gate that user mode may use.
-            put(Self.idt + vector * 16, handler & 0xFFFF | 0x08 << 16 | 0xEE00 << 32)
+            // An interrupt gate; INT3 and INTO are for user mode, as with Linux.
+            let attributes: UInt64 = vector == 3 || vector == 4 ? 0xEE00 : 0x8E00
+            put(Self.idt + vector * 16, handler & 0xFFFF | 0x08 << 16 | attributes << 32)
             put(Self.idt + vector * 16 + 8, 0)
             put(handler, 0xF4)  // hlt
         }

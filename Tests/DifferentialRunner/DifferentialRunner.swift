@@ -22,9 +22,12 @@ enum DifferentialRunner {
         static let seconds = Flag.one(
             "seconds", .integer(0...10_000_000), default: 0,
             help: "how long to go on with further series; without it, there is one")
+        static let code = Flag.one(
+            "code", .string,
+            help: "a sequence's bytes, as they are printed: that one again and again")
         static let help = Flag.present("help", help: "show this text")
 
-        static let all = [kind.any, tier.any, seed.any, count.any, seconds.any, help.any]
+        static let all = [kind.any, tier.any, seed.any, count.any, seconds.any, code.any, help.any]
     }
 
     private static let schema = CommandSchema(
@@ -59,7 +62,9 @@ enum DifferentialRunner {
         repeat {
             for (index, (kind, tier)) in pairs.enumerated() {
                 let start = Clock.monotonic()
-                let result = try kind.run(tier, seed: seed, count: Int(values[Flags.count]))
+                let result = try kind.run(
+                    tier, seed: seed, count: Int(values[Flags.count]),
+                    code: values[Flags.code] ?? "")
                 totals[index].add(result, Clock.monotonic() &- start)
                 for text in result.differences {
                     print("\(kind.rawValue) \(tier.rawValue), seed \(seed): \(text)")
@@ -124,7 +129,8 @@ private enum Work: String, CaseIterable {
         single?.isSupported ?? (self != .avx || InstructionClass.avx.isSupported)
     }
 
-    func run(_ tier: TCGOptions.Tier, seed: UInt64, count: Int) throws -> Result {
+    /// - Parameter code: bytes in hexadecimal digits, in place of random ones in sequences.
+    func run(_ tier: TCGOptions.Tier, seed: UInt64, count: Int, code: String) throws -> Result {
         if let single {
             let run = try DifferentialRun(seed: seed, tier: tier)
             run.compare(single, count: count)
@@ -135,7 +141,11 @@ private enum Work: String, CaseIterable {
             return Result(compared: 0, differences: [])
         }
         let run = try DifferentialRun(seed: seed, tier: tier, runs: kind.runs)
-        let differences = run.compare(kind, count: count, seed: seed)
+        let bytes = code.split(separator: " ").compactMap { UInt8($0, radix: 16) }
+        let differences =
+            bytes.isEmpty
+            ? run.compare(kind, count: count, seed: seed)
+            : (0..<count).compactMap { _ in run.compare((bytes, RFLAGS.arithmetic), kind) }
         return Result(compared: count, differences: differences)
     }
 }
