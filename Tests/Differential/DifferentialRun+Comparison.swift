@@ -1,6 +1,5 @@
 import CNativeRun
 import Core
-import Glibc
 import TCGDecoder
 
 @testable import TCG
@@ -26,7 +25,10 @@ extension DifferentialRun {
         let latitude = latitude(of: ending)
         isApart = latitude.memory
         if expected.vector != ending.vector || expected.rip != ending.rip {
-            if latitude.other { return nil }
+            if latitude.other {
+                isApart = true
+                return nil
+            }
             return "exception \(ending.vector) at \(String(ending.rip, radix: 16)), not "
                 + "\(expected.vector) at \(String(expected.rip, radix: 16))"
         }
@@ -52,19 +54,13 @@ extension DifferentialRun {
             return text
         }
         if latitude.memory { return nil }
-        let size = Int(UserModeGuest.dataSize)
-        if unsafe memcmp(nativeData, guest.data, size) != 0 {
-            for offset in 0..<size {
-                let own = unsafe guest.data.load(fromByteOffset: offset, as: UInt8.self)
-                let other = unsafe nativeData.load(fromByteOffset: offset, as: UInt8.self)
-                if own != other { return "memory at \(offset): \(own) not \(other)" }
-            }
-        }
-        return nil
+        return unsafe StateComparison.memoryDifference(
+            guest.data, nativeData, Int(UserModeGuest.dataSize))
     }
 
     /// What of the exception is the processor's choice.
     private func latitude(of ending: UserModeGuest.Ending) -> FaultLatitude {
+        guard FaultLatitude.faults.contains(ending.vector) else { return FaultLatitude() }
         let bases = [UserModeGuest.codeBase] + UserModeGuest.otherCodeBases
         let size = UserModeGuest.codeSize
         guard let base = bases.first(where: { ending.rip &- $0 < size }) else {

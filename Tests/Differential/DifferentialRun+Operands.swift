@@ -6,11 +6,7 @@ import TCGDecoder
 /// Where the operands of an instruction are.
 extension DifferentialRun {
     func set(_ register: UInt8, _ value: UInt64) {
-        guest.cpu[register] = value
-        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
-            unsafe registers.storeBytes(
-                of: value, toByteOffset: Int(register) * 8, as: UInt64.self)
-        }
+        unsafe StateComparison.set(register, value, native, guest.cpu)
     }
 
     /// An address in the data pages, now and then one that reaches past them.

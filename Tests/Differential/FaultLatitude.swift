@@ -21,13 +21,15 @@ struct FaultLatitude {
     /// Another exception may come instead.
     private(set) var other = false
 
+    /// A stack fault, a general protection and a page fault: there is latitude in no others.
+    static let faults: ClosedRange<UInt64> = 12...14
+
     /// Nothing.
     init() {}
 
     /// For an instruction that ended in an exception, with x87's control word of then.
     init(_ instruction: Instruction, vector: UInt64, controlWord: UInt16) {
-        // A stack fault, a general protection or a page fault.
-        guard (12...14).contains(vector) else { return }
+        guard Self.faults.contains(vector) else { return }
         switch instruction.mnemonic {
         case .call:
             // The target is not canonical, or beyond the segment's limit. Intel's push first, and the

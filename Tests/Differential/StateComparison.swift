@@ -19,6 +19,17 @@ enum StateComparison {
         return word & 3 == 0 ? interesting[Int(word >> 8) % interesting.count] : random.next()
     }
 
+    /// Gives both CPUs a value in a general register.
+    static func set(
+        _ register: UInt8, _ value: UInt64, _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU
+    ) {
+        cpu[register] = value
+        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
+            unsafe registers.storeBytes(
+                of: value, toByteOffset: Int(register) * 8, as: UInt64.self)
+        }
+    }
+
     /// Mostly all floating-point exceptions masked.
     private static func exceptionMasks(_ random: inout SeededRandom) -> UInt64 {
         let word = random.next()
@@ -124,6 +135,21 @@ enum StateComparison {
             for word in 4..<20 { imageMasks[word] = 0 }
         }
         return unsafe upperDifference(native, cpu) ?? imageDifference(native, cpu, imageMasks)
+    }
+
+    /// The first byte in which the two memories differ, in words.
+    static func memoryDifference(
+        _ own: UnsafeRawPointer, _ native: UnsafeRawPointer, _ size: Int
+    ) -> String? {
+        if unsafe memcmp(own, native, size) == 0 { return nil }
+        for offset in 0..<size {
+            let (value, expected) = unsafe (
+                own.load(fromByteOffset: offset, as: UInt8.self),
+                native.load(fromByteOffset: offset, as: UInt8.self)
+            )
+            if value != expected { return "memory at \(offset): \(value) not \(expected)" }
+        }
+        return nil
     }
 
     private static func registerDifference(

@@ -81,10 +81,7 @@ struct RepeatedKillTests {
     @Test(
         "of what guests do with them, nothing is lost and nothing fails", .timeLimit(.minutes(60)))
     func kills() throws {
-        try prepare()
-        let listener = try UnixListener(path: folder["vsock_1234"])
-        let reader = ConsoleLines(folder["tty"])
-        startWork()
+        let (listener, reader) = try begin()
         var random = SeededGenerator(0x6b69_6c6c)
         var kills = Dictionary(uniqueKeysWithValues: Self.programs.map { ($0, 0) })
         var last: [String: Int32] = [:]
@@ -94,9 +91,7 @@ struct RepeatedKillTests {
         {
             try #require(Date() < deadline, "only \(kills) of \(Repetition.kills)")
             usleep(UInt32.random(in: 1000...120_000, using: &random))
-            while try listener.accept() != nil {}
-            try reader.read()
-            guest.apus.takeOutput()
+            try takeAll(listener, reader)
             guard let id = process(name), last[name] != id else { continue }
             last[name] = id
             kill(id, SIGKILL)
@@ -109,10 +104,7 @@ struct RepeatedKillTests {
         "of what guests do while all are replaced, nothing is lost and nothing fails",
         .timeLimit(.minutes(60)))
     func upgrades() throws {
-        try prepare()
-        let listener = try UnixListener(path: folder["vsock_1234"])
-        let reader = ConsoleLines(folder["tty"])
-        startWork()
+        let (listener, reader) = try begin()
         var random = SeededGenerator(0x7570_6772)
         for count in 1...Repetition.kills {
             usleep(UInt32.random(in: 1000...500_000, using: &random))
@@ -120,9 +112,7 @@ struct RepeatedKillTests {
             guest.apus.kill(SIGUSR2)
             let deadline = Date() + 30
             while true {
-                while try listener.accept() != nil {}
-                try reader.read()
-                guest.apus.takeOutput()
+                try takeAll(listener, reader)
                 let new = Self.programs.compactMap(process)
                 if new.count == Self.programs.count, Set(new).isDisjoint(with: old) { break }
                 try #require(Date() < deadline, "upgrade \(count): \(old) became \(new)")
@@ -131,6 +121,22 @@ struct RepeatedKillTests {
         }
         try finish(listener, reader)
         #expect(guest.apus.errorText == "")
+    }
+
+    /// Keeps all devices busy, with somebody at the host's end of each.
+    private func begin() throws -> (UnixListener, ConsoleLines) {
+        try prepare()
+        let listener = try UnixListener(path: folder["vsock_1234"])
+        let reader = ConsoleLines(folder["tty"])
+        startWork()
+        return (listener, reader)
+    }
+
+    /// Takes what has come from the guest.
+    private func takeAll(_ listener: UnixListener, _ reader: ConsoleLines) throws {
+        while try listener.accept() != nil {}
+        try reader.read()
+        guest.apus.takeOutput()
     }
 
     /// Everything goes on, and the disk is whole.

@@ -161,11 +161,7 @@ extension HostTests {
     // MARK: Operands
 
     private func set(_ register: UInt8, _ value: UInt64) {
-        guest.cpu[register] = value
-        unsafe withUnsafeMutableBytes(of: &native.pointee.registers) { registers in
-            unsafe registers.storeBytes(
-                of: value, toByteOffset: Int(register) * 8, as: UInt64.self)
-        }
+        unsafe StateComparison.set(register, value, native, guest.cpu)
     }
 
     /// An offset that is inside the segments more often than not.
@@ -237,7 +233,7 @@ extension HostTests {
         let isBranch = [.call, .jmp, .ret].contains(instruction.mnemonic)
         if isBranch, (0x101...0x110).contains(ending.rip) { return nil }
         // Which of two operands faults first is the processor's choice.
-        let faults: ClosedRange<UInt64> = 12...14
+        let faults = FaultLatitude.faults
         if instruction.mnemonic == .cmps, faults.contains(expected.vector),
             faults.contains(ending.vector)
         {
@@ -269,11 +265,6 @@ extension HostTests {
             native, guest.cpu, mask: mask, instruction.mnemonic, latitude: latitude)
         if let text { return text }
         if latitude.memory { return nil }
-        for offset in 0..<Self.size {
-            let own = unsafe guest.data.load(fromByteOffset: offset, as: UInt8.self)
-            let other = unsafe nativeData.load(fromByteOffset: offset, as: UInt8.self)
-            if own != other { return "memory at \(offset): \(own) not \(other)" }
-        }
-        return nil
+        return unsafe StateComparison.memoryDifference(guest.data, nativeData, Self.size)
     }
 }
