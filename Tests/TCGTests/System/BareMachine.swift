@@ -67,7 +67,7 @@ final class BareMachine {
     init(
         clock: TCGOptions.ClockSource = .counted, cpuCount: Int = 1,
         model: CPUModel.Name = .level2, tier: TCGOptions.Tier = .translator,
-        showsStatistics: Bool = false, files: TCGFiles = TCGFiles()
+        showsStatistics: Bool = false, files: TCGFiles = TCGFiles(), codeCacheSize: UInt64? = nil
     ) throws {
         let mapping = try MemoryMapping(anonymous: Int(Self.memorySize))
         let region = GuestRegion(
@@ -77,7 +77,7 @@ final class BareMachine {
             memory: memory, surface: surface,
             options: TCGOptions(
                 clock: clock, cpuCount: cpuCount, tier: tier, model: model,
-                showsStatistics: showsStatistics), files: files)
+                showsStatistics: showsStatistics, codeCacheSize: codeCacheSize), files: files)
         var cpus: [TCGVCPU] = []
         for index in 0..<cpuCount {
             let vcpu = try machine.makeCPU(index: index)

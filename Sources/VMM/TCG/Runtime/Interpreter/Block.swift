@@ -23,7 +23,7 @@
     /// Where the translated code is entered with the flags in the frame, or 0.
     var host: UInt = 0
     /// Where the translated code has the generation, or `nil`.
-    // SAFETY: part of the arena, which is emptied together with the blocks.
+    // SAFETY: part of the translator's arena; `nil` again before the code is overwritten.
     var hostCheck: UnsafeMutableRawPointer?
     /// Runs in the interpreter until the block is translated, which a negative number says;
     /// `never` for blocks that stay the interpreter's.
@@ -93,7 +93,7 @@
 
 /// A decoded block.
 // SAFETY: headers lie in the code cache's arena, which lives as long as the CPU; a block is
-// overwritten only when the whole arena is flushed, which happens between blocks.
+// overwritten only after its region has been emptied, which happens between blocks.
 @safe struct Block {
     let header: UnsafeMutablePointer<BlockHeader>
 
@@ -140,6 +140,28 @@
         return unsafe check.load(as: UInt32.self) == generation
     }
 
+    /// There is no translated code any more; nothing leads there.
+    /// - Parameter threshold: runs in the interpreter before there is some again.
+    func forgetCode(threshold: Int32) {
+        unsafe (header.pointee.host, header.pointee.nativeEntry) = (0, 0)
+        unsafe (header.pointee.hostSize, header.pointee.rarePlace) = (0, 0)
+        unsafe header.pointee.rareSize = 0
+        unsafe header.pointee.hostCheck = nil
+        unsafe (header.pointee.exits, header.pointee.exitCount) = (0, 0)
+        unsafe (header.pointee.movingTable, header.pointee.movingCount) = (0, 0)
+        unsafe (header.pointee.parts, header.pointee.partCount) = (nil, 0)
+        unsafe header.pointee.hostCount = 0
+        noteRange()
+        if unsafe !header.pointee.isDead { unsafe header.pointee.heat = threshold }
+    }
+
+    /// Notes the bytes that the block itself depends on.
+    func noteRange() {
+        let start = unsafe UInt16(truncatingIfNeeded: header.pointee.physical & 0xFFF)
+        unsafe header.pointee.codeStart = start
+        unsafe header.pointee.codeEnd = min(4096, start + header.pointee.byteCount)
+    }
+
     // MARK: Other blocks in the translated code
 
     // SAFETY: `place` has room for their addresses.
@@ -179,6 +201,12 @@
     var bytes: UnsafeMutableRawPointer {
         unsafe UnsafeMutableRawPointer(header) + Self.headerSize
             + Int(header.pointee.operationCount) * MemoryLayout<Operation>.stride
+    }
+
+    /// Bytes in the code cache.
+    var size: Int {
+        unsafe Self.headerSize + Int(header.pointee.operationCount) * MemoryLayout<Operation>.stride
+            + Int(header.pointee.byteCount)
     }
 
     /// Notes the first of the bytes where `hasStart` looks for them.

@@ -116,9 +116,6 @@ extension CPU {
         counters.decodedBytes &+= UInt64(count)
         // SAFETY: the caller made sure of the room.
         unsafe memcpy(block.bytes, cache.scratch, count)
-        let size =
-            unsafe Block.headerSize
-            + Int(header.pointee.operationCount) * MemoryLayout<Operation>.stride + count
         if count > source.inPage { unsafe header.pointee.secondPage = source.secondPage }
         if source.isDevice {
             // Used once: the room is given away again by the next block.
@@ -132,7 +129,7 @@ extension CPU {
         }
         block.noteStart()
         block.prepareMoves()
-        _ = cache.allocate(size)
+        _ = cache.allocate(block.size)
         cache.insert(block)
     }
 }

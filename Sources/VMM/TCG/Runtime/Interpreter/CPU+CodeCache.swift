@@ -25,9 +25,11 @@ extension CPU {
         return cache
     }
 
-    /// Bytes for this CPU's blocks: all CPUs' together may take an eighth of the guest's memory.
+    /// Bytes for this CPU's blocks, half as many as for their translations.
     private var codeArenaSize: Int {
-        let share = Int(clamping: fields.codePageCount) << 9 / max(1, owner.core.options.cpuCount)
+        let count = max(1, owner.core.options.cpuCount)
+        if let size = owner.core.options.codeCacheSize { return Int(clamping: size) / count / 3 }
+        let share = Int(clamping: fields.codePageCount) << 9 / count
         return min(max(share, 32 << 20), 256 << 20)
     }
 
@@ -39,11 +41,5 @@ extension CPU {
         removeTargets()
         unsafe state.pointee.singleBlock = nil
         unsafe Unmanaged<CodeCache>.fromOpaque(pointer).release()
-    }
-
-    /// Forgets all blocks, because there is no room for more.
-    func startAgain() {
-        counters.fullArenas &+= 1
-        invalidateAllCode()
     }
 }

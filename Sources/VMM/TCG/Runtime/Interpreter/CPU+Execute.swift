@@ -64,18 +64,19 @@ extension CPU {
             deliver(error)
             return .none
         }
-        exit.warmUp(block)
+        // What has been left may be gone, if blocks had to be forgotten.
+        let isConnected = generation == codeGeneration
+        if isConnected { exit.warmUp(block) }
         let isStepping = fields.modeKey & ModeKey.singleStep != 0
         if single || isStepping || block.isTransient {
             runAlone(block)
             return .none
         }
-        let isConnected = generation == codeGeneration
         if isConnected { exit.connect(to: block, generation: generation) }
         // RF lasts for one instruction, and only breakpoints care when it ends.
         fields.systemFlags &= ~RFLAGS.rf
         if let translator = cache.translator, isHot(block) {
-            guard prepare(block, translator) else { return .none }
+            guard prepare(block, cache, translator) else { return .none }
             if exit.block == 0 {
                 addTarget(block)
             } else if isConnected {
@@ -100,15 +101,17 @@ extension CPU {
     }
 
     /// Translates a block if that has not been done.
-    /// - Returns: `false` if all blocks had to be forgotten.
-    private func prepare(_ block: Block, _ translator: HostTranslator) -> Bool {
+    /// - Returns: `false` if room had to be made: it is to be looked up again.
+    private func prepare(
+        _ block: Block, _ cache: CodeCache, _ translator: HostTranslator
+    ) -> Bool {
         let header = unsafe block.header
         if unsafe header.pointee.host != 0 { return true }
-        translator.translate(block, threshold: fields.translationThreshold)
-        guard !translator.isFull else {
-            startAgain()
+        guard translator.translate(block, threshold: fields.translationThreshold) else {
+            makeRoomForCode(cache, translator, for: block)
             return false
         }
+        cache.noteTranslation(block)
         counters.noteTranslation(block)
         return true
     }

@@ -65,7 +65,7 @@ extension CPU {
     ) throws(Fault) -> Block {
         counters.lookups &+= 1
         // Before the page is noted: the note must outlive the new generation.
-        if cache.free < Self.largestBlock { startAgain() }
+        if cache.free < Self.largestBlock { makeRoomForBlocks(cache) }
         limitGenerations()
         let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)

@@ -18,9 +18,9 @@ struct JumpEntry: BitwiseCopyable {
     var host: UnsafeMutableRawPointer?
 }
 
-/// The decoded blocks of one CPU: an arena that is filled from the bottom and flushed as a whole,
-/// a hash table to find blocks by address and mode, and a second one to find them by
-/// guest-physical page. On top of it, in front of the hash table, is the jump cache.
+/// The decoded blocks of one CPU: an arena that is filled and emptied region by region
+/// (CodeCache+Eviction.swift), a hash table to find blocks by address and mode, and a second one to
+/// find them by guest-physical page. On top of it, in front of the hash table, is the jump cache.
 ///
 /// Blocks in the hash table are only candidates: other processes write to guest memory, so the
 /// bytes are compared whenever a block is found there. What is reached through the jump cache and
@@ -32,7 +32,7 @@ struct JumpEntry: BitwiseCopyable {
 @safe final class CodeCache {
     static let jumpEntries = 65536
     private static let jumpSize = jumpEntries * MemoryLayout<JumpEntry>.stride
-    private static let pageBuckets = 1 << 14
+    static let pageBuckets = 1 << 14
 
     /// Slots of the hash table, a power of two: about as many as there can be blocks.
     private let buckets: Int
@@ -44,8 +44,10 @@ struct JumpEntry: BitwiseCopyable {
     private let pageTable: UnsafeMutablePointer<UInt32>
     private let arena: UnsafeMutableRawPointer
     let arenaSize: Int
-    /// The first free byte of the arena. Offset 0 means "none".
-    private(set) var used = 64
+    /// Offset 0 means "none".
+    private(set) var regions: CodeRegions
+    /// What must be looked at when a region is emptied.
+    var notes: EvictionNotes
     /// How many blocks writes to their bytes have killed.
     private(set) var killCount: UInt64 = 0
     /// What CS was when blocks of 16- or 32-bit code were last looked up.
@@ -83,6 +85,8 @@ struct JumpEntry: BitwiseCopyable {
         let tableSize = buckets * 4
         let pageTableSize = Self.pageBuckets * 4
         self.arenaSize = arenaSize
+        regions = CodeRegions(64..<arenaSize)
+        notes = EvictionNotes(regions: CodeRegions.usualCount)
         let scratchOffset = jumpSize + tableSize + pageTableSize
         let singleOffset = (scratchOffset + Self.scratchSize + 63) & ~63
         let fetchOffset = (singleOffset + Self.singleSize + 63) & ~63
@@ -112,13 +116,14 @@ struct JumpEntry: BitwiseCopyable {
 
     // MARK: Arena
 
-    /// Bytes that are still free.
-    var free: Int { arenaSize - used }
+    /// Bytes that are still free in the current region.
+    @inline(__always)
+    var free: Int { regions.free }
 
     /// Room for a block that is not in the tables yet. The caller has made sure that it fits.
     func allocate(_ size: Int) -> Block {
-        let offset = used
-        used += (size + 63) & ~63
+        let offset = regions.position
+        regions.use(upTo: offset + (size + 63) & ~63)
         return unsafe Block((arena + offset).assumingMemoryBound(to: BlockHeader.self))
     }
 
@@ -136,8 +141,12 @@ struct JumpEntry: BitwiseCopyable {
         // All of it is zero again, and takes no memory. The tables are in front of the arena, and
         // nothing but them and the blocks outlives a call.
         unsafe _ = madvise(mapping, mappingSize, MADV_DONTNEED)
-        used = 64
+        regions.removeAll()
+        notes.removeAll()
     }
+
+    /// Goes on in the next region, whose blocks nobody reaches any more.
+    func advance() { regions.advance() }
 
     /// Calls `body` with every page that has blocks, some pages more than once.
     func forEachPage(_ body: (UInt64) -> Void) {
@@ -209,9 +218,7 @@ struct JumpEntry: BitwiseCopyable {
             + bucket(header.pointee.physical, header.pointee.linear, header.pointee.key)
         unsafe header.pointee.nextInBucket = slot.pointee
         unsafe slot.pointee = offset(block)
-        let start = unsafe UInt16(truncatingIfNeeded: header.pointee.physical & 0xFFF)
-        unsafe header.pointee.codeStart = start
-        unsafe header.pointee.codeEnd = min(4096, start + header.pointee.byteCount)
+        block.noteRange()
         let page = unsafe pageTable + pageBucket(header.pointee.physical)
         unsafe header.pointee.nextOnPage = page.pointee
         unsafe page.pointee = offset(block)
@@ -224,7 +231,7 @@ struct JumpEntry: BitwiseCopyable {
 
     // MARK: By page
 
-    private func pageBucket(_ physical: UInt64) -> Int {
+    func pageBucket(_ physical: UInt64) -> Int {
         Int(((physical >> 12) &* 0x9E37_79B9_7F4A_7C15) >> 50) & (Self.pageBuckets - 1)
     }
 
@@ -262,11 +269,15 @@ struct JumpEntry: BitwiseCopyable {
     private static let firstLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextOnPage) ?? 0
     private static let secondLinkOffset =
         MemoryLayout.offset(of: \BlockHeader.nextOnSecondPage) ?? 0
+    private static let bucketLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextInBucket) ?? 0
 
     /// Where a block's link to the next one on the page is.
     private func linkPlace(_ block: Block, isSecond: Bool) -> UnsafeMutablePointer<UInt32> {
-        let offset = isSecond ? Self.secondLinkOffset : Self.firstLinkOffset
-        return unsafe (UnsafeMutableRawPointer(block.header) + offset)
+        unsafe linkPlace(block, isSecond ? Self.secondLinkOffset : Self.firstLinkOffset)
+    }
+
+    private func linkPlace(_ block: Block, _ offset: Int) -> UnsafeMutablePointer<UInt32> {
+        unsafe (UnsafeMutableRawPointer(block.header) + offset)
             .assumingMemoryBound(to: UInt32.self)
     }
 
@@ -283,6 +294,40 @@ struct JumpEntry: BitwiseCopyable {
         }
         let (low, high) = unsafe (header.pointee.codeStart, header.pointee.codeEnd)
         return UInt16(first & 0xFFF) < high && low <= UInt16(last & 0xFFF)
+    }
+
+    // MARK: By region
+
+    /// Takes the blocks at some offsets out of the list that one of them is in.
+    func remove(_ offsets: Range<Int>, fromBucketOf header: BlockHeader) {
+        let number = bucket(header.physical, header.linear, header.key & ~BlockHeader.dead)
+        var place = unsafe table + number
+        while true {
+            let link = unsafe place.pointee
+            if link == 0 { return }
+            let candidate = block(link)
+            if offsets.contains(Int(link)) {
+                unsafe place.pointee = candidate.header.pointee.nextInBucket
+            } else {
+                unsafe place = linkPlace(candidate, Self.bucketLinkOffset)
+            }
+        }
+    }
+
+    /// Takes them out of one of the lists by page.
+    func remove(_ offsets: Range<Int>, fromPageBucket number: Int) {
+        var place = unsafe pageTable + number
+        while true {
+            let link = unsafe place.pointee
+            if link == 0 { return }
+            let candidate = block(link & ~1)
+            let next = unsafe linkPlace(candidate, isSecond: link & 1 != 0)
+            if offsets.contains(Int(link)) {
+                unsafe place.pointee = next.pointee
+            } else {
+                unsafe place = next
+            }
+        }
     }
 
     // MARK: 16- and 32-bit code

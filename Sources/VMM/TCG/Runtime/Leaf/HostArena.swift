@@ -3,10 +3,10 @@ internal import Core
 internal import Glibc
 
 /// Memory for generated code, seen twice, once writable, once executable, so that no
-/// page is ever both (W^X). Emptied as a whole; code in it is patched through the writable view.
+/// page is ever both (W^X). Code in it is patched through the writable view.
 ///
-/// It has two parts, each filled from its bottom: what runs often, which should be dense for the
-/// sake of the host's caches, and what runs rarely.
+/// It has two parts: what runs often, which should be dense for the sake of the host's caches, and
+/// what runs rarely. Each is filled region by region, both in step.
 // SAFETY: both views stay mapped for the life of the object; offsets are checked by those who
 // write (`HostAssembler`), or come from there.
 @safe final class HostArena {
@@ -15,11 +15,10 @@ internal import Glibc
     let capacity: Int
     /// Where the second part begins.
     let coldStart: Int
-    private(set) var used = 0
-    /// The end of what is used in the second part.
-    private(set) var coldUsed: Int
-    /// What is used by the stubs, which stay.
-    private var base = 0
+    private(set) var hot: CodeRegions
+    private(set) var cold: CodeRegions
+    /// The end of the stubs, which stay, in front of the first region.
+    private(set) var base = 0
 
     /// - Parameters:
     ///   - capacity: bytes of address space; memory is taken as code is added.
@@ -42,7 +41,8 @@ internal import Glibc
         unsafe executable = view
         self.capacity = capacity
         coldStart = capacity - coldCapacity
-        coldUsed = coldStart
+        hot = CodeRegions(0..<coldStart, count: 1)
+        cold = CodeRegions(coldStart..<capacity, count: 1)
     }
 
     deinit { _ = unsafe munmap(executable, capacity) }
@@ -57,16 +57,16 @@ internal import Glibc
 
     func offset(of address: UInt) -> Int { Int(address &- UInt(bitPattern: unsafe executable)) }
 
-    /// Everything below these offsets is used, in each of the parts.
+    /// Everything of the current regions below these offsets is used.
     func commit(_ end: Int, cold coldEnd: Int? = nil) {
-        used = min(coldStart, (end + 15) & ~15)
-        if let coldEnd { coldUsed = min(capacity, coldEnd) }
+        hot.use(upTo: (end + 15) & ~15)
+        if let coldEnd { cold.use(upTo: coldEnd) }
     }
 
     /// Adds code, and returns where it can be called, or `nil` if there is no room.
     func append(_ bytes: [UInt8]) -> UInt? {
-        guard bytes.count <= coldStart - used else { return nil }
-        let start = used
+        guard bytes.count <= hot.free else { return nil }
+        let start = hot.position
         unsafe bytes.span.withUnsafeBytes { bytes in
             unsafe UnsafeMutableRawBufferPointer(start: writable(start), count: bytes.count)
                 .copyMemory(from: bytes)
@@ -75,10 +75,32 @@ internal import Glibc
         return address(start)
     }
 
-    /// What is there now stays when the arena is emptied.
-    func keep() { base = used }
+    // MARK: Regions
 
-    func removeAll() { (used, coldUsed) = (base, coldStart) }
+    /// What is there now stays, and the rest becomes regions.
+    func keep(regions count: Int = CodeRegions.usualCount) {
+        base = hot.position
+        hot = CodeRegions(base..<coldStart, count: count)
+        cold = CodeRegions(coldStart..<capacity, count: count)
+    }
+
+    /// The region that code which runs often is in.
+    func region(of offset: Int) -> Int { hot.region(of: offset) }
+
+    var isRegionEmpty: Bool { hot.used(hot.current).isEmpty && cold.used(cold.current).isEmpty }
+
+    /// Gives up the code of the next region, which is filled from now on.
+    func advance() {
+        hot.advance()
+        cold.advance()
+    }
+
+    func removeAll() {
+        hot.removeAll()
+        cold.removeAll()
+    }
+
+    // MARK: Jumps
 
     /// Makes the relative jump whose last four bytes are at `place` go to `target`.
     func patch(_ place: Int, to target: Int) {

@@ -29,6 +29,9 @@ public struct TCGOptions: Sendable, Equatable {
     public var hasPerfMap: Bool
     /// A file for what is translated (Records/CodeListing.swift).
     public var listingPath: String?
+    /// The most bytes that decoded and translated code of all CPUs may take; `nil` for three eighths
+    /// of the guest's memory.
+    public var codeCacheSize: UInt64?
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int
 
@@ -39,8 +42,9 @@ public struct TCGOptions: Sendable, Equatable {
     public init(
         clock: ClockSource = .host, cpuCount: Int = 1, startTime: UInt64? = nil,
         tier: Tier = .translator, model: CPUModel.Name = .level2, showsStatistics: Bool = false,
-        hasPerfMap: Bool = false, listingPath: String? = nil
+        hasPerfMap: Bool = false, listingPath: String? = nil, codeCacheSize: UInt64? = nil
     ) {
+        self.codeCacheSize = codeCacheSize
         self.listingPath = listingPath
         self.hasPerfMap = hasPerfMap
         self.showsStatistics = showsStatistics
@@ -49,5 +53,12 @@ public struct TCGOptions: Sendable, Equatable {
         self.tier = tier
         self.cpuCount = cpuCount
         self.startTime = startTime ?? (clock == .counted ? 1_767_225_600_000_000_000 : nil)
+    }
+
+    /// Which sizes there are: below them, what a CPU runs in a turn may not fit; above, jumps do not
+    /// reach.
+    public static func codeCacheSizes(_ cpuCount: Int) -> ClosedRange<UInt64> {
+        let count = UInt64(max(1, cpuCount))
+        return count * 6 << 20...count * 768 << 20
     }
 }

@@ -26,7 +26,7 @@ struct PerfMap {
         let places = stubs.places.sorted { $0.start < $1.start }
         var lines = ""
         for (index, stub) in places.enumerated() {
-            let end = index + 1 < places.count ? places[index + 1].start : arena.used
+            let end = index + 1 < places.count ? places[index + 1].start : arena.base
             lines += Self.line(arena.address(stub.start), end - stub.start, "apus:\(stub.name)")
         }
         file.append(lines)

@@ -13,9 +13,10 @@ struct CPUCounters: BitwiseCopyable {
     var decodedBytes: UInt64 = 0
     /// Blocks that were found and had other bytes than memory.
     var outdated: UInt64 = 0
-    /// How often all blocks were forgotten: because there was no room, and in all.
-    var fullArenas: UInt64 = 0
+    /// How often all blocks were forgotten.
     var flushes: UInt64 = 0
+    /// What was forgotten because there was no room.
+    var evictions = Evictions()
     /// New generations of supervisor mode's code, and of user mode's.
     var generations = InlineArray<2, UInt64>(repeating: 0)
     /// Changes of the address space to one whose code was still known.
@@ -77,6 +78,18 @@ struct CPUCounters: BitwiseCopyable {
         traceBlocks &+= UInt64(header.partCount) + 1
         traceInstructions &+= UInt64(header.hostCount)
     }
+}
+
+/// What went because there was no room.
+struct Evictions: BitwiseCopyable {
+    /// Regions of decoded blocks, and of translated code.
+    var regions: UInt64 = 0
+    var codeRegions: UInt64 = 0
+    /// The blocks, and their code; and the code of others.
+    var blocks: UInt64 = 0
+    var codes: UInt64 = 0
+    /// The longest time that one of them took, in nanoseconds.
+    var longest: UInt64 = 0
 }
 
 /// Why translated code was left.

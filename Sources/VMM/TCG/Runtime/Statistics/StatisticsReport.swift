@@ -27,7 +27,7 @@ struct StatisticsReport {
         add(
             "decoded blocks", counters.decoded,
             "of \(Self.ratio(counters.decodedBytes, counters.decoded)) bytes; now"
-                + " \(cache?.used ?? 0) of \(cache?.arenaSize ?? 0) bytes are used")
+                + " \(cache?.regions.used ?? 0) of \(cache?.arenaSize ?? 0) bytes are used")
         add(
             "lookups", counters.lookups,
             "not answered by the jump cache: \(counters.found) found, of them \(counters.moved)"
@@ -39,8 +39,13 @@ struct StatisticsReport {
         add(
             "killed blocks", cache?.killCount ?? 0,
             "by writes, \(counters.outdated) because memory had changed")
+        add("flushes", counters.flushes, "of all blocks")
         add(
-            "flushes", counters.flushes, "of all blocks, \(counters.fullArenas) for want of room")
+            "evictions", counters.evictions.regions,
+            "of the oldest blocks, and \(counters.evictions.codeRegions) of the oldest code, for"
+                + " want of room: \(counters.evictions.blocks) blocks, \(counters.evictions.codes)"
+                + " translations; the longest took"
+                + " \(counters.evictions.longest / 1000) microseconds")
     }
 
     private mutating func addCode(_ counters: CPUCounters, _ arena: HostArena) {
@@ -52,8 +57,8 @@ struct StatisticsReport {
             "of them, of \(Self.ratio(counters.traceBlocks, counters.traces)) blocks and"
                 + " \(Self.ratio(counters.traceInstructions, counters.traces)) instructions")
         add(
-            "code", UInt64(arena.used),
-            "of \(arena.coldStart) bytes are used, and \(arena.coldUsed - arena.coldStart) of"
+            "code", UInt64(arena.base + arena.hot.used),
+            "of \(arena.coldStart) bytes are used, and \(arena.cold.used) of"
                 + " \(arena.capacity - arena.coldStart) for what runs rarely")
         add(
             "expansion", Self.ratio(counters.hostBytes, counters.translatedBytes),

@@ -18,8 +18,7 @@ struct BlockLink: BitwiseCopyable {
     var next = BlockLink.none
 }
 
-// SAFETY: offsets in links are those of blocks and exits, which live until both arenas are
-// emptied.
+// SAFETY: offsets in links are those of blocks and exits, and links are undone before either goes.
 extension CodeCache {
     /// Makes a block's exit go straight to another block's code.
     func connect(_ exit: BlockExit, to target: Block, generation: UInt32) {
@@ -76,6 +75,12 @@ extension CodeCache {
     private func forEachExit(_ block: Block, _ body: (UInt32) -> Void) {
         let (first, count) = unsafe (block.header.pointee.exits, block.header.pointee.exitCount)
         for number in 0..<UInt32(count) { body(first + number * UInt32(HostExit.stride)) }
+    }
+
+    /// Undoes all links to a block's code, and from there.
+    func cutLinks(of block: Block) {
+        forEachIncoming(block) { separate($0) }
+        forEachExit(block) { separate($0) }
     }
 
     private func forEachIncoming(_ target: Block, _ body: (UInt32) -> Void) {

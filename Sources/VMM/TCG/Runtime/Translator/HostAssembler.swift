@@ -3,7 +3,7 @@
 /// Places are offsets in the arena. One-byte registers are given as `ByteRegister`s where AH to BH
 /// may occur; otherwise numbers are those of full registers.
 // SAFETY: bytes are only written below the end of the room; what does not fit is counted, and the
-// code is thrown away (`isFull`), with all other code of the arena.
+// code is thrown away (`isFull`).
 @safe struct HostAssembler {
     private let memory: UnsafeMutablePointer<UInt8>
     private let capacity: Int
@@ -15,8 +15,8 @@
     init(_ arena: HostArena, isCold: Bool = false) {
         unsafe memory = arena.writable(0).assumingMemoryBound(to: UInt8.self)
         capacity = arena.capacity
-        end = isCold ? arena.capacity : arena.coldStart
-        position = isCold ? arena.coldUsed : arena.used
+        let region = isCold ? arena.cold : arena.hot
+        (position, end) = (region.position, region.limit)
     }
 
     var isFull: Bool { position > end }

@@ -12,8 +12,6 @@ internal import Core
     private let listing: CodeFile?
     /// What translated code is for, by its place; `nil` if nobody will ask.
     private var marks: [UInt32: [CodeMark]]?
-    /// There was no room for a block: everything is to be forgotten.
-    private(set) var isFull = false
     private(set) var blockCount = 0
 
     /// Runs in the interpreter before a block is translated.
@@ -41,25 +39,24 @@ internal import Core
 
     /// Writes a block's code, with those that mostly follow it, if there is room.
     /// - Parameter threshold: runs in the interpreter before a block is translated.
-    func translate(_ block: Block, threshold: Int32) {
+    /// - Returns: whether there was room in the current region.
+    func translate(_ block: Block, threshold: Int32) -> Bool {
         let trace = HostTrace(block, threshold: threshold)
         var translation = HostBlock(
             trace, arena, stubs, keepsMarks: listing != nil || marks != nil)
         translation.run()
-        guard !translation.isFull else {
-            isFull = true
-            return
-        }
+        guard !translation.isFull else { return false }
+        let (hotStart, rareStart) = (translation.nativeEntry, arena.cold.position)
         for (exit, place) in zip(translation.exits, translation.exitPlaces) {
             unsafe arena.writable(place).storeBytes(of: exit, as: HostExit.self)
         }
         let header = unsafe block.header
         unsafe header.pointee.host = arena.address(translation.frameEntry)
-        unsafe header.pointee.nativeEntry = UInt32(translation.nativeEntry)
+        unsafe header.pointee.nativeEntry = UInt32(hotStart)
         let (end, rareEnd) = (translation.end, translation.rareEnd)
-        unsafe header.pointee.hostSize = UInt32(end - translation.nativeEntry)
-        unsafe header.pointee.rarePlace = UInt32(arena.coldUsed)
-        unsafe header.pointee.rareSize = UInt32(rareEnd - arena.coldUsed)
+        unsafe header.pointee.hostSize = UInt32(end - hotStart)
+        unsafe header.pointee.rarePlace = UInt32(rareStart)
+        unsafe header.pointee.rareSize = UInt32(rareEnd - rareStart)
         unsafe header.pointee.hostCheck = arena.writable(translation.checkPlace)
         unsafe header.pointee.exits = UInt32(translation.exitPlaces.first ?? 0)
         unsafe header.pointee.exitCount = UInt8(translation.exits.count)
@@ -71,6 +68,7 @@ internal import Core
         unsafe perfMap?.note(header, arena)
         blockCount += 1
         note(trace, translation.marks)
+        return true
     }
 
     /// Passes on what the code that has just been written is for.
@@ -143,9 +141,22 @@ internal import Core
             start: start, count: Int(isRare ? header.rareSize : header.hostSize))
     }
 
+    /// Which region a block's code is in.
+    func region(of block: Block) -> Int {
+        arena.region(of: unsafe Int(block.header.pointee.nativeEntry))
+    }
+
+    /// Goes on in the next region, whose code nobody reaches any more.
+    func advance() {
+        arena.advance()
+        let region = arena.hot.current
+        if let kept = marks {
+            marks = kept.filter { arena.region(of: Int($0.key)) != region }
+        }
+    }
+
     func removeAll() {
         arena.removeAll()
-        isFull = false
         if marks != nil { marks = [:] }
         blockCount = 0
     }
