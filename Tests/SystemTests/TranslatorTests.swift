@@ -46,12 +46,13 @@ struct TranslatorTests {
             try? FileManager.default.removeItem(atPath: copy)
             try FileManager.default.copyItem(atPath: original, toPath: copy)
             let dump = "\(folder.path)/dump"
-            let dumps = run == 2 ? ",dump=\(dump)" : ""
+            // One with so little room that code is given up all the time.
+            let more = ["", ",code-cache=6M", ",dump=\(dump)"][run]
             let apus = try RunningProgram.apus([
                 "--kernel", Guest.path("vmlinuz"), "--initramfs", Guest.path("initramfs"),
                 "--cmdline", "root=/dev/vda quiet apus.poweroff", "--memory", "size=256M",
                 "--disk", "path=\(copy)", "--accel",
-                "tcg,clock=counted,tier=\(tier),stats,perf-map\(dumps)",
+                "tcg,clock=counted,tier=\(tier),stats,perf-map\(more)",
                 "--boot-timing",
             ])
             let map = "/tmp/perf-\(apus.id).map"
@@ -66,6 +67,9 @@ struct TranslatorTests {
             #expect(apus.errorText.contains(" \(total)"), "\(apus.errorText)")
             let hasTranslated = apus.errorText.contains("\n  translated blocks ")
             #expect(hasTranslated == (tier == "translator"))
+            let line = apus.errorText.split(separator: "\n").first { $0.hasPrefix("  evictions ") }
+            let evictions = Int(try #require(line).split(separator: " ")[1]) ?? -1
+            #expect(run == 1 ? evictions > 100 : evictions == 0)
             // The sandboxed process has named the guest's code.
             let names = try String(contentsOfFile: map, encoding: .utf8)
             #expect(names.contains(" guest:ffffffff8") == (tier == "translator"))

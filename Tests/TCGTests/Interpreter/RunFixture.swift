@@ -9,10 +9,11 @@ extension BareMachine {
     static func running(
         _ bytes: [UInt8], cpl: UInt8 = 0, model: CPUModel.Name = .level2,
         tier: TCGOptions.Tier = .translator, showsStatistics: Bool = false,
-        files: TCGFiles = TCGFiles()
+        files: TCGFiles = TCGFiles(), codeCacheSize: UInt64? = nil
     ) throws -> BareMachine {
         let machine = try BareMachine(
-            model: model, tier: tier, showsStatistics: showsStatistics, files: files)
+            model: model, tier: tier, showsStatistics: showsStatistics, files: files,
+            codeCacheSize: codeCacheSize)
         try machine.enterLong(cpl: cpl)
         machine.put(code, bytes: bytes)
         for vector in UInt8(0)..<32 {

@@ -276,7 +276,7 @@ struct BlockExit {
     var block: UInt
     var edge: Edge
     /// The address of the `HostExit` that translated code has left by, or 0. It is part of the
-    /// arena, which is emptied together with the blocks.
+    /// arena, and means something until the next block is looked up.
     var host: UInt = 0
 
     /// Nothing to connect.

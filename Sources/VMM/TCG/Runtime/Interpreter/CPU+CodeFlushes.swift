@@ -107,7 +107,7 @@ extension CPU {
         var first = physical
         while true {
             let end = min(last, first | 0xFFF)
-            let isEmpty = cache.invalidate(first, end)
+            let isEmpty = cache.invalidate(first, end, &counters.killed)
             if isEmpty { unmarkCode(physical: first & ~0xFFF) }
             if end == last { return }
             first = end &+ 1

@@ -75,16 +75,18 @@ extension CPU {
         if isConnected { exit.connect(to: block, generation: generation) }
         // RF lasts for one instruction, and only breakpoints care when it ends.
         fields.systemFlags &= ~RFLAGS.rf
-        if let translator = cache.translator, isHot(block) {
-            guard prepare(block, cache, translator) else { return .none }
+        if isHot(block) {
+            guard prepare(block, cache) else { return .none }
             if exit.block == 0 {
                 addTarget(block)
             } else if isConnected {
                 cache.connect(exit, to: block, generation: generation)
             }
-            if fields.lockstep != Lockstep.Stage.off { return runBoth(block, translator) }
+            if fields.lockstep != Lockstep.Stage.off, let translator = cache.translator {
+                return runBoth(block, translator)
+            }
             if unsafe Int64(block.header.pointee.hostCount) <= budget {
-                return runHost(block, translator)
+                return runHost(block, cache)
             }
         }
         if fields.lockstep != Lockstep.Stage.off { owner.lockstep?.otherRuns += 1 }
@@ -102,11 +104,14 @@ extension CPU {
 
     /// Translates a block if that has not been done.
     /// - Returns: `false` if room had to be made: it is to be looked up again.
-    private func prepare(
-        _ block: Block, _ cache: CodeCache, _ translator: HostTranslator
-    ) -> Bool {
-        let header = unsafe block.header
-        if unsafe header.pointee.host != 0 { return true }
+    private func prepare(_ block: Block, _ cache: CodeCache) -> Bool {
+        if unsafe block.header.pointee.host != 0 { return true }
+        return translate(block, cache)
+    }
+
+    @inline(never)
+    private func translate(_ block: Block, _ cache: CodeCache) -> Bool {
+        guard let translator = cache.translator else { return false }
         guard translator.translate(block, threshold: fields.translationThreshold) else {
             makeRoomForCode(cache, translator, for: block)
             return false

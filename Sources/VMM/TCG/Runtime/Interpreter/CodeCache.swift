@@ -40,22 +40,23 @@ struct JumpEntry: BitwiseCopyable {
     private let mapping: UnsafeMutableRawPointer
     private let mappingSize: Int
     let jumpCache: UnsafeMutablePointer<JumpEntry>
-    private let table: UnsafeMutablePointer<UInt32>
-    private let pageTable: UnsafeMutablePointer<UInt32>
+    let table: UnsafeMutablePointer<UInt32>
+    let pageTable: UnsafeMutablePointer<UInt32>
     private let arena: UnsafeMutableRawPointer
     let arenaSize: Int
     /// Offset 0 means "none".
     private(set) var regions: CodeRegions
-    /// What must be looked at when a region is emptied.
+    /// Which blocks have translated code where.
     var notes: EvictionNotes
-    /// How many blocks writes to their bytes have killed.
-    private(set) var killCount: UInt64 = 0
     /// What CS was when blocks of 16- or 32-bit code were last looked up.
     private var codeBase: UInt64 = 0
     private var codeLimit: UInt32 = 0
 
     /// Translates blocks that run often, if that is wanted.
     let translator: HostTranslator?
+    /// The translator's, so that nobody counts references to it for each run.
+    // SAFETY: as long as the translator.
+    private let entry: HostStubs.Enter?
     /// Room for a block of one operation.
     let singleBlock: UnsafeMutablePointer<BlockHeader>
 
@@ -85,8 +86,7 @@ struct JumpEntry: BitwiseCopyable {
         let tableSize = buckets * 4
         let pageTableSize = Self.pageBuckets * 4
         self.arenaSize = arenaSize
-        regions = CodeRegions(64..<arenaSize)
-        notes = EvictionNotes(regions: CodeRegions.usualCount)
+        regions = CodeRegions(64..<arenaSize, count: CodeRegions.count(for: arenaSize))
         let scratchOffset = jumpSize + tableSize + pageTableSize
         let singleOffset = (scratchOffset + Self.scratchSize + 63) & ~63
         let fetchOffset = (singleOffset + Self.singleSize + 63) & ~63
@@ -110,9 +110,20 @@ struct JumpEntry: BitwiseCopyable {
             ? try? HostTranslator(
                 capacity: 2 * arenaSize, hasAVX: hasAVX, files: files, keepsMarks: keepsMarks)
             : nil
+        unsafe entry = translator?.entry
+        notes = EvictionNotes(
+            regions: regions.count, codeRegions: translator?.arena.hot.count ?? 0)
     }
 
     deinit { unsafe _ = munmap(mapping, mappingSize) }
+
+    /// Runs a block's translated code, and what it leads to.
+    /// - Returns: what the code has left in R9.
+    @inline(__always)
+    func run(_ block: Block, _ cpu: CPU) -> UInt {
+        guard let entry = unsafe entry else { return 0 }
+        return unsafe entry(UnsafeMutableRawPointer(cpu.state), block.header.pointee.host)
+    }
 
     // MARK: Arena
 
@@ -165,7 +176,7 @@ struct JumpEntry: BitwiseCopyable {
 
     /// Code of 64 bits moves to where it is wanted, so that there are few blocks for the same
     /// bytes.
-    private func bucket(_ physical: UInt64, _ linear: UInt64, _ key: UInt32) -> Int {
+    func bucket(_ physical: UInt64, _ linear: UInt64, _ key: UInt32) -> Int {
         let page = key & ModeKey.codeSize == 8 ? 0 : (linear >> 12) &* 0xD6E8_FEB8_6659_FD93
         let mixed = (physical ^ page ^ UInt64(key) << 20) &* 0x9E37_79B9_7F4A_7C15
         return Int(mixed >> 32) & (buckets - 1)
@@ -226,107 +237,6 @@ struct JumpEntry: BitwiseCopyable {
             let second = unsafe pageTable + pageBucket(header.pointee.secondPage)
             unsafe header.pointee.nextOnSecondPage = second.pointee
             unsafe second.pointee = offset(block) | 1
-        }
-    }
-
-    // MARK: By page
-
-    func pageBucket(_ physical: UInt64) -> Int {
-        Int(((physical >> 12) &* 0x9E37_79B9_7F4A_7C15) >> 50) & (Self.pageBuckets - 1)
-    }
-
-    /// Kills the blocks with bytes in `first...last`, which lies in one page. Returns whether no
-    /// other blocks of the page are left.
-    func invalidate(_ first: UInt64, _ last: UInt64) -> Bool {
-        let page = first & ~0xFFF
-        let slot = unsafe pageTable + pageBucket(page)
-        var link = unsafe slot.pointee
-        var isEmpty = true
-        var place = unsafe slot
-        while link != 0 {
-            let candidate = block(link & ~1)
-            let header = unsafe candidate.header
-            let isSecond = link & 1 != 0
-            let next =
-                unsafe isSecond ? header.pointee.nextOnSecondPage : header.pointee.nextOnPage
-            let isHere =
-                unsafe isSecond
-                ? header.pointee.secondPage == page : header.pointee.physical & ~0xFFF == page
-            if isHere, overlaps(candidate, isSecond: isSecond, first, last) {
-                candidate.kill()
-                killCount &+= 1
-                unsafe place.pointee = next
-            } else {
-                if isHere && candidate.key & BlockHeader.dead == 0 { isEmpty = false }
-                unsafe place = linkPlace(candidate, isSecond: isSecond)
-            }
-            link = next
-        }
-        return isEmpty
-    }
-
-    // Looked up once: a key path is a good part of Swift's runtime.
-    private static let firstLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextOnPage) ?? 0
-    private static let secondLinkOffset =
-        MemoryLayout.offset(of: \BlockHeader.nextOnSecondPage) ?? 0
-    private static let bucketLinkOffset = MemoryLayout.offset(of: \BlockHeader.nextInBucket) ?? 0
-
-    /// Where a block's link to the next one on the page is.
-    private func linkPlace(_ block: Block, isSecond: Bool) -> UnsafeMutablePointer<UInt32> {
-        unsafe linkPlace(block, isSecond ? Self.secondLinkOffset : Self.firstLinkOffset)
-    }
-
-    private func linkPlace(_ block: Block, _ offset: Int) -> UnsafeMutablePointer<UInt32> {
-        unsafe (UnsafeMutableRawPointer(block.header) + offset)
-            .assumingMemoryBound(to: UInt32.self)
-    }
-
-    private func overlaps(
-        _ block: Block, isSecond: Bool, _ first: UInt64, _ last: UInt64
-    ) -> Bool {
-        let header = unsafe block.header
-        if unsafe header.pointee.isDead { return true }
-        let start = unsafe header.pointee.physical
-        if isSecond {
-            let inFirst = 4096 - (start & 0xFFF)
-            let rest = unsafe UInt64(header.pointee.byteCount) - inFirst
-            return unsafe first < header.pointee.secondPage + rest
-        }
-        let (low, high) = unsafe (header.pointee.codeStart, header.pointee.codeEnd)
-        return UInt16(first & 0xFFF) < high && low <= UInt16(last & 0xFFF)
-    }
-
-    // MARK: By region
-
-    /// Takes the blocks at some offsets out of the list that one of them is in.
-    func remove(_ offsets: Range<Int>, fromBucketOf header: BlockHeader) {
-        let number = bucket(header.physical, header.linear, header.key & ~BlockHeader.dead)
-        var place = unsafe table + number
-        while true {
-            let link = unsafe place.pointee
-            if link == 0 { return }
-            let candidate = block(link)
-            if offsets.contains(Int(link)) {
-                unsafe place.pointee = candidate.header.pointee.nextInBucket
-            } else {
-                unsafe place = linkPlace(candidate, Self.bucketLinkOffset)
-            }
-        }
-    }
-
-    /// Takes them out of one of the lists by page.
-    func remove(_ offsets: Range<Int>, fromPageBucket number: Int) {
-        var place = unsafe pageTable + number
-        while true {
-            let link = unsafe place.pointee
-            if link == 0 { return }
-            let candidate = block(link & ~1)
-            let next = unsafe linkPlace(candidate, isSecond: link & 1 != 0)
-            if offsets.contains(Int(link)) {
-                unsafe place.pointee = next.pointee
-            } else {
-                unsafe place = next
-            }
         }
     }
 

@@ -2,8 +2,6 @@
 /// all are full the first one is emptied, and filled again. So what goes when room is wanted is
 /// what has been there for the longest time, and it is little at a time.
 struct CodeRegions {
-    static let usualCount = 16
-
     private let start: Int
     /// Bytes of each, a multiple of 64.
     let size: Int
@@ -15,7 +13,13 @@ struct CodeRegions {
     /// The current region's end.
     private(set) var limit: Int
 
-    init(_ room: Range<Int>, count: Int = CodeRegions.usualCount) {
+    /// How many there are for so many bytes of decoded blocks: enough that nobody notices when one is
+    /// emptied, and none too small.
+    static func count(for size: Int) -> Int { min(max(size >> 19, 16), maximumCount) }
+
+    static let maximumCount = 64
+
+    init(_ room: Range<Int>, count: Int) {
         start = (room.lowerBound + 63) & ~63
         size = max(0, room.upperBound - start) / count & ~63
         position = start

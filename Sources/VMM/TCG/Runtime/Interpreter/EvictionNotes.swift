@@ -6,7 +6,7 @@ struct EvictionNotes {
         var offset: UInt32
         var region: UInt32
         var age: UInt64
-        /// The regions of other blocks in its code, a bit for each.
+        /// The regions of other blocks in its code, a bit for each (`CodeRegions.maximumCount`).
         var others: UInt64
     }
 
@@ -14,9 +14,9 @@ struct EvictionNotes {
     /// By the region that the code is in.
     private var places: [[Place]]
 
-    init(regions count: Int) {
+    init(regions count: Int, codeRegions: Int) {
         ages = Array(repeating: 0, count: count)
-        places = Array(repeating: [], count: count)
+        places = Array(repeating: [], count: codeRegions)
     }
 
     mutating func add(_ offset: UInt32, in region: Int, others: UInt64, code codeRegion: Int) {
@@ -50,9 +50,7 @@ struct EvictionNotes {
     mutating func age(_ region: Int) { ages[region] &+= 1 }
 
     mutating func removeAll() {
-        for region in ages.indices {
-            age(region)
-            places[region] = []
-        }
+        for region in ages.indices { age(region) }
+        for region in places.indices { places[region] = [] }
     }
 }

@@ -78,7 +78,7 @@ internal import Glibc
     // MARK: Regions
 
     /// What is there now stays, and the rest becomes regions.
-    func keep(regions count: Int = CodeRegions.usualCount) {
+    func keep(regions count: Int) {
         base = hot.position
         hot = CodeRegions(base..<coldStart, count: count)
         cold = CodeRegions(coldStart..<capacity, count: count)

@@ -80,7 +80,7 @@ extension CPU {
         }
         fields.lockstep = stage
         budget = Int64(block.count)
-        let exit = runHost(block, translator)
+        let exit = codeCache.map { runHost(block, $0) } ?? .none
         fields.lockstep = Lockstep.Stage.idle
         lockstep.forbidWrites()
         lockstep.keep(self, as: .translator)

@@ -11,6 +11,8 @@ struct CPUCounters: BitwiseCopyable {
     /// Blocks that were decoded, and the bytes of their instructions.
     var decoded: UInt64 = 0
     var decodedBytes: UInt64 = 0
+    /// Blocks that writes to their bytes have killed.
+    var killed: UInt64 = 0
     /// Blocks that were found and had other bytes than memory.
     var outdated: UInt64 = 0
     /// How often all blocks were forgotten.

@@ -37,7 +37,7 @@ struct StatisticsReport {
             "of supervisor mode's code, \(counters.generations[1]) of user mode's;"
                 + " \(counters.returns) returns to an address space")
         add(
-            "killed blocks", cache?.killCount ?? 0,
+            "killed blocks", counters.killed,
             "by writes, \(counters.outdated) because memory had changed")
         add("flushes", counters.flushes, "of all blocks")
         add(

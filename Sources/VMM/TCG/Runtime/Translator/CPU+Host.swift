@@ -27,12 +27,12 @@ extension CPU {
     }
 
     /// Runs a translated block and what follows.
-    func runHost(_ block: Block, _ translator: HostTranslator) -> BlockExit {
+    func runHost(_ block: Block, _ cache: CodeCache) -> BlockExit {
         budgetMark = budget
         frameFlags = HostFlags.packed(arithmeticFlags)
         setHostCheck()
         let retired = fields.retired
-        let left = translator.run(block, self)
+        let left = cache.run(block, self)
         if left != 0 { settle() }
         counters.noteRun(of: fields.retired &- retired)
         // Left by the interpreter, which has seen to everything.
@@ -100,7 +100,7 @@ extension CPU {
         let before = unsafe (state.pointee.flagResult, state.pointee.flagAux)
         guard let block = Block(address: packed & (1 << 48 - 1)) else { return false }
         let generation = codeGeneration
-        let killCount = codeCache?.killCount
+        let killed = counters.killed
         // SAFETY: the number is one of the block's operations.
         let op = unsafe OperationPointer(block.operations.pointer + Int(packed >> 48))
         noteInterpreted(op, of: block)
@@ -115,7 +115,7 @@ extension CPU {
         }
         // What is running may depend on more than this block's bytes.
         if block.generation == generation, generation == codeGeneration,
-            codeCache?.killCount == killCount, !hasExitRequest, !mayRaise
+            counters.killed == killed, !hasExitRequest, !mayRaise
         {
             // What has not been written is still in the frame.
             let after = unsafe (state.pointee.flagResult, state.pointee.flagAux)

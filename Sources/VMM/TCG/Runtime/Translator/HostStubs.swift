@@ -108,7 +108,7 @@ struct HostStubs {
             Self.bringUpperHalves(&code)
         }
         arena.commit(code.position)
-        arena.keep()
+        arena.keep(regions: CodeRegions.count(for: arena.capacity / 2))
     }
 
     private static func popResume(_ code: inout HostAssembler) {

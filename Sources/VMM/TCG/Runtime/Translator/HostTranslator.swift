@@ -5,7 +5,8 @@ internal import Core
 @safe final class HostTranslator {
     let arena: HostArena
     private let stubs: HostStubs
-    private let entry: HostStubs.Enter
+    /// Leads into translated code.
+    let entry: HostStubs.Enter
     /// `nil` if perf is not told.
     private let perfMap: PerfMap?
     /// `nil` if nobody wants to read the code.
@@ -161,10 +162,6 @@ internal import Core
         blockCount = 0
     }
 
-    /// Runs a block's code, and what it leads to. The result is what the code has left in R9.
-    func run(_ block: Block, _ cpu: CPU) -> UInt {
-        unsafe entry(UnsafeMutableRawPointer(cpu.state), block.header.pointee.host)
-    }
 }
 
 /// What translated code calls: see `CPU.interpret`.
