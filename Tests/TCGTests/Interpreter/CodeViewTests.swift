@@ -53,6 +53,9 @@ struct CodeViewTests {
         #expect(run(machine) == 1)
         try machine.cpu.invalidatePage(Self.page + 0x3000)
         #expect(machine.cpu.codeGeneration == generation, "no code is there")
+        // Filters have the same bit for it.
+        try machine.cpu.invalidatePage(0xC0_1000)
+        #expect(machine.cpu.codeGeneration == generation, "nor there")
         try machine.cpu.invalidatePage(Self.page + 0x123)
         #expect(run(machine) == 2)
     }
@@ -82,6 +85,44 @@ struct CodeViewTests {
         machine.cpu.fields.cpl = 0
         machine.cpu.updateMode()
         #expect(machine.cpu.codeGeneration == supervisor)
+    }
+
+    @Test("translated code that may not run is no answer where its page is another now")
+    func remapped() throws {
+        let machine = try BareMachine.running([
+            0xB9, 0x64, 0x00, 0x00, 0x00,  // mov ecx, 100
+            0xE8, 0xF6, 0xAF, 0x3F, 0x00,  // again: call 400000
+            0xFF, 0xC9, 0x75, 0xF7,  // dec ecx; jnz again
+            0xF4, 0xE8, 0xEC, 0xAF, 0x3F, 0x00, 0xF4,  // hlt; call 400000; hlt
+        ])
+        let cpu = machine.cpu
+        cpu.fields.translationThreshold = 4
+        machine.put(BareMachine.tables + 0x2010, BareMachine.tables + 0x3000 | 7)
+        machine.put(Self.entry, 0x60_0000 | Self.present)
+        machine.put(0x60_0000, bytes: [0xB8, 1, 0, 0, 0, 0xC3])  // mov eax, 1; ret
+        machine.put(0x70_0000, bytes: [0xB8, 2, 0, 0, 0, 0xC3])
+        machine.runUntilHalt()
+        #expect(cpu[0] == 1 && cpu.rip == BareMachine.code + 15)
+        for (physical, value) in [(0x60_0000, 1), (0x70_0000, 2), (0x60_0000, 1)] {
+            machine.put(Self.entry, UInt64(physical) | Self.present)
+            try cpu.loadCR3(BareMachine.tables)
+            // The loop, which is translated, once more.
+            cpu[1] = 3
+            cpu.rip = BareMachine.code + 5
+            cpu.fields.isHalted = false
+            machine.runUntilHalt()
+            #expect(cpu[0] == UInt64(value))
+        }
+        // As a device would.
+        machine.put(0x60_0001, UInt8(9))
+        try cpu.loadCR3(BareMachine.tables)
+        cpu[1] = 3
+        cpu.rip = BareMachine.code + 5
+        cpu.fields.isHalted = false
+        machine.runUntilHalt()
+        #expect(cpu[0] == 9)
+        #expect(cpu.counters.exits.stale > 0)
+        #expect(cpu.fields.staleBlock == 0)
     }
 
     @Test("with identifiers, user code is still known where the guest comes back without a flush")

@@ -115,6 +115,14 @@
     var isTransient: Bool { unsafe header.pointee.isTransient }
     @inline(__always) var generation: UInt32 { unsafe header.pointee.generation }
 
+    /// Whether a look for a block with these finds it.
+    @inline(__always)
+    func isAt(physical: UInt64, linear: UInt64, key: UInt32) -> Bool {
+        let header = unsafe header
+        return unsafe header.pointee.linear == linear && header.pointee.physical == physical
+            && header.pointee.key == key
+    }
+
     /// One run less until the block is translated.
     @inline(__always)
     func coolDown() {

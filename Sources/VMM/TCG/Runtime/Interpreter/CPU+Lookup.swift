@@ -49,9 +49,11 @@ extension CPU {
 
     /// The block at RIP. `single`: one that holds a single instruction.
     func findBlock(_ cache: CodeCache, single: Bool) throws(Fault) -> Block {
+        let stale = fields.staleBlock
+        if stale != 0 { fields.staleBlock = 0 }
         if is64Bit {
-            if !single, let block = cachedBlock(rip) { return block }
-            return try lookUpBlock(cache, rip, single: single)
+            if stale == 0, !single, let block = cachedBlock(rip) { return block }
+            return try lookUpBlock(cache, rip, single: single, stale: Block(address: stale))
         }
         let code = segment(SegmentRegister.cs)
         if cache.codeSegmentChanged(code) { flushCodeLookups() }
@@ -60,12 +62,17 @@ extension CPU {
         return try lookUpBlock(cache, linear, single: single)
     }
 
+    /// - Parameter stale: is looked at before others, if it has not been forgotten.
     private func lookUpBlock(
-        _ cache: CodeCache, _ linear: UInt64, single: Bool
+        _ cache: CodeCache, _ linear: UInt64, single: Bool, stale: Block? = nil
     ) throws(Fault) -> Block {
         counters.lookups &+= 1
+        var stale = stale
         // Before the page is noted: the note must outlive the new generation.
-        if cache.free < Self.largestBlock { makeRoomForBlocks(cache) }
+        if cache.free < Self.largestBlock {
+            makeRoomForBlocks(cache)
+            stale = nil
+        }
         limitGenerations()
         let page = try fetchPage(cache, linear)
         let physical = page.physical | (linear & 0xFFF)
@@ -73,9 +80,7 @@ extension CPU {
         let key = single ? modeKey | ModeKey.singleStep : modeKey
         var secondFault: Fault?
         let generation = codeGeneration
-        let found = cache.find(
-            physical: physical, linear: linear, key: key, generation: generation
-        ) { block in
+        let isRight = { (block: Block) -> Bool in
             do throws(Fault) {
                 return try isCurrent(block, page, linear)
             } catch {
@@ -83,6 +88,13 @@ extension CPU {
                 secondFault = error
                 return true
             }
+        }
+        let found: Block?
+        if let stale, stale.isAt(physical: physical, linear: linear, key: key), isRight(stale) {
+            found = stale
+        } else {
+            found = cache.find(
+                physical: physical, linear: linear, key: key, generation: generation, isRight)
         }
         if let secondFault { throw secondFault }
         let block: Block

@@ -12,6 +12,7 @@ internal import Synchronization
 ///           what the CPU counts (see Statistics/CPUCounters.swift)
 ///           the soft TLB's tables and log
 ///           the targets of indirect branches (see Translator/TargetTable.swift)
+///           the pages that code was fetched from (see State/FetchedPages.swift)
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
 // sum. Everything but the exit request and the bell belongs to the CPU's own thread.
 @safe final class VCPUBlock: @unchecked Sendable {
@@ -34,6 +35,7 @@ internal import Synchronization
     private static let targetOffset = (tlbOffset + TLB.size + 4095) & ~4095
     /// From there to the tables of indirect branches' targets.
     static let targetDistance = targetOffset - HostFrame.stackSize
+    private static let fetchedOffset = (targetOffset + TargetTable.size + 4095) & ~4095
 
     var cpu: CPU { unsafe CPU(state) }
 
@@ -42,7 +44,7 @@ internal import Synchronization
     ) throws(SystemError) {
         let (stateOffset, bellOffset) = (Self.stateOffset, Self.bellOffset)
         let tlbOffset = Self.tlbOffset
-        mapping = try MemoryMapping(anonymous: Self.targetOffset + TargetTable.size)
+        mapping = try MemoryMapping(anonymous: Self.fetchedOffset + FetchedPages.size)
         let base = unsafe mapping.base
         let tlb = unsafe (base + tlbOffset).assumingMemoryBound(to: TLBEntry.self)
         unsafe state = (base + stateOffset).assumingMemoryBound(to: VCPUState.self)
@@ -51,6 +53,8 @@ internal import Synchronization
         unsafe counters.initialize(to: CPUCounters())
         unsafe state.initialize(
             to: VCPUState(tlb: tlb, counters: counters, owner: UnsafeRawPointer(base)))
+        let fetched = unsafe FetchedPages(base + Self.fetchedOffset)
+        unsafe state.pointee.codeViews = InlineArray(repeating: CodeView(generation: 1, fetched))
         unsafe state.pointee.ram = ram.regions
         unsafe state.pointee.ramCount = ram.count
         unsafe state.pointee.windows = windows.entries

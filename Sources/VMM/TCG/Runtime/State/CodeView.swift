@@ -12,6 +12,8 @@ struct CodeView: BitwiseCopyable {
     private var hasHugeCode = false
     private var pages = PageFilter<32>()
     private var largePages = PageFilter<8>()
+    /// Which of the pages that the filter claims to hold it does hold.
+    private var fetched: FetchedPages?
 
     /// Code was fetched from the page.
     /// - Parameter flags: the translation's `TLBFlags`.
@@ -24,12 +26,17 @@ struct CodeView: BitwiseCopyable {
             largePages.insert(linear >> 21)
         } else {
             pages.insert(linear >> 12)
+            fetched?.insert(linear >> 12, generation)
         }
     }
 
     /// Whether code may have been fetched by the translation of `linear`.
     func mayHaveCode(at linear: UInt64) -> Bool {
-        hasHugeCode || pages.mayHold(linear >> 12) || largePages.mayHoldLarge(linear)
+        hasHugeCode || mayHold(linear >> 12) || largePages.mayHoldLarge(linear)
+    }
+
+    private func mayHold(_ page: UInt64) -> Bool {
+        pages.mayHold(page) && fetched?.mayHold(page, generation) ?? true
     }
 
     /// From here on all blocks are to be forgotten, and the count begins again: old ones would look
@@ -41,10 +48,14 @@ struct CodeView: BitwiseCopyable {
     /// - Parameter latest: the latest of all generations so far.
     mutating func renew(_ latest: inout UInt32) {
         latest &+= 1
-        self = CodeView(generation: latest)
+        self = CodeView(generation: latest, fetched)
     }
 
-    init(generation: UInt32 = 1) { self.generation = generation }
+    /// - Parameter fetched: without it, filters have to do.
+    init(generation: UInt32 = 1, _ fetched: FetchedPages? = nil) {
+        self.generation = generation
+        self.fetched = fetched
+    }
 }
 
 /// A set of page numbers that may claim to hold more than it does.

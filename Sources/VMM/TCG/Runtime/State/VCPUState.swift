@@ -196,6 +196,9 @@ struct TableRegister: BitwiseCopyable {
     /// Its room for a block of one operation.
     // SAFETY: as above.
     var singleBlock: UnsafeMutablePointer<BlockHeader>?
+    /// The address of the block at RIP, which translated code has found not to be of this generation,
+    /// or 0. For the next look for a block, which begins with it.
+    var staleBlock: UInt = 0
     /// The latest generation of decoded code.
     var latestGeneration: UInt32 = 1
     /// What is known of decoded code: of supervisor mode's, and of user mode's.

@@ -122,12 +122,14 @@ extension CPU {
     }
 
     /// Translated code has found that a block may not run now.
-    func noteStale() {
+    /// - Returns: `false` if it is because somebody wants the CPU.
+    func noteStale() -> Bool {
         if hasExitRequest || budget <= 0 {
             counters.exits.wanted &+= 1
-        } else {
-            counters.exits.stale &+= 1
+            return false
         }
+        counters.exits.stale &+= 1
+        return true
     }
 
     /// Translated code has the interpreter execute an operation.

@@ -54,7 +54,7 @@ extension CPU {
             rip = unsafe frame.load(fromByteOffset: Int(HostFrame.target), as: UInt64.self)
             return .none
         case .start, .exit:
-            noteStale()
+            if noteStale() { fields.staleBlock = last.address }
             rip = last.rip
             return BlockExit(block: last.address, edge: .stale)
         }
