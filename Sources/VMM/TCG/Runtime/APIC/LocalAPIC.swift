@@ -30,6 +30,12 @@ final class LocalAPIC: Sendable {
     let deadline = Atomic<UInt64>(UInt64.max)
     /// What this CPU has decoded may have changed behind its back.
     let codeMayHaveChanged = Atomic<Bool>(false)
+    /// Held while another CPU says so.
+    let telling = Mutex(())
+    /// The CPUs that this one waits for to leave a block, and those that wait for this one, by
+    /// their bits (see CodePageMap.swift).
+    let awaited = Atomic<UInt64>(0)
+    let awaiting = Atomic<UInt64>(0)
     /// A device may have written to memory.
     let deviceMayHaveWritten = Atomic<Bool>(false)
     /// What this CPU remembers of where memory is may be wrong.
@@ -52,6 +58,9 @@ final class LocalAPIC: Sendable {
             return result
         }
     }
+
+    /// The CPU in a word that stands for all.
+    var bit: UInt64 { 1 << UInt64(id & 63) }
 
     var base: UInt64 { with { $0.base } }
     /// APIC_BASE.EN.

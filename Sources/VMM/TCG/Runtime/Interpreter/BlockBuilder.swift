@@ -28,7 +28,8 @@ extension CPU {
             lowering: Lowering(
                 key: key, isOnlyCPU: unsafe state.pointee.isOnlyCPU, model: owner.model,
                 codeLimit: codeLimit),
-            rip: rip, maximum: key & ModeKey.singleStep != 0 ? 1 : Self.maximumCount)
+            rip: rip,
+            maximum: key & ModeKey.singleStep != 0 || source.isUnsettled ? 1 : Self.maximumCount)
         if unsafe decoder.decode(cache.scratch, source.inPage, into: block) == .needsMore {
             source = try fetchAcross(cache, source, linear)
             decoder.maximum = 1
@@ -49,6 +50,8 @@ extension CPU {
         var secondPage = UInt64.max
         /// The bytes are not in memory.
         var isDevice = false
+        /// They may change without notice.
+        var isUnsettled = false
     }
 
     /// Copies the bytes up to the page's or the code segment's end to the scratch buffer.
@@ -73,8 +76,9 @@ extension CPU {
         }
         markCode(physical: page.physical)
         // SAFETY: `host` is a whole page.
+        let isUnsettled = isUnsettled(physical: page.physical)
         unsafe memcpy(cache.scratch, host + offset, count)
-        return CodeSource(count: count, inPage: count)
+        return CodeSource(count: count, inPage: count, isUnsettled: isUnsettled)
     }
 
     /// Adds bytes of the following page, for an instruction that crosses the border.
@@ -97,6 +101,7 @@ extension CPU {
         source.count = source.inPage + wanted
         if let host = unsafe page.host {
             markCode(physical: page.physical)
+            if isUnsettled(physical: page.physical) { source.isUnsettled = true }
             unsafe memcpy(cache.scratch + source.inPage, host, wanted)
         } else {
             source.isDevice = true
@@ -117,7 +122,7 @@ extension CPU {
         // SAFETY: the caller made sure of the room.
         unsafe memcpy(block.bytes, cache.scratch, count)
         if count > source.inPage { unsafe header.pointee.secondPage = source.secondPage }
-        if source.isDevice {
+        if source.isDevice || source.isUnsettled {
             // Used once: the room is given away again by the next block.
             unsafe header.pointee.isTransient = true
             return

@@ -18,7 +18,6 @@ extension CPU {
             setRegister(op.destination, try readControlRegister(op.source), size: op.size)
         case .movFromDebug:
             setRegister(op.destination, try readDebugRegister(op.source), size: op.size)
-        case .cpuid: cpuid()
         case .rdmsr: try readMSR()
         case .rdpmc: throw .generalProtection(0)
         case .swapgs: try swapGS()
@@ -34,7 +33,6 @@ extension CPU {
         case .xsaveopt: try xsave(op, .inUse)
         case .xsavec: try xsave(op, .compacted)
         case .xrstor: try xrstor(op)
-        case .cacheFlush: try requireSupervisor()
         case .cacheLineFlush:
             // Checked as a read.
             _ = try load(try linearAddress(op, size: 1, isWrite: false), as: UInt8.self)

@@ -90,7 +90,11 @@ extension CPU {
             }
         }
         let found: Block?
-        if let stale, stale.isAt(physical: physical, linear: linear, key: key), isRight(stale) {
+        if isUnsettled(physical: physical) {
+            found = nil
+        } else if let stale, stale.isAt(physical: physical, linear: linear, key: key),
+            isRight(stale)
+        {
             found = stale
         } else {
             found = cache.find(
@@ -112,7 +116,7 @@ extension CPU {
     }
 
     /// The page of code at a linear address, which is translated and marked once in a generation.
-    /// If another CPU's write takes the mark away meanwhile, a new generation is about to begin.
+    /// If another CPU's write takes the mark away, a new generation is about to begin.
     private func fetchPage(_ cache: CodeCache, _ linear: UInt64) throws(Fault) -> FetchPage {
         let page = linear >> 12
         let index = Int(page ^ page >> 6) & (CodeCache.fetchEntries - 1)

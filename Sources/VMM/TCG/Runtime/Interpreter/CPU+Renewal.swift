@@ -73,6 +73,7 @@ extension CPU {
                 let host = unsafe second.host
             else { return false }
             markCode(physical: second.physical)
+            if isUnsettled(physical: second.physical) { return false }
             guard unsafe memcmp(host, block.bytes + inPage, count - inPage) == 0 else {
                 return discard(block)
             }

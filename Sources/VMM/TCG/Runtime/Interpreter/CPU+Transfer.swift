@@ -197,6 +197,8 @@ extension CPU {
                 descriptor: descriptor)
         case .rdtsc: try readTimestamp(op)
         case .hypercall: try hypercall()
+        case .cpuid: cpuid()
+        case .cacheFlush: try requireSupervisor()
         default: try accessPort(op, operation)
         }
     }

@@ -132,6 +132,9 @@ extension Lowering {
         case .lmsw: setTransfer(instruction, &op, .lmsw)
         case .wrmsr: transfer(&op, .wrmsr)
         case .xsetbv: transfer(&op, .xsetbv)
+        // What follows a serializing instruction may have been written while its block ran.
+        case .cpuid: transfer(&op, .cpuid)
+        case .invd, .wbinvd: transfer(&op, .cacheFlush)
         case .invlpg: setTransfer(instruction, &op, .invlpg)
         case .invpcid:
             transfer(&op, .invpcid)
@@ -195,7 +198,6 @@ extension Lowering {
         case .smsw: setOperands(&op, instruction, .smsw)
         case .sgdt: setOperands(&op, instruction, .sgdt)
         case .sidt: setOperands(&op, instruction, .sidt)
-        case .cpuid: general(&op, .cpuid)
         case .rdmsr: general(&op, .rdmsr)
         case .rdpmc: general(&op, .rdpmc)
         case .swapgs: general(&op, .swapgs)
@@ -216,7 +218,6 @@ extension Lowering {
         case .xsaveopt: setOperands(&op, instruction, .xsaveopt)
         case .xsavec: setOperands(&op, instruction, .xsavec)
         case .xrstor: setOnlySource(&op, instruction, .xrstor)
-        case .invd, .wbinvd: general(&op, .cacheFlush)
         case .clflush:
             general(&op, .cacheLineFlush)
             op.form.insert(.memorySource)

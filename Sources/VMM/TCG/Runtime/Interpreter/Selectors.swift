@@ -32,8 +32,8 @@ enum GeneralOperation: UInt8 {
     case clc, stc, cmc, cld, std, lahf, sahf, salc, cli, stac, clac
     // System, without effect on what is decoded.
     case bound, arpl, lar, lsl, verr, verw, sldt, str, smsw, sgdt, sidt, movFromControl,
-        movFromDebug, cpuid, rdmsr, rdpmc, swapgs, readSegmentBase, writeSegmentBase,
-        xgetbv, xsave, xsaveopt, xsavec, xrstor, cacheFlush, cacheLineFlush, fence, pause
+        movFromDebug, rdmsr, rdpmc, swapgs, readSegmentBase, writeSegmentBase,
+        xgetbv, xsave, xsaveopt, xsavec, xrstor, cacheLineFlush, fence, pause
 }
 
 /// What `OperationCode.transfer` does: an instruction that ends its block and is followed by a
@@ -45,7 +45,8 @@ enum TransferOperation: UInt8 {
     case int, int3, int1, into, iret, syscall, sysret, sysenter, sysexit
     // Segments, flags and modes.
     case popSegment, movToSegment, loadFarPointer, popf, sti, hlt, movToControl, movToDebug, lmsw,
-        clts, lgdt, lidt, lldt, ltr, wrmsr, xsetbv, invlpg, invpcid, rdtsc, hypercall
+        clts, lgdt, lidt, lldt, ltr, wrmsr, xsetbv, invlpg, invpcid, rdtsc, hypercall,
+        cpuid, cacheFlush
     case inPort, outPort, ins, outs
 }
 

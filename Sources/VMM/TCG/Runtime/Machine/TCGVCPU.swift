@@ -56,6 +56,8 @@ internal import Synchronization
     public func setInitialState(_ state: InitialCPUState) { enter(state) }
 
     public func run() -> VCPUExit {
+        block.isRunning = true
+        defer { block.isRunning = false }
         while true {
             if let report = lockstep?.report { return .internalError(report) }
             if isKicked.exchange(false, ordering: .acquiring) { return .kicked }
@@ -90,16 +92,22 @@ internal import Synchronization
         let isDone = cpu.serviceInterrupts()
         guard isDone, isWaitingForStartUp || cpu.fields.isHalted, !mustReturn else { return }
         let deadline = isWaitingForStartUp ? UInt64.max : apic.deadline.load(ordering: .relaxed)
-        if deadline == UInt64.max { return block.sleep(timeout: -1) }
+        if deadline == UInt64.max { return sleep(timeout: -1) }
         let now = guestTime()
         let left = deadline > now ? deadline - now : 0
         switch core.options.clock {
-        case .host: if left > 0 { block.sleep(timeout: Int64(clamping: left)) }
+        case .host: if left > 0 { sleep(timeout: Int64(clamping: left)) }
         case .counted:
             // A moment for devices to answer, so that idle guests do not race ahead of them.
-            block.sleep(timeout: Int64(clamping: min(left, 1_000_000)))
+            sleep(timeout: Int64(clamping: min(left, 1_000_000)))
             if !cpu.hasExitRequest { skippedTime &+= left }
         }
+    }
+
+    private func sleep(timeout: Int64) {
+        block.isRunning = false
+        block.sleep(timeout: timeout)
+        block.isRunning = true
     }
 
     public func kick() {

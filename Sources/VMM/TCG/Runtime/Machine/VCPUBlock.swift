@@ -23,6 +23,7 @@ internal import Synchronization
     /// Counts rings; sleepers wait for a change.
     private let bell: UnsafeMutablePointer<Atomic<UInt32>>
     private let isWaiting: UnsafeMutablePointer<Atomic<UInt32>>
+    private let running: UnsafeMutablePointer<Atomic<UInt32>>
 
     private static let stateOffset =
         HostFrame.stackSize + HostFrame.size + VCPUState.fxImageSize
@@ -68,6 +69,7 @@ internal import Synchronization
             .assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe bell = (base + bellOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe isWaiting = (base + bellOffset + 4).assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe running = (base + bellOffset + 8).assumingMemoryBound(to: Atomic<UInt32>.self)
         // The other slots are empty as they are. Writing to them would take 256 pages.
         for mode in 0..<TLB.modes { unsafe tlb[mode * TLB.entries] = .empty(0) }
         cpu.removeTargets()
@@ -85,6 +87,12 @@ internal import Synchronization
                 UnsafeMutableRawPointer(bell)
                     .assumingMemoryBound(to: UInt32.self), 1)
         }
+    }
+
+    /// Whether the CPU may be in the middle of a block. Its own thread says so.
+    var isRunning: Bool {
+        get { unsafe running.pointee.load(ordering: .sequentiallyConsistent) != 0 }
+        set { unsafe running.pointee.store(newValue ? 1 : 0, ordering: .sequentiallyConsistent) }
     }
 
     /// Takes the exit request back. Whatever was announced before is looked at after this.

@@ -2,10 +2,22 @@ internal import Core
 internal import Synchronization
 
 // Which CPUs hold decoded code of which page. A write to such a page takes the slow path on every
-// CPU. The writer takes the marks of the others away, writes, and then rings them: they compare
-// what they look up with the bytes in memory, and mark the page again before they do. So a CPU
-// runs old code for no longer than until it hears of the write, whoever made it; a CPU that hears
-// of the data that was written after the code has heard of the code.
+// CPU. The writer writes, and then tells the CPUs that have marked the page, and takes their marks
+// away: they compare what they look up with the bytes in memory, and mark the page again before
+// they do. A mark is not taken away before the CPU has been told. So whoever finds none, and writes
+// and tells nobody, knows that all CPUs with code of the page have still to look at it.
+//
+// A CPU that is told leaves at the next border of blocks. What it runs until then is old code,
+// which the architecture allows: a processor must run new code after it has seen what was written
+// behind the code, or has taken an interrupt that was sent behind it, and has then executed a
+// serializing instruction (SDM volume 3, section 10.1.3; taking the interrupt is one). Who sees
+// the data sees the bell, and a serializing instruction ends its block, so that the bell is looked
+// at behind it. Interrupts are taken between blocks, and then all that was told before they were
+// sent is looked at before their handler runs.
+//
+// When a page is marked first, another CPU may be in the middle of a block, and may have looked
+// into its TLB before: it will write fast once more, and tell nobody. It is asked to say when it
+// has left the block. Until then the page is unsettled: each instruction is decoded anew.
 
 /// One word for each guest-physical page of the machine, a bit for each CPU.
 // SAFETY: the mapping has a word for every page below `count`; words are only used atomically.
@@ -44,7 +56,8 @@ extension CPU {
     }
 
     /// The page holds decoded code from now on: writes to it take the slow path on all CPUs.
-    /// Bytes that are read after this are current, or a notice of their change follows.
+    /// Bytes that are read after this are current, or a notice of their change follows, unless the
+    /// page is unsettled.
     func markCode(physical: UInt64) {
         guard let word = unsafe codeWord(physical),
             unsafe word.pointee.load(ordering: .relaxed) & fields.codeBit == 0
@@ -58,16 +71,62 @@ extension CPU {
         let old = unsafe word.pointee.bitwiseOr(
             fields.codeBit, ordering: .sequentiallyConsistent
         ).oldValue
-        // Where another CPU has code already, nobody writes fast.
-        if old != 0 { return }
-        forEachFilledSlot { slowWrites($0, page: physical >> 12) }
+        // Where another CPU has code already, nobody finds a page that can be written fast.
+        if old == 0 { forEachFilledSlot { slowWrites($0, page: physical >> 12) } }
         if fields.isOnlyCPU { return }
-        for apic in owner.core.allAPICs where apic !== owner.apic {
-            for slot in 0..<3 * TLB.entries {
-                apic.block.cpu.slowWrites(slot, page: physical >> 12)
+        let others = owner.core.allAPICs.filter { $0 !== owner.apic }
+        if old == 0 {
+            for apic in others {
+                for slot in 0..<3 * TLB.entries {
+                    apic.block.cpu.slowWrites(slot, page: physical >> 12)
+                }
             }
+            atomicMemoryFence(ordering: .sequentiallyConsistent)
+        } else if others.allSatisfy({ $0.awaited.load(ordering: .sequentiallyConsistent) == 0 }) {
+            return
         }
-        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        awaitBlocks(of: others, page: physical >> 12)
+    }
+
+    /// Asks the others to say when they have left the block that they are in.
+    private func awaitBlocks(of others: [LocalAPIC], page: UInt64) {
+        let apic = owner.apic
+        for other in others where other.block.isRunning {
+            apic.awaited.bitwiseOr(other.bit, ordering: .sequentiallyConsistent)
+            other.awaiting.bitwiseOr(apic.bit, ordering: .sequentiallyConsistent)
+            other.block.ring()
+            fields.unsettledPages.insert(page)
+        }
+    }
+
+    /// Between two blocks: tells those who have asked.
+    func answerAwaiting() {
+        let apic = owner.apic
+        guard apic.awaiting.load(ordering: .relaxed) != 0 else { return }
+        let asking = apic.awaiting.exchange(0, ordering: .sequentiallyConsistent)
+        for other in owner.core.allAPICs where asking & other.bit != 0 {
+            other.awaited.bitwiseAnd(~apic.bit, ordering: .sequentiallyConsistent)
+        }
+    }
+
+    /// Whether another CPU may still write to a page with code and tell nobody.
+    @inline(__always)
+    func isUnsettled(physical: UInt64) -> Bool {
+        !fields.unsettledPages.isEmpty && remainsUnsettled(physical >> 12)
+    }
+
+    @inline(never)
+    private func remainsUnsettled(_ page: UInt64) -> Bool {
+        let apic = owner.apic
+        // Who has stopped has left its block.
+        for other in owner.core.allAPICs where !other.block.isRunning {
+            apic.awaited.bitwiseAnd(~other.bit, ordering: .sequentiallyConsistent)
+        }
+        if apic.awaited.load(ordering: .sequentiallyConsistent) != 0 {
+            return fields.unsettledPages.contains(page)
+        }
+        fields.unsettledPages = PageList()
+        return false
     }
 
     /// Takes the fast way to write to a physical page out of a slot of the TLB. Also for other
@@ -114,13 +173,10 @@ extension CPU {
     private func prepareCodeWrite(physical: UInt64, count: Int) -> UInt64 {
         // A copy of the page is written.
         if fields.lockstep == Lockstep.Stage.copied { return 0 }
-        let own = fields.codeBit
-        let others = takeOtherMarks(physical)
         guard let word = unsafe codeWord(physical) else { return 0 }
-        if unsafe word.pointee.load(ordering: .relaxed) & own != 0 {
-            invalidateCode(physical: physical, count: count)
-        }
-        return others
+        let marks = unsafe word.pointee.load(ordering: .relaxed)
+        if marks & fields.codeBit != 0 { invalidateCode(physical: physical, count: count) }
+        return marks & ~fields.codeBit
     }
 
     /// Call this after the write, with what `prepareWrite` has returned. A CPU that has marked the
@@ -129,24 +185,32 @@ extension CPU {
     func announce(_ others: UInt64, physical: UInt64) {
         if fields.isOnlyCPU { return }
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        var others = others
-        if hasCode(physical: physical) { others |= takeOtherMarks(physical) }
-        if others != 0 { tell(others) }
+        guard let word = unsafe codeWord(physical) else { return }
+        let marks = unsafe word.pointee.load(ordering: .sequentiallyConsistent)
+        let told = (others | marks) & ~fields.codeBit
+        if told != 0 { unsafe tell(told, word) }
     }
 
+    /// Tells CPUs that have marked a page, and takes their marks away.
     @inline(never)
-    private func takeOtherMarks(_ physical: UInt64) -> UInt64 {
-        let own = fields.codeBit
-        guard let word = unsafe codeWord(physical) else { return 0 }
-        return unsafe word.pointee.bitwiseAnd(own, ordering: .sequentiallyConsistent).oldValue
-            & ~own
-    }
-
-    @inline(never)
-    private func tell(_ others: UInt64) {
-        for apic in owner.core.allAPICs where others & (1 << UInt64(apic.id & 63)) != 0 {
-            apic.codeMayHaveChanged.store(true, ordering: .sequentiallyConsistent)
-            apic.block.ring()
+    private func tell(_ others: UInt64, _ word: UnsafeMutablePointer<Atomic<UInt64>>) {
+        for apic in owner.core.allAPICs where others & apic.bit != 0 {
+            apic.telling.withLock { _ in
+                apic.codeMayHaveChanged.store(true, ordering: .sequentiallyConsistent)
+                apic.block.ring()
+                unsafe _ = word.pointee.bitwiseAnd(
+                    ~apic.bit, ordering: .sequentiallyConsistent)
+            }
         }
+    }
+
+    /// What this CPU has decoded may have changed. Between two blocks.
+    func lookAtCode() {
+        let apic = owner.apic
+        // Who has told takes marks away until then, which are there again after this.
+        apic.telling.withLock { _ in
+            apic.codeMayHaveChanged.store(false, ordering: .sequentiallyConsistent)
+        }
+        flushCodeLookups()
     }
 }

@@ -156,6 +156,8 @@ struct TableRegister: BitwiseCopyable {
     var codePages: UnsafeMutablePointer<Atomic<UInt64>>?
     var codePageCount: UInt64 = 0
     var codeBit: UInt64 = 1
+    /// Pages with code that others may still write to without notice (see CodePageMap.swift).
+    var unsettledPages = PageList()
     /// The page of the local APIC's registers, or a value that is no page.
     var apicPage: UInt64 = UInt64.max
     /// Not negative: the local APIC is another provider's, and accesses are only counted.

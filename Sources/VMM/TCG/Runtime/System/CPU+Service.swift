@@ -9,19 +9,33 @@ extension CPU {
     func serviceInterrupts() -> Bool {
         let owner = owner
         owner.block.clearExitRequest()
+        answerAwaiting()
         if owner.mustReturn {
             // `run` takes it from here; the next call must come at once.
             requestService()
             return true
         }
-        if owner.apic.codeMayHaveChanged.exchange(false, ordering: .acquiring) {
-            flushCodeLookups()
-        }
-        if owner.apic.deviceMayHaveWritten.exchange(false, ordering: .acquiring) {
-            flushLocalCodeLookups()
-        }
-        if owner.apic.memoryHasMoved.exchange(false, ordering: .acquiring) { flushTLB() }
+        hearOfChanges()
+        let mustReturn = takeEvents(owner)
+        // What was changed before an interrupt was sent has been heard of when its handler begins.
+        hearOfChanges()
         limitGenerations()
+        return mustReturn
+    }
+
+    /// Looks again at what others have changed, or may have.
+    private func hearOfChanges() {
+        let apic = owner.apic
+        if apic.codeMayHaveChanged.load(ordering: .relaxed) { lookAtCode() }
+        if isNews(apic.deviceMayHaveWritten) { flushLocalCodeLookups() }
+        if isNews(apic.memoryHasMoved) { flushTLB() }
+    }
+
+    private func isNews(_ flag: borrowing Atomic<Bool>) -> Bool {
+        flag.load(ordering: .relaxed) && flag.exchange(false, ordering: .acquiring)
+    }
+
+    private func takeEvents(_ owner: TCGVCPU) -> Bool {
         owner.apic.advanceTimer(to: owner.guestTime())
         let events = owner.apic.takeEvents()
         if events.nmiCount > 0 {
