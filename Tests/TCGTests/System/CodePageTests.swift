@@ -9,10 +9,8 @@ import Testing
 @Suite("Code that another CPU writes")
 struct CodePageTests {
     /// CPUs in 64-bit mode at `BareMachine.code`. Nothing runs but what a test runs.
-    private func machine(
-        cpuCount: Int, tier: TCGOptions.Tier = .translator, _ code: [UInt8]
-    ) throws -> BareMachine {
-        let machine = try BareMachine(cpuCount: cpuCount, tier: tier)
+    private func machine(cpuCount: Int, _ code: [UInt8]) throws -> BareMachine {
+        let machine = try BareMachine(cpuCount: cpuCount)
         try machine.enterLong()
         machine.put(BareMachine.code, bytes: code)
         return machine
@@ -35,7 +33,7 @@ struct CodePageTests {
         machine.setGate64(0x40, BareMachine.handler)
         vcpu.apic.with { _ = $0.write(APICRegister.spurious, 0x1FF, now: 0) }
         cpu.fields.systemFlags |= RFLAGS.interruptEnable
-        let rounds = 1000
+        let rounds = 2000
         let taken = Atomic<Int>(0)
         // Code is changed, and then the interrupt is sent.
         let sender = try Thread(name: "sender") {
@@ -67,9 +65,9 @@ struct CodePageTests {
             [0x0F, 0x22, 0xD8], [0x0F, 0x23, 0xC0],  // mov cr3, rax; mov dr0, rax
             [0x0F, 0x01, 0x38], [0x0F, 0x01, 0x10], [0x0F, 0x01, 0x18],  // invlpg, lgdt, lidt
             [0x0F, 0x00, 0xD0], [0x0F, 0x00, 0xD8], [0x0F, 0x30], [0x48, 0xCF],  // lldt, ltr, wrmsr
-        ] as [[UInt8]], [.interpreter, .translator] as [TCGOptions.Tier])
-    func serializing(instruction: [UInt8], tier: TCGOptions.Tier) throws {
-        let machine = try machine(cpuCount: 2, tier: tier, instruction + [0x90, 0x90, 0xF4])
+        ] as [[UInt8]])
+    func serializing(instruction: [UInt8]) throws {
+        let machine = try machine(cpuCount: 2, instruction + [0x90, 0x90, 0xF4])
         let cache = try #require(machine.cpu.makeCodeCache())
         let block = try machine.cpu.findBlock(cache, single: false)
         #expect(block.count == 1)
@@ -143,5 +141,42 @@ struct CodePageTests {
         other.block.isRunning = false
         #expect(!machine.cpu.isUnsettled(physical: 0x20_0000))
         #expect(!second.isUnsettled(physical: 0x20_0000))
+    }
+
+    // MARK: Accessed and dirty bits
+
+    @Test(
+        "a walk that sets bits of an entry changes the code that the entry is", arguments: [-1, 0])
+    func walkChangesCode(threshold: Int32) throws {
+        let machine = try BareMachine.running([])
+        machine.cpu.fields.translationThreshold = threshold
+        // The entries for 4 and 6 MiB: mov [rdi], eax, six NOPs; 87 00, xchg [rax], eax, which
+        // becomes E7 00, out 0, eax, and an undefined instruction.
+        let entry = BareMachine.tables + 0x2010
+        machine.put(entry, bytes: [0x89, 0x07, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90])
+        machine.cpu[7] = 0x60_0000
+        machine.cpu[0] = 0x60_0000
+        machine.cpu.rip = entry
+        machine.runUntilHalt()
+        #expect(machine.get(entry + 8, as: UInt8.self) == 0xE7)
+        #expect(machine.surface.portWrites == [.init(address: 0, size: 4, value: 0x60_0000)])
+        #expect(machine.exception?.vector == 6)
+    }
+
+    @Test("a walk that sets bits of an entry tells the CPUs that have code there")
+    func walkTells() throws {
+        let machine = try machine(cpuCount: 2, [])
+        let entry = BareMachine.tables + 0x2010
+        machine.put(entry, UInt64(0xF4))
+        machine.cpu.rip = entry
+        machine.runUntilHalt()
+        let other = machine.cpus[1]
+        other.setInitialState(
+            .linux64(
+                entry: 0, bootParameters: 0, pageTables: BareMachine.tables,
+                gdt: .init(base: BareMachine.gdt, limit: 0x1FF), stack: 0x8000))
+        try other.cpu.store(0x60_0000, UInt8(1))
+        #expect(machine.get(entry + 8, as: UInt8.self) == 0xE7)
+        #expect(hasNews(machine.vcpu))
     }
 }

@@ -77,6 +77,8 @@ extension CPU {
             guard unsafe memcmp(host, block.bytes + inPage, count - inPage) == 0 else {
                 return discard(block)
             }
+            // The walk may have set bits of an entry that is part of the block.
+            if unsafe header.pointee.isDead { return false }
         }
         return true
     }

@@ -96,10 +96,12 @@ extension CPU {
         if old & bits == bits { return true }
         if fields.lockstep != Lockstep.Stage.off { noteWrite(physical: physical) }
         guard let host = unsafe physicalHost(physical, count: 8) else { return true }
+        let others = prepareEntryWrite(physical, count: 8)
         // SAFETY: as above.
-        return unsafe host.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.compareExchange(
-            expected: old, desired: old | bits, ordering: .relaxed
-        ).exchanged
+        let isSet = unsafe host.assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+            .compareExchange(expected: old, desired: old | bits, ordering: .relaxed).exchanged
+        announce(others, physical: physical)
+        return isSet
     }
 
     /// The same for 32-bit paging.
@@ -107,9 +109,19 @@ extension CPU {
         if old & bits == bits { return true }
         if fields.lockstep != Lockstep.Stage.off { noteWrite(physical: physical) }
         guard let host = unsafe physicalHost(physical, count: 4) else { return true }
+        let others = prepareEntryWrite(physical, count: 4)
         // SAFETY: as above.
-        return unsafe host.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.compareExchange(
-            expected: old, desired: old | bits, ordering: .relaxed
-        ).exchanged
+        let isSet = unsafe host.assumingMemoryBound(to: Atomic<UInt32>.self).pointee
+            .compareExchange(expected: old, desired: old | bits, ordering: .relaxed).exchanged
+        announce(others, physical: physical)
+        return isSet
+    }
+
+    /// `prepareWrite` for a paging-structure entry.
+    private func prepareEntryWrite(_ physical: UInt64, count: Int) -> UInt64 {
+        guard hasCode(physical: physical) else { return 0 }
+        // It may be what is running: translated code asks for this (`reach`).
+        requestService()
+        return prepareWrite(physical: physical, count: count)
     }
 }

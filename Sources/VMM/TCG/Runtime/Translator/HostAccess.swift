@@ -22,8 +22,8 @@ struct HostAccess: RawRepresentable {
 extension CPU {
     /// The host address of an access that translated code is about to make, after a page walk if
     /// need be. 0 where only the interpreter can make it: it faults, leaves its page, or reaches a
-    /// device, a page that holds code or one that is watched. Nothing but accessed and dirty bits
-    /// and the soft TLB has changed then.
+    /// device, a page that holds code or one that is watched; and where the walk has changed code.
+    /// Nothing but accessed and dirty bits and the soft TLB has changed then.
     func reach(_ linear: UInt64, _ access: HostAccess) -> UInt {
         let page = linear & ~0xFFF
         guard linear & 0xFFF <= 4096 - access.size, isCanonical(linear),
@@ -42,6 +42,8 @@ extension CPU {
                 return 0
             }
             unsafe fill(slot, page: page, mode: access.mode, found)
+            // The interpreter leaves translated code behind the instruction.
+            if hasExitRequest { return 0 }
         }
         // The look that translated code has made.
         let tag = unsafe access.isWrite ? slot.pointee.writeTag : slot.pointee.readTag
