@@ -38,7 +38,8 @@ extension CPU {
         _ op: OperationPointer, offset: UInt64, size: Int, isWrite: Bool
     ) throws(Fault) -> UInt64 {
         switch op.addressKind {
-        case .flat64, .flat32: return offset
+        case .flat64: return offset
+        case .flat32: return offset & 0xFFFF_FFFF
         case .segment64, .address32In64: return addressBase(op.segment) &+ offset
         case .checked32, .checked16:
             return try checkedAddress(

@@ -79,7 +79,7 @@ extension CPU {
             isEqual = unsafe compareExchange16(host, &low, &high)
         } else {
             try probeWrite(linear, size: 16)
-            if let memory = unsafe try lockableMemory(linear & linearMask, size: 16) {
+            if let memory = unsafe try lockableMemory(linear & codeMask, size: 16) {
                 isEqual = unsafe compareExchange16(memory.host, &low, &high)
                 unsafe announce(memory.others, physical: memory.physical)
             } else {

@@ -15,12 +15,12 @@ extension CPU {
         _ linear: UInt64, _ count: Int, into target: UnsafeMutableRawPointer
     ) throws(Fault) {
         try checkLinear(linear, size: count)
-        let linear = linear & linearMask
+        let linear = linear & codeMask
         let first = min(count, 4096 - Int(linear & 0xFFF))
         // SAFETY: the caller's buffer has `count` bytes; host ranges stay inside one page.
         _ = unsafe try entry(linear, mode: dataMode, access: 0)
         if first < count {
-            let second = (linear &+ UInt64(first)) & linearMask
+            let second = (linear &+ UInt64(first)) & codeMask
             _ = unsafe try entry(second, mode: dataMode, access: 0)
             unsafe try readPiece(second, count - first, into: target + first)
         }
@@ -42,7 +42,8 @@ extension CPU {
         var done = 0
         while done < count {
             let size = min(8, count - done)
-            var value = try load(linear &+ UInt64(done), size: size, mode: dataMode)
+            var value = try load(
+                linear &+ UInt64(done), size: size, mode: dataMode, mask: codeMask)
             unsafe memcpy(target + done, &value, size)
             done += size
         }
@@ -53,12 +54,12 @@ extension CPU {
         _ linear: UInt64, _ count: Int, from source: UnsafeRawPointer
     ) throws(Fault) {
         try checkLinear(linear, size: count)
-        let linear = linear & linearMask
+        let linear = linear & codeMask
         let first = min(count, 4096 - Int(linear & 0xFFF))
         // SAFETY: as in `readBytes`.
         _ = unsafe try entry(linear, mode: dataMode, access: PageFaultCode.write)
         if first < count {
-            let second = (linear &+ UInt64(first)) & linearMask
+            let second = (linear &+ UInt64(first)) & codeMask
             _ = unsafe try entry(second, mode: dataMode, access: PageFaultCode.write)
             unsafe try writePiece(second, count - first, from: source + first)
         }
@@ -84,7 +85,8 @@ extension CPU {
             let size = min(8, count - done)
             var value: UInt64 = 0
             unsafe memcpy(&value, source + done, size)
-            try store(linear &+ UInt64(done), size: size, value, mode: dataMode)
+            try store(
+                linear &+ UInt64(done), size: size, value, mode: dataMode, mask: codeMask)
             done += size
         }
     }
@@ -92,11 +94,11 @@ extension CPU {
     /// Faults as a write would, and changes nothing but accessed and dirty bits.
     func probeWrite(_ linear: UInt64, size: Int) throws(Fault) {
         try checkLinear(linear, size: size)
-        let linear = linear & linearMask
+        let linear = linear & codeMask
         _ = unsafe try entry(linear, mode: dataMode, access: PageFaultCode.write)
         let left = 4096 - Int(linear & 0xFFF)
         if size > left {
-            let second = (linear &+ UInt64(left)) & linearMask
+            let second = (linear &+ UInt64(left)) & codeMask
             _ = unsafe try entry(second, mode: dataMode, access: PageFaultCode.write)
         }
     }

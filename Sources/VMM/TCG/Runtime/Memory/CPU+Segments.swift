@@ -32,6 +32,7 @@ extension CPU {
             let top: UInt64 = segment.isBig ? 0xFFFF_FFFF : 0xFFFF
             return offset > limit && last <= top
         }
-        return last <= limit
+        // With the largest limit there may be a fault at the end or not (section 5.3): accesses wrap.
+        return last <= limit || limit == 0xFFFF_FFFF
     }
 }

@@ -9,14 +9,14 @@ extension CPU {
     @inline(never)
     func slowLoad(_ linear: UInt64, size: Int) throws(Fault) -> UInt64 {
         try checkLinear(linear, size: size)
-        return try load(linear & linearMask, size: size, mode: dataMode)
+        return try load(linear & codeMask, size: size, mode: dataMode, mask: codeMask)
     }
 
     /// Writes up to 8 bytes, likewise. Across pages both are checked before either is written.
     @inline(never)
     func slowStore(_ linear: UInt64, size: Int, _ value: UInt64) throws(Fault) {
         try checkLinear(linear, size: size)
-        try store(linear & linearMask, size: size, value, mode: dataMode)
+        try store(linear & codeMask, size: size, value, mode: dataMode, mask: codeMask)
     }
 
     /// #GP(0) for a non-canonical address, #AC for an unaligned one in user code that asked for it.
@@ -39,14 +39,15 @@ extension CPU {
     }
 
     /// Reads up to 8 bytes with the rights of a mode (0-2).
-    func load(_ linear: UInt64, size: Int, mode: Int) throws(Fault) -> UInt64 {
+    /// - Parameter mask: the bits that count of the address behind a page border.
+    func load(_ linear: UInt64, size: Int, mode: Int, mask: UInt64) throws(Fault) -> UInt64 {
         let left = 4096 - Int(linear & 0xFFF)
         if size > left {
-            let second = (linear &+ UInt64(left)) & linearMask
+            let second = (linear &+ UInt64(left)) & mask
             _ = unsafe try entry(linear, mode: mode, access: 0)
             _ = unsafe try entry(second, mode: mode, access: 0)
-            let low = try load(linear, size: left, mode: mode)
-            let high = try load(second, size: size - left, mode: mode)
+            let low = try load(linear, size: left, mode: mode, mask: mask)
+            let high = try load(second, size: size - left, mode: mode, mask: mask)
             return low | high << UInt64(8 * left)
         }
         let entry = unsafe try entry(linear, mode: mode, access: 0)
@@ -70,14 +71,18 @@ extension CPU {
         }
     }
 
-    /// Writes up to 8 bytes with the rights of a mode (0-2).
-    func store(_ linear: UInt64, size: Int, _ value: UInt64, mode: Int) throws(Fault) {
+    /// Writes up to 8 bytes, likewise.
+    func store(
+        _ linear: UInt64, size: Int, _ value: UInt64, mode: Int, mask: UInt64
+    ) throws(Fault) {
         if size > 4096 - Int(linear & 0xFFF) {
-            if fields.isOnlyCPU { return try storeAcross(linear, size: size, value, mode: mode) }
+            if fields.isOnlyCPU {
+                return try storeAcross(linear, size: size, value, mode: mode, mask: mask)
+            }
             let lock = owner.core.busLock
             lock.lock()
             defer { lock.unlock() }
-            return try storeAcross(linear, size: size, value, mode: mode)
+            return try storeAcross(linear, size: size, value, mode: mode, mask: mask)
         }
         let entry = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
         let physical = unsafe entry.pointee.page | (linear & 0xFFF)
@@ -116,14 +121,15 @@ extension CPU {
 
     /// A write that crosses a page border; both pages are checked first.
     private func storeAcross(
-        _ linear: UInt64, size: Int, _ value: UInt64, mode: Int
+        _ linear: UInt64, size: Int, _ value: UInt64, mode: Int, mask: UInt64
     ) throws(Fault) {
         let left = 4096 - Int(linear & 0xFFF)
-        let second = (linear &+ UInt64(left)) & linearMask
+        let second = (linear &+ UInt64(left)) & mask
         _ = unsafe try entry(linear, mode: mode, access: PageFaultCode.write)
         _ = unsafe try entry(second, mode: mode, access: PageFaultCode.write)
-        try store(linear, size: left, value, mode: mode)
-        try store(second, size: size - left, value >> UInt64(8 * left), mode: mode)
+        try store(linear, size: left, value, mode: mode, mask: mask)
+        try store(
+            second, size: size - left, value >> UInt64(8 * left), mode: mode, mask: mask)
     }
 
     // MARK: LOCK
@@ -136,7 +142,7 @@ extension CPU {
     ) throws(Fault) {
         let size = MemoryLayout<T>.size
         try probeWrite(linear, size: size)
-        if let memory = unsafe try lockableMemory(linear & linearMask, size: size) {
+        if let memory = unsafe try lockableMemory(linear & codeMask, size: size) {
             unsafe modifyAtomically(memory.host, T.self, body)
             return unsafe announce(memory.others, physical: memory.physical)
         }
@@ -148,8 +154,8 @@ extension CPU {
         defer { lock.unlock() }
         let value = try load(linear, as: T.self)
         try storeAcross(
-            linear & linearMask, size: size, UInt64(truncatingIfNeeded: body(value)),
-            mode: dataMode)
+            linear & codeMask, size: size, UInt64(truncatingIfNeeded: body(value)),
+            mode: dataMode, mask: codeMask)
     }
 
     /// Memory that can be changed directly, and the CPUs that must hear of it (`announce`); `nil`

@@ -8,7 +8,8 @@ extension CPU {
         try checkSystemAddress(linear)
         return T(
             truncatingIfNeeded: try load(
-                linear & linearMask, size: MemoryLayout<T>.size, mode: implicitMode))
+                linear & linearMask, size: MemoryLayout<T>.size, mode: implicitMode,
+                mask: linearMask))
     }
 
     func storeSupervisor<T: FixedWidthInteger & UnsignedInteger>(
@@ -17,7 +18,7 @@ extension CPU {
         try checkSystemAddress(linear)
         try store(
             linear & linearMask, size: MemoryLayout<T>.size,
-            UInt64(truncatingIfNeeded: value), mode: implicitMode)
+            UInt64(truncatingIfNeeded: value), mode: implicitMode, mask: linearMask)
     }
 
     /// Faults as the write of `size` bytes (at most a page) would.

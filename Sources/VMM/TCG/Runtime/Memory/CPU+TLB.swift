@@ -6,6 +6,11 @@ extension CPU {
     @inline(__always)
     var linearMask: UInt64 { fields.isLongMode ? UInt64.max : 0xFFFF_FFFF }
 
+    /// Those of an address that code uses: in compatibility mode it wraps at 4 GiB, and descriptor
+    /// tables may lie above (SDM volume 3, section 4.1.1).
+    @inline(__always)
+    var codeMask: UInt64 { is64Bit ? UInt64.max : 0xFFFF_FFFF }
+
     /// The table (0-2) whose entries the current mode's accesses use.
     @inline(__always)
     var dataMode: Int {

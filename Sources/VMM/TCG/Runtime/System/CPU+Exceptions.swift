@@ -164,7 +164,8 @@ extension CPU {
     /// INT n to the 8086 program's own handler.
     private func enterVirtualHandler(_ event: Event) throws(Fault) {
         let entry = try UInt32(
-            truncatingIfNeeded: load(UInt64(event.vector) * 4, size: 4, mode: dataMode))
+            truncatingIfNeeded: load(
+                UInt64(event.vector) * 4, size: 4, mode: dataMode, mask: linearMask))
         var flags = rflags
         var cleared = RFLAGS.tf | RFLAGS.rf
         if iopl < 3 {

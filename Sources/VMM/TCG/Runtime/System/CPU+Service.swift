@@ -91,7 +91,7 @@ extension CPU {
         // RF holds for this instruction only; IRET may set it again.
         fields.systemFlags &= ~RFLAGS.rf
         if isResuming || !hasBreakpoints { return }
-        let linear = (addressBase(SegmentRegister.cs) &+ rip) & linearMask
+        let linear = (addressBase(SegmentRegister.cs) &+ rip) & codeMask
         var hits: UInt64 = 0
         for number in 0..<4 where isBreakpointEnabled(number) && breakpointKind(number) == 0 {
             if fields.debugRegisters[number] & linearMask == linear { hits |= 1 << UInt64(number) }

@@ -87,11 +87,11 @@ extension CPU {
         var image = TaskImage()
         let size = Int(layout.valueSize)
         let mode = implicitMode
-        image.ip = try load(base &+ layout.ip, size: size, mode: mode)
-        image.flags = try load(base &+ layout.flags, size: size, mode: mode)
+        image.ip = try load(base &+ layout.ip, size: size, mode: mode, mask: linearMask)
+        image.flags = try load(base &+ layout.flags, size: size, mode: mode, mask: linearMask)
         for number in 0..<8 {
             let place = base &+ layout.registers &+ UInt64(number) * layout.valueSize
-            image.registers[number] = try load(place, size: size, mode: mode)
+            image.registers[number] = try load(place, size: size, mode: mode, mask: linearMask)
             if !layout.isWide { image.registers[number] |= 0xFFFF_0000 }
         }
         for number in 0..<layout.segmentCount {
@@ -100,7 +100,7 @@ extension CPU {
         }
         image.ldt = try loadSupervisor(base &+ layout.ldt, as: UInt16.self)
         if layout.isWide {
-            image.cr3 = try load(base &+ layout.cr3, size: 4, mode: mode)
+            image.cr3 = try load(base &+ layout.cr3, size: 4, mode: mode, mask: linearMask)
             image.hasTrap = try loadSupervisor(base &+ 100, as: UInt16.self) & 1 != 0
         }
         return image
@@ -111,11 +111,11 @@ extension CPU {
     ) throws(Fault) {
         let size = Int(layout.valueSize)
         let mode = implicitMode
-        try store(base &+ layout.ip, size: size, nextRIP, mode: mode)
-        try store(base &+ layout.flags, size: size, flags, mode: mode)
+        try store(base &+ layout.ip, size: size, nextRIP, mode: mode, mask: linearMask)
+        try store(base &+ layout.flags, size: size, flags, mode: mode, mask: linearMask)
         for number in 0..<8 {
             let place = base &+ layout.registers &+ UInt64(number) * layout.valueSize
-            try store(place, size: size, self[UInt8(number)], mode: mode)
+            try store(place, size: size, self[UInt8(number)], mode: mode, mask: linearMask)
         }
         for number in 0..<layout.segmentCount {
             let place = base &+ layout.segments &+ UInt64(number) * layout.segmentStride

@@ -44,10 +44,12 @@ struct Stack {
         return (segment.base &+ offset) & 0xFFFF_FFFF
     }
 
+    private var linearMask: UInt64 { isLong ? UInt64.max : 0xFFFF_FFFF }
+
     mutating func push(_ value: UInt64, size: Int) throws(Fault) {
         let next = (pointer &- UInt64(size)) & mask
         let linear = try address(next, size: size, isWrite: true)
-        try cpu.store(linear, size: size, value, mode: mode)
+        try cpu.store(linear, size: size, value, mode: mode, mask: linearMask)
         pointer = next
     }
 
@@ -61,7 +63,7 @@ struct Stack {
     func peek(_ offset: Int, size: Int) throws(Fault) -> UInt64 {
         let place = (pointer &+ UInt64(offset)) & mask
         let linear = try address(place, size: size, isWrite: false)
-        return try cpu.load(linear, size: size, mode: mode)
+        return try cpu.load(linear, size: size, mode: mode, mask: linearMask)
     }
 
     /// Makes the pointer the CPU's stack pointer. A 16-bit stack keeps the upper bits.
