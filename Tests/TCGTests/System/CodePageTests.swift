@@ -1,5 +1,6 @@
 import Accelerator
 import Core
+import Glibc
 import Synchronization
 import Testing
 
@@ -178,5 +179,23 @@ struct CodePageTests {
         try other.cpu.store(0x60_0000, UInt8(1))
         #expect(machine.get(entry + 8, as: UInt8.self) == 0xE7)
         #expect(hasNews(machine.vcpu))
+    }
+
+    // MARK: LOCK
+
+    @Test("a LOCKed access across cache lines waits for the bus lock", arguments: [0, 7])
+    func splitLock(offset: UInt64) throws {
+        // lock inc dword [rdi]
+        let machine = try machine(cpuCount: 2, [0xF0, 0xFF, 0x07, 0xF4])
+        let (vcpu, operand) = (machine.vcpu, 0x20_003E + offset * 0x40)
+        vcpu.cpu[7] = operand
+        vcpu.cpu.budget = 1000
+        vcpu.core.busLock.lock()
+        let thread = try Thread(name: "split") { vcpu.cpu.execute() }
+        usleep(50_000)
+        #expect(machine.get(operand, as: UInt32.self) == 0)
+        vcpu.core.busLock.unlock()
+        thread.join()
+        #expect(machine.get(operand, as: UInt32.self) == 1)
     }
 }

@@ -53,8 +53,8 @@ struct MultiprocessorTests {
     }
 
     @Test(
-        "LOCK INC loses nothing: aligned, in a page with code, across pages",
-        arguments: [0x20_0000, 0x5800, 0x20_0FFE] as [UInt64])
+        "LOCK INC loses nothing: aligned, in a page with code, across cache lines, across pages",
+        arguments: [0x20_0000, 0x5800, 0x20_003E, 0x20_0FFE] as [UInt64])
     func increments(operand: UInt64) throws {
         let machine = try hammer([0xF0, 0xFF, 0x07], at: operand)  // lock inc dword [rdi]
         #expect(machine.get(operand, as: UInt32.self) == 200_000)
@@ -82,9 +82,21 @@ struct MultiprocessorTests {
         #expect(pair.get(0x20_0008, as: UInt64.self) == 400_000)
     }
 
-    @Test("XCHG is a lock, also across pages, with a plain store to release it")
+    @Test("a LOCKed access across cache lines leaves the bytes beside it alone")
+    func besideSplit() throws {
+        let machine = try hammer(
+            [
+                0xF0, 0xFF, 0x07,  // lock inc dword [rdi]
+                0xFE, 0x44, 0xEF, 0xFC,  // inc byte [rdi + 8 * rbp - 4]: each CPU its own
+            ], at: 0x20_003E)
+        #expect(machine.get(0x20_003E, as: UInt32.self) == 200_000)
+        #expect(machine.get(0x20_003A, as: UInt8.self) == 100_000 & 0xFF)
+        #expect(machine.get(0x20_0042, as: UInt8.self) == 100_000 & 0xFF)
+    }
+
+    @Test("XCHG is a lock, also across lines and pages, with a plain store to release it")
     func spinLock() throws {
-        for operand in [0x20_0000, 0x20_0FFE] as [UInt64] {
+        for operand in [0x20_0000, 0x20_003E, 0x20_0FFE] as [UInt64] {
             let machine = try hammer(
                 [
                     0xB8, 0x01, 0x00, 0x00, 0x00, 0x87, 0x07,  // again: mov eax, 1; xchg [rdi], eax

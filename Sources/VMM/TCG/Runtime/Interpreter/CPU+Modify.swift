@@ -41,6 +41,9 @@ extension CPU {
         // SAFETY: `writableHost` answers for this many bytes.
         if let host = unsafe writableHost(linear, size: MemoryLayout<T>.size) {
             if isLocked {
+                if unsafe crossesLine(host, T.self) {
+                    return try slowLockedModify(linear, T.self, body)
+                }
                 unsafe modifyAtomically(host, T.self, body)
             } else {
                 unsafe host.storeBytes(of: body(host.loadUnaligned(as: T.self)), as: T.self)
@@ -70,7 +73,8 @@ extension CPU {
     }
 
     /// LOCK CMPXCHG on the host. An address that is not aligned is atomic all the same, as the
-    /// instruction promises (SDM volume 3, section 9.1.2.2).
+    /// instruction promises (SDM volume 3, section 9.1.2.2), as long as it is in one cache line:
+    /// many hosts slow who locks two down, or kill them (Linux's `split_lock_detect`).
     // SAFETY: the address has `T`'s size of mapped memory. `Atomic` wants alignment, and makes of
     // it nothing but the instruction, which does not.
     func compareExchange<T: OperandWord>(

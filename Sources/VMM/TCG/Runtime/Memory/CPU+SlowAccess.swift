@@ -135,7 +135,7 @@ extension CPU {
     // MARK: LOCK
 
     /// Replaces up to 8 bytes by what `body` makes of them, where only the slow path will do and
-    /// other CPUs run. Memory inside one page is changed atomically. A value across pages is
+    /// other CPUs run. Memory inside one cache line is changed atomically. A value in two is
     /// changed under the machine's bus lock. A device sees a read and a write.
     func slowLockedModify<T: OperandWord>(
         _ linear: UInt64, _: T.Type, _ body: (T) -> T
@@ -143,7 +143,14 @@ extension CPU {
         let size = MemoryLayout<T>.size
         try probeWrite(linear, size: size)
         if let memory = unsafe try lockableMemory(linear & codeMask, size: size) {
-            unsafe modifyAtomically(memory.host, T.self, body)
+            // Where another provider's CPUs run, they do not know of the bus lock.
+            if unsafe crossesLine(memory.host, T.self) && fields.apicAccesses < 0 {
+                owner.core.busLock.lock()
+                unsafe modifyAcrossLines(memory.host, T.self, body)
+                owner.core.busLock.unlock()
+            } else {
+                unsafe modifyAtomically(memory.host, T.self, body)
+            }
             return unsafe announce(memory.others, physical: memory.physical)
         }
         guard size > 4096 - Int(linear & 0xFFF) else {
