@@ -126,15 +126,9 @@ enum StateComparison {
             return text
         }
         if latitude.vectors { return nil }
-        var imageMasks = imageMasks
-        imageMasks[3] &= unsafe ~UInt64(unknownMXCSR(native, mnemonic))
-        if latitude.mxcsr { imageMasks[3] &= ~0x3F }
-        if latitude.tags {
-            // FSW's top and FTW; the registers stand in the order of the stack.
-            imageMasks[0] &= ~0xFF_3800_0000
-            for word in 4..<20 { imageMasks[word] = 0 }
-        }
-        return unsafe upperDifference(native, cpu) ?? imageDifference(native, cpu, imageMasks)
+        let mxcsr: UInt64 = unsafe latitude.mxcsr ? 0x3F : UInt64(unknownMXCSR(native, mnemonic))
+        return unsafe upperDifference(native, cpu)
+            ?? imageDifference(native, cpu, unknownMXCSR: mxcsr, hasTags: !latitude.tags)
     }
 
     /// The first byte in which the two memories differ, in words.
@@ -205,10 +199,19 @@ enum StateComparison {
     }
 
     private static func imageDifference(
-        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, _ masks: [UInt64]
+        _ native: UnsafeMutablePointer<native_state>, _ cpu: CPU, unknownMXCSR: UInt64,
+        hasTags: Bool
     ) -> String? {
         unsafe withUnsafeBytes(of: &native.pointee.fx) { image in
-            for (word, mask) in masks.enumerated() {
+            for word in imageMasks.indices {
+                var mask = imageMasks[word]
+                switch word {
+                case 3: mask &= ~unknownMXCSR
+                // FSW's top and FTW; the registers stand in the order of the stack.
+                case 0 where !hasTags: mask &= ~0xFF_3800_0000
+                case 4..<20 where !hasTags: mask = 0
+                default: break
+                }
                 let expected = unsafe image.load(fromByteOffset: word * 8, as: UInt64.self)
                 let own = unsafe cpu.fxImage.load(fromByteOffset: word * 8, as: UInt64.self)
                 if (expected ^ own) & mask != 0 {
