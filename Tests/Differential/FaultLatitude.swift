@@ -3,8 +3,8 @@ import TCGDecoder
 @testable import TCG
 
 /// What the architecture leaves to the processor where an instruction faults. Intel's and AMD's
-/// processors differ in all of it; Apus's CPU does what AMD's do.
-struct FaultLatitude {
+/// processors differ in all of it; Apus's CPU does what AMD's do, which are compared in full.
+struct FaultLatitude: Equatable {
     /// The bits of the address of a page fault that are known: the page of VMASKMOV and VPMASKMOV, and
     /// none of ENTER, which may try its last byte first.
     private(set) var knownAddress: UInt64 = .max
@@ -27,10 +27,19 @@ struct FaultLatitude {
     /// Nothing.
     init() {}
 
+    /// Whether this is one of Intel's processors: CPUID says "GenuineIntel".
+    static let hostIsIntel = HostFeatures.cpuid(0, 0).ebx == 0x756E_6547
+
     /// For an instruction that ended in an exception, with x87's control word of then.
-    init(_ instruction: Instruction, vector: UInt64, controlWord: UInt16) {
+    init(
+        _ instruction: Instruction, vector: UInt64, controlWord: UInt16,
+        isIntel: Bool = hostIsIntel
+    ) {
         guard Self.faults.contains(vector) else { return }
         switch instruction.mnemonic {
+        // Reached by a wild jump only: the host's kernel executes them (UMIP).
+        case .sgdt, .sidt, .sldt, .smsw, .str: other = true
+        case _ where !isIntel: break
         case .call:
             // The target is not canonical, or beyond the segment's limit. Intel's push first, and the
             // stack may fault.
@@ -41,7 +50,8 @@ struct FaultLatitude {
             knownAddress = 0
             memory = true
         case .fst, .fstp, .fist, .fistp, .fisttp, .fbstp:
-            memory = true
+            // They write eight bytes of ten, and then two. All else is written whole or not.
+            memory = instruction.operands[0].size == 10
             // Intel's do not look at the memory if an exception that is not masked forbids the store.
             other = controlWord & 0x3F != 0x3F
         case .vex:
@@ -53,8 +63,6 @@ struct FaultLatitude {
             // An exception of the conversion comes before the fault of its store, or not at all.
             mxcsr = instruction.isVEX(3, 0x1D...0x1D)
             other = mxcsr
-        // Reached by a wild jump only: the host's kernel executes them (UMIP).
-        case .sgdt, .sidt, .sldt, .smsw, .str: other = true
         default: tags = instruction.usesMMX
         }
     }
