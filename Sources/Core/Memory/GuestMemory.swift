@@ -48,10 +48,10 @@ public final class GuestMemory: Sendable {
     }
 
     /// Calls `body` with each contiguous host piece of a guest range, in order. The whole range is
-    /// checked first. `body` gets the pieces' guest address and bytes.
+    /// checked first. `body` gets each piece's region, its offset there, and its bytes.
     public func forEachPiece(
         _ address: GuestAddress, count: UInt64,
-        _ body: (GuestAddress, UnsafeMutableRawBufferPointer) -> Void
+        _ body: (GuestRegion, UInt64, UnsafeMutableRawBufferPointer) -> Void
     ) throws(GuestMemoryError) {
         try check(address, count: count)
         var next = address
@@ -62,7 +62,7 @@ public final class GuestMemory: Sendable {
             // SAFETY: offset and length lie inside the region.
             let bytes = unsafe UnsafeMutableRawBufferPointer(
                 start: region.base + Int(offset), count: Int(length))
-            unsafe body(next, bytes)
+            unsafe body(region, offset, bytes)
             left -= length
             next = GuestAddress(next.rawValue &+ length)
         }
@@ -123,7 +123,7 @@ public final class GuestMemory: Sendable {
         _ address: GuestAddress, into buffer: UnsafeMutableRawBufferPointer
     ) throws(GuestMemoryError) {
         var done = 0
-        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { _, piece in
+        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { _, _, piece in
             // SAFETY: the pieces add up to the buffer's size.
             unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + piece.count])
                 .copyMemory(from: UnsafeRawBufferPointer(piece))
@@ -136,7 +136,7 @@ public final class GuestMemory: Sendable {
         _ address: GuestAddress, from buffer: UnsafeRawBufferPointer
     ) throws(GuestMemoryError) {
         var done = 0
-        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { _, piece in
+        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { _, _, piece in
             // SAFETY: the pieces add up to the buffer's size.
             unsafe piece.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: buffer[done..<done + piece.count]))
@@ -151,13 +151,10 @@ public final class GuestMemory: Sendable {
         _ address: GuestAddress, from buffer: UnsafeRawBufferPointer
     ) throws(GuestMemoryError) {
         var done = 0
-        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { start, piece in
+        try unsafe forEachPiece(address, count: UInt64(buffer.count)) { region, offset, piece in
             // SAFETY: the pieces add up to the buffer's size.
             let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + piece.count])
-            let written =
-                region(start, count: 1).map { region in
-                    unsafe region.writeFile(at: start.rawValue - region.start.rawValue, part)
-                } ?? 0
+            let written = unsafe region.writeFile(at: offset, part)
             unsafe UnsafeMutableRawBufferPointer(rebasing: piece[written...])
                 .copyMemory(from: UnsafeRawBufferPointer(rebasing: part[written...]))
             done += piece.count

@@ -238,7 +238,7 @@ extension KernelImage {
 extension GuestMemory {
     /// Fills a range with zeroes.
     func clear(_ address: GuestAddress, count: UInt64) throws(GuestMemoryError) {
-        try unsafe forEachPiece(address, count: count) { _, piece in
+        try unsafe forEachPiece(address, count: count) { _, _, piece in
             // SAFETY: the piece is mapped guest memory.
             unsafe piece.initializeMemory(as: UInt8.self, repeating: 0)
         }
