@@ -63,9 +63,6 @@ package struct NetworkOptions: Equatable, Sendable {
 
     enum Kind: String, CaseIterable, Sendable { case user, stream, dgram, tap, connected, none }
 
-    /// What a switch's up-link can be.
-    enum UpLinkKind: String, CaseIterable, Sendable { case stream, tap, connected }
-
     private enum Keys {
         static let type = OptionKey.required(
             "type", .choice(Kind.self),
@@ -73,7 +70,7 @@ package struct NetworkOptions: Equatable, Sendable {
                 + "interface, tap; a Unix socket, stream or dgram, as QEMU's -netdev of that name; an "
                 + "open socket, connected; or nothing, none")
         static let upLinkType = OptionKey.required(
-            "type", .choice(UpLinkKind.self),
+            "type", .choice(among: [.stream, .tap, .connected] as [Kind]),
             help: "what it is: an interface of the host, tap; a Unix socket, stream, as QEMU's "
                 + "-netdev of that name; or an open socket, connected")
         static let path = OptionKey<String?>("path", .path, help: "the socket of type=stream")
@@ -171,13 +168,9 @@ package struct NetworkOptions: Equatable, Sendable {
     /// Takes what `upLinkSchema` has parsed.
     package init(upLink values: OptionValues) throws(OptionError) {
         do throws(OptionError) {
-            switch values[Keys.upLinkType] {
-            case .stream: link = try Self.link(.stream, values)
-            case .connected: link = try Self.link(.connected, values)
-            case .tap:
-                _ = try Self.need(values[Keys.interface], "ifname", .tap)
-                link = try Self.link(.tap, values)
-            }
+            let kind = values[Keys.upLinkType]
+            if kind == .tap { _ = try Self.need(values[Keys.interface], "ifname", kind) }
+            link = try Self.link(kind, values)
         } catch {
             throw error.inside("--uplink")
         }

@@ -127,12 +127,17 @@ extension OptionType {
     /// One of an enumeration's values.
     public static func choice(_ type: Value.Type) -> Self
     where Value: CaseIterable & RawRepresentable, Value.RawValue == String {
-        OptionType(
-            placeholder: type.allCases.map { $0.rawValue }.joined(separator: "|"),
-            format: { $0.rawValue }
+        choice(among: Array(type.allCases))
+    }
+
+    /// One of some of an enumeration's values.
+    public static func choice(among values: [Value]) -> Self
+    where Value: RawRepresentable, Value.RawValue == String {
+        let names = values.map { $0.rawValue }
+        return OptionType(
+            placeholder: names.joined(separator: "|"), format: { $0.rawValue }
         ) { text throws(OptionError) in
-            guard let value = Value(rawValue: text) else {
-                let names = type.allCases.map { $0.rawValue }
+            guard names.contains(text), let value = Value(rawValue: text) else {
                 let hint = Nearest.match(text, among: names).map { "; did you mean '\($0)'?" }
                 throw OptionError(
                     "'\(text)' is not one of \(names.joined(separator: ", "))\(hint ?? "")")
