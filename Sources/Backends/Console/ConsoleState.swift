@@ -72,48 +72,24 @@ struct ConsoleState {
         ports = []
         toldConnected = []
         messages = []
-        for _ in 0..<(try Self.count(&reader, "ports", limit: ConsoleOptions.maximumPorts)) {
+        for _ in 0..<(try reader.count("ports", limit: ConsoleOptions.maximumPorts)) {
             let isOpen: UInt8 = try reader.number("open")
             let told: UInt8 = try reader.number("told")
             ports.append(
                 Port(
                     isOpenInGuest: isOpen != 0,
-                    input: try Self.block(&reader, "input", limit: Limit.input),
-                    output: try Self.block(&reader, "output", limit: Limit.output),
-                    shown: try Self.block(&reader, "shown", limit: Limit.shown)))
+                    input: try reader.block("input", limit: Limit.input),
+                    output: try reader.block("output", limit: Limit.output),
+                    shown: try reader.block("shown", limit: Limit.shown)))
             toldConnected.append(told > 1 ? nil : told == 1)
         }
-        for _ in 0..<(try Self.count(&reader, "messages", limit: Limit.messages)) {
+        for _ in 0..<(try reader.count("messages", limit: Limit.messages)) {
             messages.append(
                 ConsoleMessage(
                     port: try reader.number("port"), event: try reader.number("event"),
                     value: try reader.number("value"),
-                    rest: try Self.block(&reader, "rest", limit: Limit.rest)))
+                    rest: try reader.block("rest", limit: Limit.rest)))
         }
         try reader.finish()
-    }
-
-    private static func count(
-        _ reader: inout WireReader, _ field: String, limit: Int
-    ) throws(ProtocolError) -> Int {
-        let count = Int(try reader.number(field) as UInt32)
-        try check(field, count, limit)
-        return count
-    }
-
-    private static func block(
-        _ reader: inout WireReader, _ field: String, limit: Int
-    ) throws(ProtocolError) -> [UInt8] {
-        let bytes = try reader.block(field)
-        try check(field, bytes.count, limit)
-        return bytes
-    }
-
-    private static func check(
-        _ field: String, _ count: Int, _ limit: Int
-    ) throws(ProtocolError) {
-        guard count <= limit else {
-            throw ProtocolError("console state", field, "\(count) is more than \(limit)")
-        }
     }
 }

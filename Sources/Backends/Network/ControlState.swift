@@ -72,12 +72,10 @@ extension ControlState {
     private static func list(
         _ reader: inout WireReader, limit: Int
     ) throws(ProtocolError) -> [UInt64] {
-        let count: UInt32 = try reader.number("count")
-        guard count <= limit else {
-            throw ProtocolError("network state", "count", "\(count) is more than \(limit)")
-        }
         var numbers: [UInt64] = []
-        for _ in 0..<count { numbers.append(try reader.number("number")) }
+        for _ in 0..<(try reader.count("count", limit: limit)) {
+            numbers.append(try reader.number("number"))
+        }
         return numbers
     }
 }

@@ -56,9 +56,21 @@ package struct WireReader {
         try integer(field, T.self)
     }
 
+    /// How many of something follow.
+    /// - Parameter limit: the most that there may be.
+    package mutating func count(_ field: String, limit: Int) throws(ProtocolError) -> Int {
+        let count = Int(try integer(field, UInt32.self))
+        guard count <= limit else {
+            throw ProtocolError(message, field, "\(count) is more than \(limit)")
+        }
+        return count
+    }
+
     /// Bytes, with their number before them.
-    package mutating func block(_ field: String) throws(ProtocolError) -> [UInt8] {
-        try take(field, Int(try integer(field, UInt32.self)))
+    package mutating func block(
+        _ field: String, limit: Int = .max
+    ) throws(ProtocolError) -> [UInt8] {
+        try take(field, count(field, limit: limit))
     }
 
     mutating func take(_ field: String, _ count: Int) throws(ProtocolError) -> [UInt8] {
