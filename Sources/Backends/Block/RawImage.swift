@@ -70,7 +70,7 @@ final class RawImage: Sendable {
             blockLog(
                 .warning,
                 "image \(path) begins like a QCOW2 file, and is a raw one here all the same; if it is "
-                    + "one, `qemu-img convert -O raw` makes an image of it")
+                    + "one, \(Self.conversion)")
         }
 
         file = files.file
@@ -107,6 +107,9 @@ final class RawImage: Sendable {
         (offset | count) & (offsetAlignment &- 1) == 0
     }
 
+    /// What to do with an image of QEMU's.
+    private static let conversion = "`qemu-img convert -O raw` makes an image of it"
+
     private static func check(
         _ size: UInt64, blockSize: UInt32, path: String, isForeign: Bool
     ) throws(BlockError) {
@@ -115,7 +118,7 @@ final class RawImage: Sendable {
         if rest != 0, isForeign {
             throw BlockError(
                 "image \(path) is a QCOW2 file, of which this program knows nothing; "
-                    + "`qemu-img convert -O raw` makes an image of it")
+                    + conversion)
         }
         if rest != 0 {
             throw BlockError(
