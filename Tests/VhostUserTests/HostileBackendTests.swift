@@ -171,6 +171,34 @@ struct HostileBackendTests {
         #expect(error?.description.contains("refused GET_CONFIG") == true)
     }
 
+    @Test("events that it has filled hold nobody up when another one comes")
+    func fullEvents() throws {
+        let loop = try EventLoop()
+        let frontend = Frontend(
+            FrontendOptions(.supervised, deviceID: VirtioDeviceID(42)), on: loop)
+        let scratch = try ScratchMemory([(start: 1 << 20, size: 1 << 20)])
+        let driver = DriverQueue(scratch, size: 16, features: VirtioFeature.version1)
+        let (kick, call) = try (EventFD(), EventFD())
+        // Neither touches the events: one of ours would make them non-blocking again.
+        func attach() throws -> (UnixSocket, ScriptedBackend) {
+            let (near, far) = try UnixSocket.pair()
+            let backend = try ScriptedBackend(far) { request, _ in ScriptedBackend.decent(request) }
+            try frontend.attach(near)
+            return (near, backend)
+        }
+        let (first, old) = try attach()
+        try frontend.setFeatures(VirtioFeature.version1)
+        try frontend.startQueue(0, driver.setup(scratch.memory, kick: kick, call: call))
+        first.shutDown()
+        #expect(loop.run(timeoutMilliseconds: 5000) { frontend.state != .connected })
+        old.join()
+        var new: ScriptedBackend?
+        #expect(try passesFullEvents(kick, call) { new = try attach().1 })
+        #expect(kick.drain() && call.drain())
+        frontend.close()
+        new?.join()
+    }
+
     @Test("a flood of requests on its own channel does not stretch the limits")
     func flood() throws {
         let loop = try EventLoop()

@@ -36,19 +36,6 @@ struct ReconnectTests {
         #expect(pairing.frontend.readConfig(offset: 12, count: 1) == [12])
     }
 
-    @Test("goes on where the old one has filled its events", arguments: Pairing.Ring.allCases)
-    func fullEvents(ring: Pairing.Ring) throws {
-        let pairing = try Pairing(ring)
-        try pairing.start()
-        pairing.send()
-        #expect(try pairing.finishes())
-        pairing.loseBackend()
-        #expect(
-            try passesFullEvents(pairing.kick, pairing.call) { try pairing.attachNewBackend() })
-        pairing.send()
-        #expect(try pairing.finishes())
-    }
-
     @Test(
         "finishes what the old one had taken, and what was sent meanwhile",
         arguments: Pairing.Ring.allCases)
