@@ -116,7 +116,7 @@ struct EvictionTests {
         try #require(
             machine.cpu.codeCache?.find(
                 physical: linear, linear: linear, key: machine.cpu.fields.modeKey,
-                generation: machine.cpu.codeGeneration, { _ in true }))
+                mayMove: { _ in false }, { _ in true }))
     }
 
     @Test("a trace goes with the first of its blocks that goes")

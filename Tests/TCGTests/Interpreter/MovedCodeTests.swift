@@ -204,4 +204,55 @@ struct MovedCodeTests {
             check(machine, linear, esi: 0x1100_3344 | round << 16, edi: round)
         }
     }
+
+    // MARK: Address spaces that the guest comes back to
+
+    /// Calls R12 with RDI = 0 and R13 with RDI = R14, in an address space with its identifier in the
+    /// low bits, which is still as it was.
+    private func call(
+        _ machine: BareMachine, _ space: UInt64, _ r12: UInt64, _ r13: UInt64, _ r14: UInt64 = 0,
+        times: UInt64 = 1
+    ) throws {
+        let cpu = machine.cpu
+        cpu.fields.cpl = 3
+        cpu.updateMode()
+        try cpu.loadCR3(space, keeps: true)
+        (cpu[1], cpu[4], cpu[7]) = (times, BareMachine.stack - 0x800, 0)
+        (cpu[12], cpu[13], cpu[14]) = (r12, r13, r14)
+        cpu.rip = BareMachine.code
+        cpu.fields.isHalted = false
+        machine.runUntilHalt()
+        #expect(machine.exception?.vector == 13)
+        #expect(machine.exception?.rip == BareMachine.code + 13)
+    }
+
+    @Test("code that may still run there does not move when the guest is back", arguments: tiers)
+    func back(tier: Int32) throws {
+        // again: call r12; mov rdi, r14; call r13; dec ecx; jnz again; hlt
+        let machine = try BareMachine.running(
+            [
+                0x41, 0xFF, 0xD4, 0x4C, 0x89, 0xF7, 0x41, 0xFF, 0xD5, 0xFF, 0xC9, 0x75, 0xF3,
+                0xF4,
+            ], cpl: 3)
+        let cpu = machine.cpu
+        cpu.fields.translationThreshold = tier
+        // add rdx, 1; jmp part
+        machine.put(Self.first, bytes: [0x48, 0x83, 0xC2, 0x01, 0xEB, 0x0A])
+        // part: test rdi, rdi; jnz other; ret
+        machine.put(Self.first + 0x10, bytes: [0x48, 0x85, 0xFF, 0x75, 0x0B, 0xC3])
+        // other: lea rax, [rip]; ret
+        machine.put(Self.first + 0x20, bytes: [0x48, 0x8D, 0x05, 0, 0, 0, 0, 0xC3])
+        let (here, there) = (address(1), address(2))
+        let one = makeSpace(machine, 1, [(here, Self.first), (there, Self.first)]) | 1
+        let two = makeSpace(machine, 2, [(here, Self.first)]) | 2
+        cpu.fields.cr4 |= CR4.pcide
+        try call(machine, one, here, here, times: 20)
+        try call(machine, two, here + 0x10, here + 0x10)
+        try call(machine, one, there + 0x10, here, 1)
+        #expect(cpu[0] == here + 0x27)
+        try call(machine, two, here, here, 1)
+        try call(machine, one, here, there, 1)
+        #expect(cpu[0] == there + 0x27)
+        #expect(cpu.counters.returns > 0)
+    }
 }

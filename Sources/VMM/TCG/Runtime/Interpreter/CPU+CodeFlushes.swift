@@ -50,6 +50,7 @@ extension CPU {
         cache.savedSpaces.save(fields.codeViews[1], old)
         if keeps, let view = cache.savedSpaces.take(new) {
             fields.codeViews[1] = view
+            fields.codeViews[1].hasReturned = true
             counters.returns &+= 1
         } else {
             cache.savedSpaces.drop(new)

@@ -7,6 +7,12 @@ extension CPU {
     @inline(__always)
     private var codeViewIndex: Int { Int(unsafe state.pointee.modeKey / ModeKey.user & 1) }
 
+    /// What is known of the current mode's code.
+    @inline(__always)
+    var codeView: CodeView {
+        _read { yield unsafe state.pointee.codeViews[unchecked: codeViewIndex] }
+    }
+
     /// The generation of the current mode's code.
     @inline(__always)
     var codeGeneration: UInt32 {
@@ -79,7 +85,6 @@ extension CPU {
         let modeKey = unsafe state.pointee.modeKey
         let key = single ? modeKey | ModeKey.singleStep : modeKey
         var secondFault: Fault?
-        let generation = codeGeneration
         let isRight = { (block: Block) -> Bool in
             do throws(Fault) {
                 return try isCurrent(block, page, linear)
@@ -98,7 +103,7 @@ extension CPU {
             found = stale
         } else {
             found = cache.find(
-                physical: physical, linear: linear, key: key, generation: generation, isRight)
+                physical: physical, linear: linear, key: key, mayMove: mayMove, isRight)
         }
         if let secondFault { throw secondFault }
         let block: Block

@@ -28,13 +28,22 @@ extension CPU {
         _ cache: CodeCache, _ block: Block, at linear: UInt64, _ generation: UInt32
     ) -> Bool {
         if unsafe block.header.pointee.linear != linear {
-            if block.generation == generation { return false }
+            guard mayMove(block) else { return false }
             forgetJump(to: block)
             cache.move(block, to: linear, generation: generation)
             counters.moved &+= 1
         }
         block.renew(generation)
         return true
+    }
+
+    /// Whether nothing runs a block in this generation where it is: neither itself nor, where the
+    /// guest has come back to, code that it was part of then. What was looked up there is on a page that
+    /// the view knows.
+    func mayMove(_ block: Block) -> Bool {
+        if block.generation == codeGeneration { return false }
+        let linear = unsafe block.header.pointee.linear
+        return !codeView.hasReturned || !codeView.mayHaveCode(at: linear)
     }
 
     /// The block will not be where the jump cache and indirect branches may have it.

@@ -184,10 +184,10 @@ struct JumpEntry: BitwiseCopyable {
 
     /// Calls `isRight` with candidates until it returns `true`.
     ///
-    /// - Parameter generation: blocks that are not of this one can be moved.
+    /// - Parameter mayMove: whether a block may be moved from a linear address.
     func find(
-        physical: UInt64, linear: UInt64, key: UInt32, generation: UInt32,
-        _ isRight: (Block) -> Bool
+        physical: UInt64, linear: UInt64, key: UInt32,
+        mayMove: (Block) -> Bool, _ isRight: (Block) -> Bool
     ) -> Block? {
         let slot = unsafe table + bucket(physical, linear, key)
         var candidates = MoveCandidates()
@@ -210,7 +210,7 @@ struct JumpEntry: BitwiseCopyable {
             if unsafe header.pointee.physical == physical && header.pointee.key == key {
                 if unsafe header.pointee.linear == linear {
                     if isRight(candidate) { return candidate }
-                } else if unsafe header.pointee.canMove, candidate.generation != generation {
+                } else if unsafe header.pointee.canMove, mayMove(candidate) {
                     candidates.add(candidate)
                 }
             }

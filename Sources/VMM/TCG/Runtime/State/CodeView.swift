@@ -6,6 +6,9 @@
 struct CodeView: BitwiseCopyable {
     /// Changes whenever what is known about decoded code must be checked again. Never 0.
     var generation: UInt32 = 1
+    /// The guest has come back to the address space since the generation began: blocks that may run in
+    /// it may have been looked up elsewhere since, and have that generation.
+    var hasReturned = false
     /// Some code was fetched from a page that is not global.
     var hasLocalCode = false
     /// Some code was fetched from a 1 GiB page.

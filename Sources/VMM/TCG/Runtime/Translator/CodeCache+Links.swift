@@ -116,7 +116,8 @@ extension CodeCache {
         guard let translator else { return }
         forEachIncoming(target) { name in
             let owner = unsafe owner(translator.exit(name))
-            if owner.generation == generation {
+            // Its code may run, and it may have been looked up elsewhere since, as part of other code.
+            if owner.generation == generation || owner.isHostCurrent(generation) {
                 separate(name)
             } else {
                 unsafe owner.header.pointee.hasDoubtfulLinks = true
