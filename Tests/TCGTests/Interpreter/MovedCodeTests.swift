@@ -255,4 +255,33 @@ struct MovedCodeTests {
         #expect(cpu[0] == there + 0x27)
         #expect(cpu.counters.returns > 0)
     }
+
+    @Test("a block whose second page is where it was runs where it is wanted", arguments: tiers)
+    func shifted(tier: Int32) throws {
+        let machine = try BareMachine.running(
+            [
+                0x41, 0xFF, 0xD4, 0x4C, 0x89, 0xF7, 0x41, 0xFF, 0xD5, 0xFF, 0xC9, 0x75, 0xF3,
+                0xF4,
+            ], cpl: 3)
+        let cpu = machine.cpu
+        cpu.fields.translationThreshold = tier
+        machine.put(0x6000, UInt8(0xC3))
+        // lea rax, [rip], which is in two pages; ret
+        machine.put(Self.first + 0xFFC, bytes: [0x48, 0x8D, 0x05, 0, 0, 0, 0, 0xC3])
+        // Not where the filter of large pages takes it for the caller's.
+        let here = address(1) + 0x80_0000
+        let one =
+            makeSpace(
+                machine, 1, [(here, Self.first), (here + 0x1000, Self.second)]) | 1
+        let two =
+            makeSpace(
+                machine, 2, [(here + 0x1000, Self.first), (here + 0x2000, Self.second)]) | 2
+        cpu.fields.cr4 |= CR4.pcide
+        try call(machine, one, 0x6000, 0x6000)
+        try call(machine, two, here + 0x1FFC, here + 0x1FFC, times: 20)
+        #expect(cpu[0] == here + 0x2003)
+        try call(machine, one, here + 0xFFC, here + 0xFFC)
+        #expect(cpu[0] == here + 0x1003)
+        #expect(cpu.counters.returns == 1)
+    }
 }

@@ -25,7 +25,9 @@ extension VMMCommand {
             help: "tcg: name translated code for perf report, in /tmp/perf-PID.map")
         static let codeCache = OptionKey<UInt64?>(
             "code-cache", .size,
-            help: "tcg: the most memory for all CPUs' code (default: 3/8 of the guest's)")
+            help:
+                "tcg: the most memory for all CPUs' code (default: 3/8 of the guest's, and 96M to 768M a CPU)"
+        )
         static let dump = OptionKey<String?>(
             "dump", .path, help: "tcg: write what is translated to a file, for Tools/list-code")
         static let schema = OptionSchema(

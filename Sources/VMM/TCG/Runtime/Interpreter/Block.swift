@@ -43,7 +43,7 @@
     /// Instructions, operations (one more where the block ends without a branch).
     var count: UInt16 = 0
     var operationCount: UInt16 = 0
-    /// The block may not be found again: its bytes are not in memory.
+    /// The block may not be found again: its bytes are not in memory, or may change without notice.
     var isTransient = false
 
     /// RIP after the last instruction, and where its direct branch goes.

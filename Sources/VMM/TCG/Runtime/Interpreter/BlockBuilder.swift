@@ -75,8 +75,9 @@ extension CPU {
             return CodeSource(count: count, inPage: count, isDevice: true)
         }
         markCode(physical: page.physical)
-        // SAFETY: `host` is a whole page.
+        // Asked before the bytes are read.
         let isUnsettled = isUnsettled(physical: page.physical)
+        // SAFETY: `host` is a whole page.
         unsafe memcpy(cache.scratch, host + offset, count)
         return CodeSource(count: count, inPage: count, isUnsettled: isUnsettled)
     }

@@ -124,11 +124,12 @@ extension CPU {
         cache.supervisorCode.removeAll()
         cache.savedSpaces.removeAll()
         removeTargets()
+        fields.staleBlock = 0
         for view in 0..<2 { startGeneration(view) }
         if hasTooManyGenerations {
             // There are no blocks of old generations any more.
             fields.latestGeneration = 1
-            fields.codeViews = InlineArray(repeating: CodeView())
+            for view in 0..<2 { fields.codeViews[view].restart() }
         }
     }
 }

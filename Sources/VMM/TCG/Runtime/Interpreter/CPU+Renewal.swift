@@ -5,10 +5,13 @@ internal import Glibc
 extension CPU {
     /// Makes a block that was found one of the current generation, and likewise the others in its
     /// code; but not the code that those have of their own, which may have others again.
-    /// - Returns: `false` if the others cannot be where it is. It is dead then.
+    /// - Returns: `false` if it cannot be where it is wanted, or if the others cannot be where it is. It
+    ///   is dead then.
     func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) -> Bool {
         let (header, generation) = unsafe (block.header, codeGeneration)
         if block.generation == generation && block.isHostCurrent(generation) { return true }
+        // What has been fetched since it was found may have changed that: the second page.
+        guard unsafe header.pointee.linear == linear || mayMove(block) else { return false }
         let isWhole = block.allParts { part in
             let offset = unsafe part.header.pointee.physical & 0xFFF
             return settle(cache, part, at: linear & ~0xFFF | offset, generation)

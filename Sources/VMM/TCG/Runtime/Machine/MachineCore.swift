@@ -18,7 +18,7 @@ final class MachineCore: Sendable {
     /// The time of day at the machine's start, in nanoseconds since 1970.
     let wallClockAtStart: UInt64
 
-    /// For LOCKed accesses across pages.
+    /// For LOCKed accesses across cache lines.
     let busLock = BusLock()
     private let codePageMap = Mutex<CodePageMap?>(nil)
     /// Held while a CPU marks a page that has code from now on.

@@ -30,7 +30,7 @@ public struct TCGOptions: Sendable, Equatable {
     /// A file for what is translated (Records/CodeListing.swift).
     public var listingPath: String?
     /// The most bytes that decoded and translated code of all CPUs may take; `nil` for three eighths
-    /// of the guest's memory.
+    /// of the guest's memory, at least 96 and at most 768 MiB for each CPU.
     public var codeCacheSize: UInt64?
     /// How many CPUs the machine will have: CPUID's topology leaves say so.
     public var cpuCount: Int

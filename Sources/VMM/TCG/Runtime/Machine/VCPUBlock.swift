@@ -8,13 +8,14 @@ internal import Synchronization
 ///     the stack of translated code, and its frame (see Translator/HostFrame.swift)
 ///     FXSAVE image (512 bytes)
 ///     VCPUState
-///           the wake-up word and whether somebody sleeps on it
+///           the wake-up word, whether somebody sleeps on it, and whether the CPU runs
 ///           what the CPU counts (see Statistics/CPUCounters.swift)
 ///           the soft TLB's tables and log
 ///           the targets of indirect branches (see Translator/TargetTable.swift)
 ///           the pages that code was fetched from (see State/FetchedPages.swift)
 // SAFETY: offsets are computed once from the types' sizes and the mapping is as large as their
-// sum. Everything but the exit request and the bell belongs to the CPU's own thread.
+// sum. Everything belongs to the CPU's own thread, but what others use atomically: the exit request,
+// the check of translated code, the bell and what is beside it, and the soft TLB's write tags.
 @safe final class VCPUBlock: @unchecked Sendable {
     private let mapping: MemoryMapping
     let state: UnsafeMutablePointer<VCPUState>

@@ -15,8 +15,9 @@ extension CPU {
 
     /// Replaces a value that lies in two cache lines of a page by what `body` makes of it. The
     /// caller holds the bus lock, so that no other such access is made meanwhile. Others do not hold
-    /// it, and none of what they write is lost: the words at both sides of the border change only if
-    /// they are what has been read.
+    /// it, and what they write stays: the words at both sides of the border change only if they are what
+    /// has been read. Only a byte that another CPU writes again, as it has just been written here, goes
+    /// with it if the other word has changed meanwhile.
     // SAFETY: the caller's value is in memory, and so are both words, which lie in its page.
     func modifyAcrossLines<T: OperandWord>(
         _ host: UnsafeMutableRawPointer, _: T.Type, _ body: (T) -> T
@@ -42,13 +43,23 @@ extension CPU {
                 // for what has been written to it.
                 while true {
                     let now = unsafe second.pointee.load(ordering: .sequentiallyConsistent)
-                    if now & highMask != newHigh & highMask { break }
-                    if unsafe replace(second, now, now & ~highMask | high & highMask) { break }
+                    let ours = highMask & Self.equalBytes(now, newHigh)
+                    if unsafe replace(second, now, now & ~ours | high & ours) { break }
                 }
             }
             unsafe state.pointee.flagResult = result
             unsafe state.pointee.flagAux = aux
         }
+    }
+
+    /// All bits of the bytes that are the same in both.
+    private static func equalBytes(_ one: UInt64, _ other: UInt64) -> UInt64 {
+        var mask: UInt64 = 0
+        for shift in stride(from: UInt64(0), to: 64, by: 8) where (one ^ other) >> shift & 0xFF == 0
+        {
+            mask |= 0xFF << shift
+        }
+        return mask
     }
 
     // SAFETY: as above.

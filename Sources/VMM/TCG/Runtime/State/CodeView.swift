@@ -54,6 +54,12 @@ struct CodeView: BitwiseCopyable {
         self = CodeView(generation: latest, fetched)
     }
 
+    /// The count of generations begins again.
+    mutating func restart() {
+        fetched?.removeAll()
+        self = CodeView(generation: 1, fetched)
+    }
+
     /// - Parameter fetched: without it, filters have to do.
     init(generation: UInt32 = 1, _ fetched: FetchedPages? = nil) {
         self.generation = generation

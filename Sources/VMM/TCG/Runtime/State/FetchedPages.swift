@@ -20,6 +20,10 @@
         unsafe words = memory.assumingMemoryBound(to: UInt64.self)
     }
 
+    func removeAll() {
+        unsafe words.update(repeating: 0, count: Self.size / MemoryLayout<UInt64>.stride)
+    }
+
     private func place(_ page: UInt64) -> UnsafeMutablePointer<UInt64> {
         unsafe words + Int(page % UInt64(Self.places) * Self.words)
     }

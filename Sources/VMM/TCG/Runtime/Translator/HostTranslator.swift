@@ -161,7 +161,6 @@ internal import Core
         if marks != nil { marks = [:] }
         blockCount = 0
     }
-
 }
 
 /// What translated code calls: see `CPU.interpret`.
