@@ -14,8 +14,6 @@ struct MovedCodeTests {
     /// Threshold of translation: the interpreter alone, both, translated code alone, and traces.
     static let tiers: [Int32] = [-1, 1, 0, 2, 4]
 
-    private func address(_ number: UInt64) -> UInt64 { (number + 4) << 30 | number << 14 }
-
     /// User mode with the program in its pages, and what calls it at R12 and then at R13.
     private func machine(_ tier: Int32) throws -> BareMachine {
         let machine = try BareMachine.running(
@@ -52,29 +50,6 @@ struct MovedCodeTests {
             machine.put(page + 0x800, Self.value)
         }
         return machine
-    }
-
-    /// An address space with pages at addresses, and the first 8 MiB in their place.
-    private func makeSpace(
-        _ machine: BareMachine, _ number: UInt64, _ pages: [(linear: UInt64, physical: UInt64)]
-    ) -> UInt64 {
-        let top = 0x20_0000 + number << 16
-        var free = top + 0x2000
-        machine.put(top, (top + 0x1000) | 7)
-        machine.put(top + 0x1000, (BareMachine.tables + 0x2000) | 7)
-        for page in pages {
-            var table = top + 0x1000
-            for shift: UInt64 in [30, 21] {
-                let entry = table + (page.linear >> shift & 511) * 8
-                if machine.get(entry, as: UInt64.self) == 0 {
-                    machine.put(entry, free | 7)
-                    free += 0x1000
-                }
-                table = machine.get(entry, as: UInt64.self) & ~0xFFF
-            }
-            machine.put(table + (page.linear >> 12 & 511) * 8, page.physical | 7)
-        }
-        return top
     }
 
     private func program(at linear: UInt64) -> [(linear: UInt64, physical: UInt64)] {
@@ -116,8 +91,8 @@ struct MovedCodeTests {
         let machine = try machine(tier)
         var counts: [Int] = []
         for round in UInt64(1)...12 {
-            let linear = address(round)
-            let space = makeSpace(machine, round, program(at: linear))
+            let linear = BareMachine.place(round)
+            let space = machine.makeSpace(round, program(at: linear))
             try run(machine, space, linear, linear)
             check(machine, linear)
             counts.append(machine.cpu.codeCache?.translator?.blockCount ?? 0)
@@ -128,9 +103,9 @@ struct MovedCodeTests {
     @Test("programs that run in turns get blocks of their own", arguments: tiers)
     func inTurns(tier: Int32) throws {
         let machine = try machine(tier)
-        let places = (UInt64(1)...3).map { address($0) }
+        let places = (UInt64(1)...3).map { BareMachine.place($0) }
         let spaces = places.enumerated().map {
-            makeSpace(machine, UInt64($0.offset), program(at: $0.element))
+            machine.makeSpace(UInt64($0.offset), program(at: $0.element))
         }
         var counts: [Int] = []
         for round in 0..<24 {
@@ -146,8 +121,8 @@ struct MovedCodeTests {
     func twice(tier: Int32) throws {
         let machine = try machine(tier)
         for round in UInt64(1)...6 {
-            let (here, there) = (address(round), address(round + 20))
-            let space = makeSpace(machine, round, program(at: here) + program(at: there))
+            let (here, there) = (BareMachine.place(round), BareMachine.place(round + 20))
+            let space = machine.makeSpace(round, program(at: here) + program(at: there))
             for _ in 0..<3 {
                 try run(machine, space, here, there)
                 check(machine, there)
@@ -162,13 +137,13 @@ struct MovedCodeTests {
     @Test("a link is not followed when what it leads to has moved away", arguments: tiers)
     func apart(tier: Int32) throws {
         let machine = try machine(tier)
-        let (here, there) = (address(1), address(2))
-        let whole = makeSpace(machine, 1, program(at: here))
-        let split = makeSpace(
-            machine, 2,
+        let (here, there) = (BareMachine.place(1), BareMachine.place(2))
+        let whole = machine.makeSpace(1, program(at: here))
+        let split = machine.makeSpace(
+            2,
             [(here, Self.first), (here + 0x1000, Self.other), (there + 0x1000, Self.second)])
-        let moved = makeSpace(
-            machine, 3, [(there, Self.first), (there + 0x1000, Self.other)])
+        let moved = machine.makeSpace(
+            3, [(there, Self.first), (there + 0x1000, Self.other)])
         for round in 0..<6 {
             try run(machine, whole, here, here)
             check(machine, here)
@@ -190,8 +165,8 @@ struct MovedCodeTests {
     func written(tier: Int32) throws {
         let machine = try machine(tier)
         for round in UInt64(1)...8 {
-            let linear = address(round)
-            let space = makeSpace(machine, round, program(at: linear))
+            let linear = BareMachine.place(round)
+            let space = machine.makeSpace(round, program(at: linear))
             let number = UInt8(round)
             if round & 1 == 0 {
                 try machine.cpu.store(Self.second + 0x15, number)
@@ -203,85 +178,5 @@ struct MovedCodeTests {
             try run(machine, space, linear, linear)
             check(machine, linear, esi: 0x1100_3344 | round << 16, edi: round)
         }
-    }
-
-    // MARK: Address spaces that the guest comes back to
-
-    /// Calls R12 with RDI = 0 and R13 with RDI = R14, in an address space with its identifier in the
-    /// low bits, which is still as it was.
-    private func call(
-        _ machine: BareMachine, _ space: UInt64, _ r12: UInt64, _ r13: UInt64, _ r14: UInt64 = 0,
-        times: UInt64 = 1
-    ) throws {
-        let cpu = machine.cpu
-        cpu.fields.cpl = 3
-        cpu.updateMode()
-        try cpu.loadCR3(space, keeps: true)
-        (cpu[1], cpu[4], cpu[7]) = (times, BareMachine.stack - 0x800, 0)
-        (cpu[12], cpu[13], cpu[14]) = (r12, r13, r14)
-        cpu.rip = BareMachine.code
-        cpu.fields.isHalted = false
-        machine.runUntilHalt()
-        #expect(machine.exception?.vector == 13)
-        #expect(machine.exception?.rip == BareMachine.code + 13)
-    }
-
-    @Test("code that may still run there does not move when the guest is back", arguments: tiers)
-    func back(tier: Int32) throws {
-        // again: call r12; mov rdi, r14; call r13; dec ecx; jnz again; hlt
-        let machine = try BareMachine.running(
-            [
-                0x41, 0xFF, 0xD4, 0x4C, 0x89, 0xF7, 0x41, 0xFF, 0xD5, 0xFF, 0xC9, 0x75, 0xF3,
-                0xF4,
-            ], cpl: 3)
-        let cpu = machine.cpu
-        cpu.fields.translationThreshold = tier
-        // add rdx, 1; jmp part
-        machine.put(Self.first, bytes: [0x48, 0x83, 0xC2, 0x01, 0xEB, 0x0A])
-        // part: test rdi, rdi; jnz other; ret
-        machine.put(Self.first + 0x10, bytes: [0x48, 0x85, 0xFF, 0x75, 0x0B, 0xC3])
-        // other: lea rax, [rip]; ret
-        machine.put(Self.first + 0x20, bytes: [0x48, 0x8D, 0x05, 0, 0, 0, 0, 0xC3])
-        let (here, there) = (address(1), address(2))
-        let one = makeSpace(machine, 1, [(here, Self.first), (there, Self.first)]) | 1
-        let two = makeSpace(machine, 2, [(here, Self.first)]) | 2
-        cpu.fields.cr4 |= CR4.pcide
-        try call(machine, one, here, here, times: 20)
-        try call(machine, two, here + 0x10, here + 0x10)
-        try call(machine, one, there + 0x10, here, 1)
-        #expect(cpu[0] == here + 0x27)
-        try call(machine, two, here, here, 1)
-        try call(machine, one, here, there, 1)
-        #expect(cpu[0] == there + 0x27)
-        #expect(cpu.counters.returns > 0)
-    }
-
-    @Test("a block whose second page is where it was runs where it is wanted", arguments: tiers)
-    func shifted(tier: Int32) throws {
-        let machine = try BareMachine.running(
-            [
-                0x41, 0xFF, 0xD4, 0x4C, 0x89, 0xF7, 0x41, 0xFF, 0xD5, 0xFF, 0xC9, 0x75, 0xF3,
-                0xF4,
-            ], cpl: 3)
-        let cpu = machine.cpu
-        cpu.fields.translationThreshold = tier
-        machine.put(0x6000, UInt8(0xC3))
-        // lea rax, [rip], which is in two pages; ret
-        machine.put(Self.first + 0xFFC, bytes: [0x48, 0x8D, 0x05, 0, 0, 0, 0, 0xC3])
-        // Not where the filter of large pages takes it for the caller's.
-        let here = address(1) + 0x80_0000
-        let one =
-            makeSpace(
-                machine, 1, [(here, Self.first), (here + 0x1000, Self.second)]) | 1
-        let two =
-            makeSpace(
-                machine, 2, [(here + 0x1000, Self.first), (here + 0x2000, Self.second)]) | 2
-        cpu.fields.cr4 |= CR4.pcide
-        try call(machine, one, 0x6000, 0x6000)
-        try call(machine, two, here + 0x1FFC, here + 0x1FFC, times: 20)
-        #expect(cpu[0] == here + 0x2003)
-        try call(machine, one, here + 0xFFC, here + 0xFFC)
-        #expect(cpu[0] == here + 0x1003)
-        #expect(cpu.counters.returns == 1)
     }
 }

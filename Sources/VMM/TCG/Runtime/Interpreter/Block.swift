@@ -1,96 +1,3 @@
-/// The head of a decoded block. Its operations follow, then a copy of the instruction bytes.
-///
-/// What is needed to find a block again is in the first cache line, and what it is compared with in
-/// the second one.
-@safe struct BlockHeader: BitwiseCopyable {
-    /// The linear address of the first byte, and its guest-physical address.
-    var linear: UInt64
-    var physical: UInt64
-    /// `ModeKey`, with `BlockHeader.dead` once the block is dead. A dying block may still be
-    /// running, so the code size stays.
-    var key: UInt32
-    /// The CPU's `codeGeneration` when the block was last looked up (and its bytes compared).
-    var generation: UInt32 = 0
-    /// The offset of the next block in the same bucket of the hash table, 0 at the end.
-    var nextInBucket: UInt32 = 0
-    var byteCount: UInt16 = 0
-    /// The block can be moved to another linear address.
-    var canMove = false
-    /// A block that it is linked to has moved.
-    var hasDoubtfulLinks = false
-    /// The guest-physical page of the part behind a page border, or all ones.
-    var secondPage: UInt64 = UInt64.max
-    /// Where the translated code is entered with the flags in the frame, or 0.
-    var host: UInt = 0
-    /// Where the translated code has the generation, or `nil`.
-    // SAFETY: part of the translator's arena; `nil` again before the code is overwritten.
-    var hostCheck: UnsafeMutableRawPointer?
-    /// Runs in the interpreter until the block is translated, which a negative number says;
-    /// `never` for blocks that stay the interpreter's.
-    var heat: Int32 = BlockHeader.never
-    /// CS's limit, for 16- and 32-bit code.
-    var codeLimit: UInt32 = UInt32.max
-
-    /// The first instruction bytes, and zeroes.
-    var start = InlineArray<4, UInt64>(repeating: 0)
-    static let startSize = 32
-    /// The blocks at `nextRIP` and `takenRIP`, once known: addresses of headers or 0. Valid while
-    /// `generation` is the CPU's.
-    var nextBlock: UInt = 0
-    var takenBlock: UInt = 0
-    /// RIP of the first instruction.
-    var rip: UInt64
-    /// Instructions, operations (one more where the block ends without a branch).
-    var count: UInt16 = 0
-    var operationCount: UInt16 = 0
-    /// The block may not be found again: its bytes are not in memory, or may change without notice.
-    var isTransient = false
-
-    /// RIP after the last instruction, and where its direct branch goes.
-    var nextRIP: UInt64
-    var takenRIP: UInt64
-    /// Offsets of the next blocks in the same buckets of the page table (for the first and for the
-    /// second page), 0 at the end.
-    var nextOnPage: UInt32 = 0
-    var nextOnSecondPage: UInt32 = 0
-    /// Where in the arena translated code is entered with the flags in EFLAGS.
-    var nativeEntry: UInt32 = 0
-    /// Its bytes from there on, and in the arena's second part.
-    var hostSize: UInt32 = 0
-    var rarePlace: UInt32 = 0
-    var rareSize: UInt32 = 0
-    /// `BlockComparison.word`, or 0 while that is not known.
-    var comparison: UInt16 = 0
-    /// The jumps of other blocks' code that lead here: the first one's name.
-    var incoming = BlockLink.none
-    /// Where in the translator's arena the exits of the code are, one `HostExit` after the other.
-    var exits: UInt32 = 0
-    var exitCount: UInt8 = 0
-    /// How many other blocks are part of the translated code, and their addresses.
-    var partCount: UInt8 = 0
-    // SAFETY: as `hostCheck`.
-    var parts: UnsafeMutablePointer<UInt>?
-    /// Offsets in the first page of the bytes that the translated code depends on: of the first
-    /// one, and behind the last.
-    var codeStart: UInt16 = 0
-    var codeEnd: UInt16 = 0
-    /// Instructions that the translated code counts when it begins.
-    var hostCount: UInt16 = 0
-    /// Where in the arena the places of `movingCount` addresses in the code are listed.
-    var movingCount: UInt16 = 0
-    var movingTable: UInt32 = 0
-    /// The operations with addresses to be moved, a bit for each.
-    var movingOperations: UInt64 = 0
-    /// The pages where it was before, the latest one first.
-    var formerPages = FormerPages()
-
-    static let never = Int32.max
-
-    static let dead: UInt32 = 1 << 31
-
-    var isDead: Bool { key & Self.dead != 0 }
-}
-
 /// A decoded block.
 // SAFETY: headers lie in the code cache's arena, which lives as long as the CPU; a block is
 // overwritten only after its region has been emptied, which happens between blocks.
@@ -131,11 +38,42 @@
     }
 
     /// The block may run in this generation, but not its translated code.
-    func renew(_ generation: UInt32) {
-        if unsafe header.pointee.generation == generation { return }
+    /// - Parameter others: the generations that the guest may come back to.
+    func renew(_ generation: UInt32, others: GenerationSet) {
+        let old = unsafe header.pointee.generation
+        if old == generation { return }
+        // Its code may not have been looked at then.
+        if others.contains(old), isHostCurrent(old) {
+            unsafe header.pointee.otherGenerations.insert(old)
+        }
         unsafe header.pointee.generation = generation
         unsafe header.pointee.nextBlock = 0
         unsafe header.pointee.takenBlock = 0
+    }
+
+    /// Whether the block and its translated code are as they were in a generation that the guest has
+    /// come back to.
+    @inline(__always)
+    func isKnown(in generation: UInt32) -> Bool {
+        unsafe header.pointee.otherGenerations.contains(generation)
+    }
+
+    /// Both may run in such a generation.
+    func comeBack(_ generation: UInt32, others: GenerationSet) {
+        unsafe header.pointee.otherGenerations.remove(generation)
+        renew(generation, others: others)
+        setHostGeneration(generation)
+    }
+
+    /// Whether a generation is one in which it may run.
+    func mayRun(in isAlive: (UInt32) -> Bool) -> Bool {
+        if unsafe isAlive(header.pointee.generation) { return true }
+        if let check = unsafe header.pointee.hostCheck,
+            unsafe isAlive(check.load(as: UInt32.self))
+        {
+            return true
+        }
+        return unsafe header.pointee.otherGenerations.contains(where: isAlive)
     }
 
     /// The translated code, if there is some, may run in this generation.
@@ -268,58 +206,5 @@
         setHostGeneration(UInt32.max)
         let operations = unsafe operationBuffer
         for index in operations.indices { unsafe operations[index].code = .stop }
-    }
-}
-
-/// One of the two ways out of a block, to be connected with the block that follows.
-struct BlockExit {
-    enum Edge {
-        case next, taken
-        /// An exception was delivered.
-        case faulted
-        /// The block itself may not run any more.
-        case stale
-    }
-
-    var block: UInt
-    var edge: Edge
-    /// The address of the `HostExit` that translated code has left by, or 0. It is part of the
-    /// arena, and means something until the next block is looked up.
-    var host: UInt = 0
-
-    /// Nothing to connect.
-    static let none = BlockExit(block: 0, edge: .next)
-    static let faulted = BlockExit(block: 0, edge: .faulted)
-
-    @inline(__always)
-    func connect(to target: Block, generation: UInt32) {
-        guard let block = Block(address: block), block.generation == generation,
-            leads(from: block, to: target)
-        else { return }
-        switch edge {
-        case .next: unsafe block.header.pointee.nextBlock = target.address
-        case .taken: unsafe block.header.pointee.takenBlock = target.address
-        case .faulted, .stale: break
-        }
-    }
-
-    /// Where translated code has been overwritten, what takes its place will run as often.
-    @inline(__always)
-    func warmUp(_ new: Block) {
-        guard edge == .stale, let old = Block(address: block),
-            unsafe old.header.pointee.isDead && old.header.pointee.heat < 0
-        else { return }
-        let heat = unsafe new.header.pointee.heat
-        if heat != BlockHeader.never { unsafe new.header.pointee.heat = min(heat, 2) }
-    }
-
-    /// Whether `target` is where the exit of `block` goes, which may have moved since it was left.
-    @inline(__always)
-    func leads(from block: Block, to target: Block) -> Bool {
-        switch edge {
-        case .next: unsafe block.header.pointee.nextRIP == target.rip
-        case .taken: unsafe block.header.pointee.takenRIP == target.rip
-        case .faulted, .stale: false
-        }
     }
 }

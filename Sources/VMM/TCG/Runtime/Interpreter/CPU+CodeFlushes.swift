@@ -56,6 +56,7 @@ extension CPU {
             cache.savedSpaces.drop(new)
             renewView(1)
         }
+        fields.codeViews[1].isLive = keeps
     }
 
     /// The same after a flush of one address space that is not the current one.

@@ -53,12 +53,41 @@ extension CPU {
         return block?.generation == codeGeneration ? block : nil
     }
 
+    /// The block that the jump cache knows at `linear` from another address space, if it is this one's.
+    private func otherBlock(_ cache: CodeCache, _ linear: UInt64) -> Block? {
+        let entry = unsafe jumpEntry(linear)
+        // Blocks of a generation that has not been dropped are where they were.
+        guard unsafe entry.pointee.linear == linear,
+            unsafe cache.savedSpaces.generations.contains(
+                UInt32(truncatingIfNeeded: entry.pointee.key >> 32)),
+            let block = unsafe known(cache, Block(address: entry.pointee.block), linear)
+        else { return nil }
+        unsafe entry.pointee.key = lookupKey
+        return block
+    }
+
+    /// A block if it was looked up at `linear` before the guest has come back to this generation.
+    private func known(_ cache: CodeCache, _ block: Block?, _ linear: UInt64) -> Block? {
+        guard let block, unsafe block.header.pointee.linear == linear,
+            unsafe block.key == state.pointee.modeKey, block.isKnown(in: codeGeneration)
+        else { return nil }
+        block.comeBack(codeGeneration, others: cache.savedSpaces.generations)
+        counters.known &+= 1
+        return block
+    }
+
     /// The block at RIP. `single`: one that holds a single instruction.
     func findBlock(_ cache: CodeCache, single: Bool) throws(Fault) -> Block {
         let stale = fields.staleBlock
         if stale != 0 { fields.staleBlock = 0 }
         if is64Bit {
-            if stale == 0, !single, let block = cachedBlock(rip) { return block }
+            if !single,
+                let block = stale == 0
+                    ? cachedBlock(rip) ?? otherBlock(cache, rip)
+                    : known(cache, Block(address: stale), rip)
+            {
+                return block
+            }
             return try lookUpBlock(cache, rip, single: single, stale: Block(address: stale))
         }
         let code = segment(SegmentRegister.cs)

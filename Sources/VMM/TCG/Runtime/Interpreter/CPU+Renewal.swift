@@ -10,11 +10,22 @@ extension CPU {
     func renew(_ cache: CodeCache, _ block: Block, _ linear: UInt64) -> Bool {
         let (header, generation) = unsafe (block.header, codeGeneration)
         if block.generation == generation && block.isHostCurrent(generation) { return true }
+        if unsafe header.pointee.linear == linear, block.isKnown(in: generation) {
+            block.comeBack(generation, others: cache.savedSpaces.generations)
+            return true
+        }
         // What has been fetched since it was found may have changed that: the second page.
         guard unsafe header.pointee.linear == linear || mayMove(block) else { return false }
         let isWhole = block.allParts { part in
             let offset = unsafe part.header.pointee.physical & 0xFFF
-            return settle(cache, part, at: linear & ~0xFFF | offset, generation)
+            let place = linear & ~0xFFF | offset
+            // Programs that run in turns get parts of their own, as they get blocks.
+            if unsafe part.header.pointee.linear != place,
+                unsafe part.header.pointee.formerPages.contains(place)
+            {
+                return false
+            }
+            return settle(cache, part, at: place, generation)
         }
         guard isWhole else { return discard(block) }
         _ = settle(cache, block, at: linear, generation)
@@ -36,7 +47,7 @@ extension CPU {
             cache.move(block, to: linear, generation: generation)
             counters.moved &+= 1
         }
-        block.renew(generation)
+        block.renew(generation, others: cache.savedSpaces.generations)
         return true
     }
 
@@ -69,10 +80,9 @@ extension CPU {
         }
         // Compared a short time ago.
         let generation = codeGeneration
-        if unsafe header.pointee.linear == linear && block.generation == generation,
-            block.isHostCurrent(generation)
-        {
-            return true
+        if unsafe header.pointee.linear == linear {
+            if block.generation == generation && block.isHostCurrent(generation) { return true }
+            if block.isKnown(in: generation) { return true }
         }
         // The page has been marked by `fetchPage`.
         guard unsafe isSame(block, host) else { return discard(block) }

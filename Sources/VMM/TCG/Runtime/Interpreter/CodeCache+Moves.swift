@@ -28,21 +28,29 @@ struct FormerPages: BitwiseCopyable {
 struct MoveCandidates {
     private static let maximumVariants = 4
 
-    /// The one that has not run for the longest time.
+    /// The one that has not run for the longest time, and such a one that no program will want where it
+    /// is, as far as that is known.
     private var oldest: Block?
+    private var oldestFree: Block?
     private var count = 0
 
-    mutating func add(_ block: Block) {
+    /// - Parameter isWanted: an address space that the guest will come back to has it where it is.
+    mutating func add(_ block: Block, isWanted: () -> Bool) {
         count += 1
         if oldest.map({ block.generation < $0.generation }) ?? true { oldest = block }
+        if oldestFree.map({ block.generation < $0.generation }) ?? true, !isWanted() {
+            oldestFree = block
+        }
     }
 
-    /// The block to move to `linear`. Programs that run in turns get one each: a block does not
-    /// come back to where it was a short time ago, as long as there are few.
+    /// The block to move to `linear`. Programs that run in turns get one each: a block is not taken
+    /// from another program, and does not come back to where it was a short time ago, as long as there
+    /// are few.
     func choice(_ linear: UInt64) -> Block? {
-        guard let oldest else { return nil }
-        let isReturn = unsafe oldest.header.pointee.formerPages.contains(linear)
-        return isReturn && count < Self.maximumVariants ? nil : oldest
+        guard let block = oldestFree ?? oldest else { return nil }
+        if count >= Self.maximumVariants { return block }
+        let isReturn = unsafe block.header.pointee.formerPages.contains(linear)
+        return oldestFree == nil || isReturn ? nil : block
     }
 }
 
@@ -51,8 +59,10 @@ extension CodeCache {
     /// Moves a block, which may not run in this generation, to another linear address.
     func move(_ block: Block, to linear: UInt64, generation: UInt32) {
         let header = unsafe block.header
-        // It, or code that it is part of, might run there without being looked up again.
-        savedSpaces.removeAll()
+        // It, or code that it is part of, might run there without being looked up again in address
+        // spaces that have code on its page. Others where it ever ran were dropped when it left them, so
+        // none of the generations that it knows can come back.
+        unsafe savedSpaces.removeAll(at: header.pointee.linear)
         loosenLinks(to: block, generation: generation)
         let distance = unsafe linear &- header.pointee.linear
         unsafe header.pointee.formerPages.append(header.pointee.linear)

@@ -68,7 +68,7 @@ struct JumpEntry: BitwiseCopyable {
     var supervisorCode = CodeTranslations()
 
     /// What is known about the code of other address spaces.
-    var savedSpaces = SavedSpaces()
+    let savedSpaces = SavedSpaces()
 
     /// Where instruction bytes are collected for decoding.
     let scratch: UnsafeMutablePointer<UInt8>
@@ -211,7 +211,9 @@ struct JumpEntry: BitwiseCopyable {
                 if unsafe header.pointee.linear == linear {
                     if isRight(candidate) { return candidate }
                 } else if unsafe header.pointee.canMove, mayMove(candidate) {
-                    candidates.add(candidate)
+                    candidates.add(candidate) {
+                        unsafe savedSpaces.wants(header.pointee.linear)
+                    }
                 }
             }
             before = candidate

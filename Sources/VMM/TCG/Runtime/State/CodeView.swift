@@ -9,6 +9,9 @@ struct CodeView: BitwiseCopyable {
     /// The guest has come back to the address space since the generation began: blocks that may run in
     /// it may have been looked up elsewhere since, and have that generation.
     var hasReturned = false
+    /// The guest has come back to the address space, whether its code was still known or not: so it may
+    /// do so again.
+    var isLive = false
     /// Some code was fetched from a page that is not global.
     var hasLocalCode = false
     /// Some code was fetched from a 1 GiB page.
@@ -51,7 +54,9 @@ struct CodeView: BitwiseCopyable {
     /// - Parameter latest: the latest of all generations so far.
     mutating func renew(_ latest: inout UInt32) {
         latest &+= 1
+        let wasLive = isLive
         self = CodeView(generation: latest, fetched)
+        isLive = wasLive
     }
 
     /// The count of generations begins again.

@@ -3,60 +3,89 @@
 /// A process-context identifier (SDM volume 3, section 4.10.1) says that translations are still right
 /// when the guest comes back without asking for a flush. So what was looked up by way of them still
 /// is, too, unless memory has changed or a block has moved since.
-struct SavedSpaces: BitwiseCopyable {
-    private struct Entry: BitwiseCopyable {
-        /// CR3, with the identifier; `none` where there is nothing.
-        var cr3 = SavedSpaces.none
-        var view = CodeView()
-    }
-
-    private static let none = UInt64.max
+///
+/// An object, because it is too large to be copied wherever a part of it is read.
+final class SavedSpaces {
     /// Linux uses six identifiers.
-    private var entries = InlineArray<6, Entry>(repeating: Entry())
-    /// The one that is given up next.
+    private static let count = 6
+
+    private var views = InlineArray<6, CodeView>(repeating: CodeView())
+    /// CR3, with the identifier.
+    private var spaces = InlineArray<6, UInt64>(repeating: 0)
+    /// The generations that the guest may come back to, and 0 where there is none.
+    private(set) var generations = GenerationSet()
+    /// Which places hold something, a bit for each, and to which of them the guest will come back.
+    private var used: UInt8 = 0
+    private var live: UInt8 = 0
+    /// The place that is given up next.
     private var oldest = 0
-    private var isEmpty = true
 
     private static func identifier(_ cr3: UInt64) -> UInt64 { cr3 & 0xFFF }
 
     /// Keeps a view in the place of an older one of the same identifier.
-    mutating func save(_ view: CodeView, _ cr3: UInt64) {
+    func save(_ view: CodeView, _ cr3: UInt64) {
         drop(cr3)
-        var place = oldest
-        for index in entries.indices where entries[index].cr3 == Self.none { place = index }
-        if place == oldest { oldest = (oldest + 1) % entries.count }
-        entries[place] = Entry(cr3: cr3, view: view)
-        isEmpty = false
+        var place = (~used).trailingZeroBitCount
+        if place >= Self.count {
+            place = oldest
+            oldest = (oldest + 1) % Self.count
+            forget(place)
+        }
+        (views[place], spaces[place], generations[place]) = (view, cr3, view.generation)
+        used |= 1 << UInt8(place)
+        if view.isLive { live |= 1 << UInt8(place) }
     }
 
     /// The view of an address space, which is not kept any more.
-    mutating func take(_ cr3: UInt64) -> CodeView? {
-        for index in entries.indices where entries[index].cr3 == cr3 {
-            entries[index].cr3 = Self.none
-            return entries[index].view
+    func take(_ cr3: UInt64) -> CodeView? {
+        for place in Places(used) where spaces[place] == cr3 {
+            forget(place)
+            return views[place]
         }
         return nil
     }
 
     /// Forgets what has the identifier of `cr3`.
-    mutating func drop(_ cr3: UInt64) {
-        removeAll { entry, _ in Self.identifier(entry) == Self.identifier(cr3) }
-    }
-
-    /// Forgets those that may have code on the page of a linear address.
-    mutating func removeAll(at linear: UInt64) {
-        removeAll { _, view in view.mayHaveCode(at: linear) }
-    }
-
-    private mutating func removeAll(where isWrong: (UInt64, CodeView) -> Bool) {
-        for index in entries.indices where entries[index].cr3 != Self.none {
-            if isWrong(entries[index].cr3, entries[index].view) { entries[index].cr3 = Self.none }
+    func drop(_ cr3: UInt64) {
+        for place in Places(used) where Self.identifier(spaces[place]) == Self.identifier(cr3) {
+            forget(place)
         }
     }
 
-    mutating func removeAll() {
-        if isEmpty { return }
-        for index in entries.indices { entries[index].cr3 = Self.none }
-        isEmpty = true
+    /// Forgets those that may have code on the page of a linear address.
+    func removeAll(at linear: UInt64) {
+        for place in Places(used) where views[place].mayHaveCode(at: linear) { forget(place) }
+    }
+
+    /// Whether an address space that the guest will come back to may have code on the page of a linear
+    /// address.
+    func wants(_ linear: UInt64) -> Bool {
+        for place in Places(live) where views[place].mayHaveCode(at: linear) { return true }
+        return false
+    }
+
+    private func forget(_ place: Int) {
+        generations[place] = 0
+        used &= ~(1 << UInt8(place))
+        live &= used
+    }
+
+    func removeAll() {
+        for place in Places(used) { forget(place) }
+    }
+
+    /// The numbers of the bits that are set.
+    private struct Places: Sequence, IteratorProtocol {
+        private var left: UInt8
+
+        @inline(__always)
+        init(_ bits: UInt8) { left = bits }
+
+        @inline(__always)
+        mutating func next() -> Int? {
+            if left == 0 { return nil }
+            defer { left &= left - 1 }
+            return left.trailingZeroBitCount
+        }
     }
 }

@@ -8,6 +8,8 @@ struct CPUCounters: BitwiseCopyable {
     /// Blocks that such a look found, and how many were moved to where they were wanted.
     var found: UInt64 = 0
     var moved: UInt64 = 0
+    /// Blocks that were known from before the guest left the address space, without such a look.
+    var known: UInt64 = 0
     /// Blocks that were decoded, and the bytes of their instructions.
     var decoded: UInt64 = 0
     var decodedBytes: UInt64 = 0

@@ -35,7 +35,8 @@ struct StatisticsReport {
         add(
             "generations", counters.generations[0],
             "of supervisor mode's code, \(counters.generations[1]) of user mode's;"
-                + " \(counters.returns) returns to an address space")
+                + " \(counters.returns) returns to an address space, \(counters.known) blocks still known"
+                + " there that had run elsewhere")
         add(
             "killed blocks", counters.killed,
             "by writes, \(counters.outdated) because memory had changed")

@@ -111,13 +111,15 @@ extension CodeCache {
 
     // MARK: Blocks that move
 
-    /// To be called before `target` moves. Links of blocks that may run are undone.
+    /// To be called before `target` moves. Links of blocks that may run are undone, in this generation
+    /// or in one that the guest may come back to.
     func loosenLinks(to target: Block, generation: UInt32) {
         guard let translator else { return }
+        let alive = savedSpaces.generations
         forEachIncoming(target) { name in
             let owner = unsafe owner(translator.exit(name))
             // Its code may run, and it may have been looked up elsewhere since, as part of other code.
-            if owner.generation == generation || owner.isHostCurrent(generation) {
+            if owner.mayRun(in: { $0 == generation || alive.contains($0) }) {
                 separate(name)
             } else {
                 unsafe owner.header.pointee.hasDoubtfulLinks = true

@@ -64,6 +64,8 @@ internal import Core
         unsafe header.pointee.movingTable = UInt32(translation.movingTable)
         unsafe header.pointee.movingCount = UInt16(translation.movingPlaces.count)
         unsafe header.pointee.heat = -1
+        // The others in the code were looked up in this one.
+        unsafe header.pointee.otherGenerations.removeAll()
         unsafe block.setTrace(trace, arena.writable(translation.partsPlace))
         arena.commit(end, cold: rareEnd)
         unsafe perfMap?.note(header, arena)
