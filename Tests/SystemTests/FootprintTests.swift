@@ -3,8 +3,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The memory budgets of processes that have started and been used. Pages of the executable are
-/// counted as the kernel maps them, in pieces as large as its page cache has them.
+/// The budgets of memory, of processes that have started and been used, of time and of size.
 @Suite("Footprint", .serialized, .needs(.guest))
 struct FootprintTests {
     /// The budget is 512 KiB; what a copy of the launcher has of its own is far less.
@@ -21,7 +20,9 @@ struct FootprintTests {
     @Test("a machine with two disks that were used, and its backends, stay within their memory")
     func memory() throws {
         let second = try folder.sparse("second", size: 64 << 20)
-        let guest = try Guest(["--disk", "path=\(second)"], in: folder)
+        let binary = folder["apus"]
+        try copyProgramByPages(try #require(Setting.binary), to: binary)
+        let guest = try Guest(["--disk", "path=\(second)"], in: folder, copy: binary)
         try guest.awaitShell()
         let copied = try guest.run(
             "mount -o remount,ro /; dd if=/dev/vda of=/dev/vdb bs=64k count=256 2>/dev/null; sync; "

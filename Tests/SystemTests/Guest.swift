@@ -23,10 +23,11 @@ final class Guest {
     ///   - arguments: further ones.
     ///   - diskArgument: what follows `--disk`; by default the new disk's path.
     ///   - commandLine: what the kernel is told.
+    ///   - copy: a copy of the executable, to be started in its place.
     ///   - prefix: a command that becomes the one that follows it.
     init(
         _ arguments: [String] = [], diskArgument: String? = nil, in folder: TestFolder,
-        commandLine: String = Guest.commandLine, prefix: [String] = []
+        commandLine: String = Guest.commandLine, copy: String? = nil, prefix: [String] = []
     ) throws {
         self.folder = folder
         disk = "\(folder.path)/root.ext4"
@@ -36,7 +37,7 @@ final class Guest {
                 "--kernel", Self.path("vmlinuz"), "--initramfs", Self.path("initramfs"),
                 "--cmdline", commandLine, "--memory", "size=256M",
                 "--disk", diskArgument ?? "path=\(disk)",
-            ] + arguments, prefix: prefix)
+            ] + arguments, copy: copy, prefix: prefix)
     }
 
     /// - Parameter folder: what is on the disk as well.

@@ -88,9 +88,15 @@ final class RunningProgram {
     }
 
     /// Starts the executable under test.
-    /// - Parameter prefix: a command that becomes the one that follows it.
-    static func apus(_ arguments: [String], prefix: [String] = []) throws -> RunningProgram {
-        guard let binary = Setting.binary else { throw TestFailure("there is no executable") }
+    /// - Parameters:
+    ///   - copy: a copy of the executable, to be started in its place.
+    ///   - prefix: a command that becomes the one that follows it.
+    static func apus(
+        _ arguments: [String], copy: String? = nil, prefix: [String] = []
+    ) throws -> RunningProgram {
+        guard let binary = copy ?? Setting.binary else {
+            throw TestFailure("there is no executable")
+        }
         if prefix.isEmpty { return try RunningProgram(binary, arguments) }
         return try RunningProgram("/usr/bin/env", prefix + [binary] + arguments)
     }
@@ -197,6 +203,15 @@ func runTool(_ tool: String, _ arguments: [String]) throws -> (code: Int32, outp
 func copyProgram(_ path: String, to target: String) throws {
     let result = try runTool("cp", ["-L", path, target])
     guard result.code == 0 else { throw TestFailure("\(target) cannot be made: \(result.output)") }
+}
+
+/// Copies an executable page by page, so that the page cache has it in single pages. The kernel maps
+/// what it has in one piece as one piece, up to 2 MiB: how much of a file is then resident says more
+/// of how the file was written than of its program.
+func copyProgramByPages(_ path: String, to target: String) throws {
+    let result = try runTool("dd", ["if=\(path)", "of=\(target)", "bs=4096", "conv=fsync", "status=none"])
+    guard result.code == 0 else { throw TestFailure("\(target) cannot be made: \(result.output)") }
+    _ = try runTool("chmod", ["755", target])
 }
 
 /// Whether a process exists that is more than a zombie.

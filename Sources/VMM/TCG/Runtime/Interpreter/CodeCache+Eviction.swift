@@ -33,7 +33,7 @@ extension CodeCache {
 
     /// Calls `body` with all blocks of other regions whose code holds blocks of this one.
     func forEachTrace(with region: Int, _ body: (Block) -> Void) {
-        for offset in notes.traces(with: region) {
+        notes.forEachTrace(with: region) { offset in
             let head = block(offset)
             let isWithout = head.allParts { self.region(of: $0) != region }
             if !isWithout { body(head) }
@@ -43,8 +43,8 @@ extension CodeCache {
     /// Calls `body` with all blocks whose code is in a region of the translator's arena.
     func forEachBlock(withCodeIn codeRegion: Int, _ body: (Block) -> Void) {
         guard let translator else { return }
-        for offset in notes.take(codeRegion) {
-            let block = block(offset)
+        for place in notes.take(codeRegion) where notes.isCurrent(place) {
+            let block = block(place.offset)
             guard unsafe block.header.pointee.host != 0, translator.region(of: block) == codeRegion
             else { continue }
             body(block)

@@ -26,25 +26,27 @@ struct EvictionNotes {
                 others: others & ~(1 << UInt64(region))))
     }
 
-    /// The offsets of blocks whose code is in a region of the translator's arena; they are dropped.
-    mutating func take(_ codeRegion: Int) -> [UInt32] {
+    // No other arrays here: the runtime would make a type for each when first needed, in the middle of
+    // things, and its code for that is half a megabyte.
+
+    /// Blocks whose code is in a region of the translator's arena; they are dropped.
+    mutating func take(_ codeRegion: Int) -> [Place] {
         defer { places[codeRegion] = [] }
-        return places[codeRegion].filter(isCurrent).map(\.offset)
+        return places[codeRegion]
     }
 
-    /// The offsets of blocks of other regions that have blocks of this one in their code.
-    func traces(with region: Int) -> [UInt32] {
-        var found: [UInt32] = []
+    /// Calls `body` with the offsets of blocks of other regions that have blocks of this one in their
+    /// code.
+    func forEachTrace(with region: Int, _ body: (UInt32) -> Void) {
         for list in places {
             for place in list where place.others & 1 << UInt64(region) != 0 && isCurrent(place) {
-                found.append(place.offset)
+                body(place.offset)
             }
         }
-        return found
     }
 
     /// There is still the same block.
-    private func isCurrent(_ place: Place) -> Bool { ages[Int(place.region)] == place.age }
+    func isCurrent(_ place: Place) -> Bool { ages[Int(place.region)] == place.age }
 
     /// A region of blocks is empty.
     mutating func age(_ region: Int) { ages[region] &+= 1 }
