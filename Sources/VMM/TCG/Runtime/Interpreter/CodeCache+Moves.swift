@@ -28,19 +28,28 @@ struct FormerPages: BitwiseCopyable {
 struct MoveCandidates {
     private static let maximumVariants = 4
 
-    /// The one that has not run for the longest time, and such a one that no program will want where it
-    /// is, as far as that is known.
+    /// The one that has not run for the longest time, and the same of those that no program will want
+    /// where they are, as far as that is known.
     private var oldest: Block?
     private var oldestFree: Block?
     private var count = 0
 
-    /// - Parameter isWanted: an address space that the guest will come back to has it where it is.
-    mutating func add(_ block: Block, isWanted: () -> Bool) {
+    /// - Parameters:
+    ///   - mayMove: whether a block may be moved from where it is. Not asked of those that would not be
+    ///     chosen: it takes time.
+    ///   - isWanted: an address space that the guest will come back to has it where it is.
+    mutating func add(_ block: Block, mayMove: (Block) -> Bool, isWanted: (Block) -> Bool) {
         count += 1
-        if oldest.map({ block.generation < $0.generation }) ?? true { oldest = block }
-        if oldestFree.map({ block.generation < $0.generation }) ?? true, !isWanted() {
-            oldestFree = block
+        guard isOlder(block, oldestFree) else { return }
+        if !isWanted(block) {
+            if mayMove(block) { oldestFree = block }
+        } else if isOlder(block, oldest), mayMove(block) {
+            oldest = block
         }
+    }
+
+    private func isOlder(_ block: Block, _ other: Block?) -> Bool {
+        other.map { block.generation < $0.generation } ?? true
     }
 
     /// The block to move to `linear`. Programs that run in turns get one each: a block is not taken

@@ -191,6 +191,9 @@ struct JumpEntry: BitwiseCopyable {
     ) -> Block? {
         let slot = unsafe table + bucket(physical, linear, key)
         var candidates = MoveCandidates()
+        let isWanted = { [live = savedSpaces.liveGenerations] (block: Block) in
+            !live.isEmpty && block.isKnown(inAnyOf: live)
+        }
         var before: Block?
         var link = unsafe slot.pointee
         while link != 0 {
@@ -210,10 +213,8 @@ struct JumpEntry: BitwiseCopyable {
             if unsafe header.pointee.physical == physical && header.pointee.key == key {
                 if unsafe header.pointee.linear == linear {
                     if isRight(candidate) { return candidate }
-                } else if unsafe header.pointee.canMove, mayMove(candidate) {
-                    candidates.add(candidate) {
-                        unsafe savedSpaces.wants(header.pointee.linear)
-                    }
+                } else if unsafe header.pointee.canMove {
+                    candidates.add(candidate, mayMove: mayMove, isWanted: isWanted)
                 }
             }
             before = candidate

@@ -37,6 +37,12 @@ struct GenerationSet: BitwiseCopyable {
         set { values[index] = newValue }
     }
 
+    var isEmpty: Bool {
+        var all: UInt32 = 0
+        for index in values.indices { all |= values[index] }
+        return all == 0
+    }
+
     @inline(__always)
     func contains(_ generation: UInt32) -> Bool {
         var isFound = false

@@ -14,9 +14,12 @@ final class SavedSpaces {
     private var spaces = InlineArray<6, UInt64>(repeating: 0)
     /// The generations that the guest may come back to, and 0 where there is none.
     private(set) var generations = GenerationSet()
-    /// Which places hold something, a bit for each, and to which of them the guest will come back.
+    /// Those that the guest will come back to.
+    private(set) var liveGenerations = GenerationSet()
+    /// Which places hold something, a bit for each.
     private var used: UInt8 = 0
-    private var live: UInt8 = 0
+    /// Pages of which no space that is kept has code, by the low bits of their numbers.
+    private var cleared = InlineArray<16, UInt64>(repeating: UInt64.max)
     /// The place that is given up next.
     private var oldest = 0
 
@@ -32,8 +35,9 @@ final class SavedSpaces {
             forget(place)
         }
         (views[place], spaces[place], generations[place]) = (view, cr3, view.generation)
+        liveGenerations[place] = view.isLive ? view.generation : 0
         used |= 1 << UInt8(place)
-        if view.isLive { live |= 1 << UInt8(place) }
+        cleared = InlineArray(repeating: UInt64.max)
     }
 
     /// The view of an address space, which is not kept any more.
@@ -54,20 +58,17 @@ final class SavedSpaces {
 
     /// Forgets those that may have code on the page of a linear address.
     func removeAll(at linear: UInt64) {
+        let page = linear >> 12
+        let index = Int(page & 15)
+        if cleared[index] == page { return }
+        cleared[index] = page
         for place in Places(used) where views[place].mayHaveCode(at: linear) { forget(place) }
-    }
-
-    /// Whether an address space that the guest will come back to may have code on the page of a linear
-    /// address.
-    func wants(_ linear: UInt64) -> Bool {
-        for place in Places(live) where views[place].mayHaveCode(at: linear) { return true }
-        return false
     }
 
     private func forget(_ place: Int) {
         generations[place] = 0
+        liveGenerations[place] = 0
         used &= ~(1 << UInt8(place))
-        live &= used
     }
 
     func removeAll() {
