@@ -208,4 +208,44 @@ struct KnownCodeTests {
             #expect(machine.cpu[0] == 0x55)
         }
     }
+
+    @Test(
+        "an entry of the jump cache that was taken back is not followed",
+        arguments: MovedCodeTests.tiers)
+    func takenBack(tier: Int32) throws {
+        let machine = try BareMachine.caller(tier)
+        let (cpu, here, there) = (machine.cpu, Self.here, Self.there)
+        putTrace(machine, Self.first)
+        let one = machine.makeSpace(1, [(here, Self.first)]) | 1
+        let two = machine.makeSpace(2, [(there, Self.first)]) | 2
+        let three = machine.makeSpace(3, [(here, Self.second)]) | 3
+        machine.put(Self.second, bytes: [0xB8, 0x55, 0, 0, 0, 0xC3])  // mov eax, 55; ret
+        #expect(try machine.call(one, here, here, 1, isNew: true))
+        let entry = unsafe cpu.jumpEntry(here)
+        let block = try #require(unsafe Block(address: entry.pointee.block))
+        #expect(try machine.call(two, there, there, 1, isNew: true))
+        let (taken, linear) = unsafe (entry.pointee, block.header.pointee.linear)
+        #expect(taken.block == 0 && taken.key == 0)
+        #expect(linear == there)
+        // Room that was given away and taken again may hold anything.
+        cpu.fields.cpl = 3
+        cpu.updateMode()
+        try cpu.loadCR3(three, keeps: false)
+        unsafe block.header.pointee.linear = here
+        unsafe block.header.pointee.otherGenerations.insert(cpu.codeGeneration)
+        cpu.rip = here
+        let cache = try #require(cpu.codeCache)
+        let found = try cpu.findBlock(cache, single: false)
+        #expect(found.address != block.address)
+        let physical = unsafe found.header.pointee.physical
+        #expect(physical == Self.second)
+    }
+
+    @Test("no generation is in no set")
+    func none() {
+        var set = GenerationSet()
+        #expect(!set.contains(0))
+        set[0] = 5
+        #expect(set.contains(5) && !set.contains(0))
+    }
 }

@@ -61,7 +61,7 @@
     /// Whether it was looked up at this address in one of some generations, as far as it keeps them.
     func isKnown(inAnyOf generations: GenerationSet) -> Bool {
         unsafe generations.contains(header.pointee.generation)
-            || header.pointee.otherGenerations.contains { $0 != 0 && generations.contains($0) }
+            || header.pointee.otherGenerations.contains { generations.contains($0) }
     }
 
     /// Both may run in such a generation.

@@ -64,7 +64,9 @@ extension CPU {
     private func forgetJump(to block: Block) {
         removeTarget(block)
         let entry = unsafe jumpEntry(block.header.pointee.linear)
-        if unsafe entry.pointee.block == block.address { unsafe entry.pointee.key = 0 }
+        if unsafe entry.pointee.block == block.address {
+            unsafe entry.pointee = JumpEntry(linear: 0, key: 0, block: 0)
+        }
     }
 
     /// Whether a candidate's bytes are still what is in memory.

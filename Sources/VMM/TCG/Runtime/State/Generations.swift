@@ -43,10 +43,11 @@ struct GenerationSet: BitwiseCopyable {
         return all == 0
     }
 
+    /// 0, which stands for no generation wherever one is kept, is never among them.
     @inline(__always)
     func contains(_ generation: UInt32) -> Bool {
         var isFound = false
         for index in values.indices { isFound = isFound || values[index] == generation }
-        return isFound
+        return isFound && generation != 0
     }
 }
