@@ -1,9 +1,9 @@
 // Jumps from one block's translated code to another's. Each block has a list of those that lead
 // into it, because a block can move to another linear address (CodeCache+Moves.swift).
 //
-// What always holds for a block that may run, that is, one of the current generation: its links
-// lead to blocks at the addresses where its exits go. A block that may not run leaves its code
-// before anything is done, so its links are looked at when it is looked up again.
+// What always holds for a block that may run, now or once the guest is back in an address space that
+// is kept: its links lead to blocks at the addresses where its exits go. A block that may not run
+// leaves its code before anything is done, so its links are looked at when it is looked up again.
 
 /// An exit's link, in the list of the block that it leads to. An exit's name is its offset in the
 /// translator's arena.

@@ -4,7 +4,7 @@
 ///
 /// All are in the first one's page and of its mode, so that they are valid together: a change of
 /// any byte between the first and the last of them ends all of it, and whoever looks the first
-/// one up compares the bytes of all.
+/// one up in a new generation compares the bytes of all.
 struct HostTrace {
     /// The first one is whose code it will be.
     private(set) var blocks: [Block]
