@@ -69,6 +69,19 @@ final class Guest {
     /// Sends a command whose end nobody waits for.
     func send(_ command: String) { apus.send(command + "\n") }
 
+    /// Begins work that is done in the background, again and again until `endWork()`: however fast the
+    /// machine is, it goes on as long as a test wants to disturb it.
+    func beginWork(_ command: String) {
+        // The prompt that stands there already is on a line of its own.
+        send("(until [ -e /run/enough ]; do \(command); done; echo; echo all-is-done) &")
+    }
+
+    /// Waits for the present turn of the work that has begun; there is none after it.
+    func endWork(seconds: Double = 300) throws {
+        send("touch /run/enough")
+        try apus.waitFor("\nall-is-done", seconds: seconds)
+    }
+
     /// Runs a command and returns what it prints in one piece, line ends as spaces.
     func run(_ command: String, seconds: Double = 120) throws -> String {
         // The command's echo holds `<$(`, its answer does not.

@@ -54,13 +54,17 @@ struct NetworkTests {
         let sent = try from.guest.run(
             "dd if=/dev/urandom of=/run/out bs=1M count=\(megabytes) 2>/dev/null; "
                 + "md5sum </run/out", seconds: 300)
+        let before = to.guest.apus.text.count
         // A pipe of which nobody reads the end: nc leaves when its input ends.
         to.guest.send(
-            "mkfifo /run/hold; nc -l -p 5000 <>/run/hold | md5sum >/run/sum; echo all-is-here")
+            "rm -f /run/hold; mkfifo /run/hold; nc -l -p 5000 <>/run/hold | md5sum >/run/sum; "
+                + "echo all-is-here")
         // Until somebody listens, connections are refused.
         from.guest.send("until nc \(address) 5000 </run/out; do usleep 100000; done")
         let deadline = Clock.monotonic() + 400_000_000_000
-        while !to.guest.apus.text.contains("\nall-is-here"), Clock.monotonic() < deadline {
+        while !to.guest.apus.text.dropFirst(before).contains("\nall-is-here"),
+            Clock.monotonic() < deadline
+        {
             try meanwhile()
         }
         return try to.guest.run("cat /run/sum") == sent
@@ -83,16 +87,19 @@ struct NetworkTests {
         #expect(try server.ping(2))
 
         var kills = 0
-        let isWhole = try transfer(client, server, "10.0.0.1") {
-            usleep(400_000)
-            let victim = kills % 2 == 0 ? server.backend : client.backend
-            if kills < 12, let victim {
-                kill(victim, SIGKILL)
-                kills += 1
+        // A machine may be so fast that few fall into one transfer.
+        for _ in 0..<30 where kills < 4 {
+            let isWhole = try transfer(client, server, "10.0.0.1") {
+                usleep(kills % 2 == 0 ? 100_000 : 400_000)
+                let victim = kills % 2 == 0 ? server.backend : client.backend
+                if kills < 12, let victim {
+                    kill(victim, SIGKILL)
+                    kills += 1
+                }
             }
+            #expect(isWhole)
         }
-        #expect(isWhole)
-        #expect(kills >= 3)
+        #expect(kills >= 4)
         for guest in [client, server] {
             #expect(try guest.guest.powerOff() == 0)
             #expect(!guest.guest.apus.errorText.contains("error:"))

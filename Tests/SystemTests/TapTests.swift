@@ -41,15 +41,16 @@ struct TapTests {
             "dd if=/dev/urandom of=/run/out bs=1M count=16 2>/dev/null; md5sum </run/out",
             seconds: 120)
         var kills = 0
-        repeat {
+        // A machine may be so fast that none falls into one transfer.
+        for _ in 0..<30 + Repetition.kills where kills < Repetition.kills {
             let before = kills
             try sendToHost(guest, folder) {
                 guard kills < before + 8 || Repetition.kills > kills else { return }
                 kills += try replaceBackend(guest, byKilling: kills % 4 != 3) ? 1 : 0
             }
             #expect(try md5(of: folder["in"]) == sent.prefix(32))
-            #expect(kills >= before + 1)
-        } while kills < Repetition.kills
+        }
+        #expect(kills >= Repetition.kills)
         print("queues: \(queues), kills and upgrades: \(kills)")
 
         let busybox = try Guest.path("busybox")
@@ -84,7 +85,7 @@ struct TapTests {
         let start = Clock.monotonic()
         while !listener.text.contains("got-it"), listener.isRunning {
             try #require(Clock.monotonic() - start < 200_000_000_000, "it does not arrive")
-            usleep(250_000)
+            usleep(100_000)
             try meanwhile()
         }
         print("16 MiB in \((Clock.monotonic() - start) / 1_000_000) ms")
