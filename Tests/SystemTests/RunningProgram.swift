@@ -209,9 +209,9 @@ func copyProgram(_ path: String, to target: String) throws {
 /// what it has in one piece as one piece, up to 2 MiB: how much of a file is then resident says more
 /// of how the file was written than of its program.
 func copyProgramByPages(_ path: String, to target: String) throws {
-    let result = try runTool("dd", ["if=\(path)", "of=\(target)", "bs=4096", "conv=fsync", "status=none"])
+    let copy = "dd if='\(path)' of='\(target)' bs=4096 conv=fsync status=none"
+    let result = try runTool("sh", ["-c", "\(copy) && chmod 755 '\(target)'"])
     guard result.code == 0 else { throw TestFailure("\(target) cannot be made: \(result.output)") }
-    _ = try runTool("chmod", ["755", target])
 }
 
 /// Whether a process exists that is more than a zombie.

@@ -35,8 +35,8 @@ package struct SandboxOptions: Equatable, Sendable {
                 + "log: the kernel's log names it")
         static let sandbox = Flag.one(
             "sandbox", .choice(Isolation.self), default: .on,
-            help: "Leave the host's namespaces and files; chroot: files alone, of a back end on its "
-                + "own as root; inherited: the parent process has")
+            help: "Leave the host's namespaces and files; chroot: files alone, of a back end on "
+                + "its own as root; inherited: the parent process has")
     }
 
     /// The flags of every program that has a sandbox.

@@ -54,8 +54,9 @@ package struct SystemCallRules: Sendable {
             "getpid", "exit", "exit_group", "restart_syscall",
             "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "sigaltstack",
             "clock_gettime", "clock_nanosleep", "nanosleep", "gettimeofday", "getrandom",
-            "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv2", "lseek", "fstat", "close",
-            "poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2")
+            "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv2", "lseek", "fstat",
+            "close", "poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait",
+            "eventfd2")
         // Threads, but no processes. What clone3 is asked for lies in memory, where no filter sees.
         let thread = Number.cloneThread
         rules.allow("clone", argument: 0, mask: thread, is: thread)

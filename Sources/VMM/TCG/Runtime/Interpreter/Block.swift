@@ -59,9 +59,9 @@
     }
 
     /// Whether it was looked up at this address in one of some generations, as far as it keeps them.
-    func isKnown(inAnyOf generations: GenerationSet) -> Bool {
-        unsafe generations.contains(header.pointee.generation)
-            || header.pointee.otherGenerations.contains { generations.contains($0) }
+    func isKnown(where isRight: (UInt32) -> Bool) -> Bool {
+        unsafe isRight(header.pointee.generation)
+            || header.pointee.otherGenerations.contains(where: isRight)
     }
 
     /// Both may run in such a generation.
@@ -73,13 +73,9 @@
 
     /// Whether a generation is one in which it may run.
     func mayRun(in isAlive: (UInt32) -> Bool) -> Bool {
-        if unsafe isAlive(header.pointee.generation) { return true }
-        if let check = unsafe header.pointee.hostCheck,
-            unsafe isAlive(check.load(as: UInt32.self))
-        {
-            return true
-        }
-        return unsafe header.pointee.otherGenerations.contains(where: isAlive)
+        if isKnown(where: isAlive) { return true }
+        guard let check = unsafe header.pointee.hostCheck else { return false }
+        return unsafe isAlive(check.load(as: UInt32.self))
     }
 
     /// The translated code, if there is some, may run in this generation.

@@ -32,16 +32,18 @@ struct MoveCandidates {
     /// where they are, as far as that is known.
     private var oldest: Block?
     private var oldestFree: Block?
+    /// All of them, also those that may not move.
     private var count = 0
 
     /// - Parameters:
+    ///   - live: the generations of the address spaces that the guest will come back to. They want
+    ///     a block where it is.
     ///   - mayMove: whether a block may be moved from where it is. Not asked of those that would not be
     ///     chosen: it takes time.
-    ///   - isWanted: an address space that the guest will come back to has it where it is.
-    mutating func add(_ block: Block, mayMove: (Block) -> Bool, isWanted: (Block) -> Bool) {
+    mutating func add(_ block: Block, live: GenerationSet, mayMove: (Block) -> Bool) {
         count += 1
         guard isOlder(block, oldestFree) else { return }
-        if !isWanted(block) {
+        if live.isEmpty || !block.isKnown(where: { live.contains($0) }) {
             if mayMove(block) { oldestFree = block }
         } else if isOlder(block, oldest), mayMove(block) {
             oldest = block

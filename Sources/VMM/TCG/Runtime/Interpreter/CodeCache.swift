@@ -191,9 +191,6 @@ struct JumpEntry: BitwiseCopyable {
     ) -> Block? {
         let slot = unsafe table + bucket(physical, linear, key)
         var candidates = MoveCandidates()
-        let isWanted = { [live = savedSpaces.liveGenerations] (block: Block) in
-            !live.isEmpty && block.isKnown(inAnyOf: live)
-        }
         var before: Block?
         var link = unsafe slot.pointee
         while link != 0 {
@@ -214,7 +211,7 @@ struct JumpEntry: BitwiseCopyable {
                 if unsafe header.pointee.linear == linear {
                     if isRight(candidate) { return candidate }
                 } else if unsafe header.pointee.canMove {
-                    candidates.add(candidate, mayMove: mayMove, isWanted: isWanted)
+                    candidates.add(candidate, live: savedSpaces.liveGenerations, mayMove: mayMove)
                 }
             }
             before = candidate

@@ -30,7 +30,7 @@ struct OtherGenerations: BitwiseCopyable {
 
 /// Generations of the address spaces that are kept (`SavedSpaces`), 0 where there is none.
 struct GenerationSet: BitwiseCopyable {
-    private var values = InlineArray<6, UInt32>(repeating: 0)
+    private var values = PerSpace<UInt32>(repeating: 0)
 
     subscript(index: Int) -> UInt32 {
         get { values[index] }

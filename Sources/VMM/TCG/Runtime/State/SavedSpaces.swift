@@ -1,3 +1,6 @@
+/// Something of each address space that is kept. Linux uses six identifiers.
+typealias PerSpace<Value> = InlineArray<6, Value>
+
 /// What is known about user mode's code of address spaces that the guest may come back to.
 ///
 /// A process-context identifier (SDM volume 3, section 4.10.1) says that translations are still right
@@ -6,12 +9,9 @@
 ///
 /// An object, because it is too large to be copied wherever a part of it is read.
 final class SavedSpaces {
-    /// Linux uses six identifiers.
-    private static let count = 6
-
-    private var views = InlineArray<6, CodeView>(repeating: CodeView())
+    private var views = PerSpace<CodeView>(repeating: CodeView())
     /// CR3, with the identifier.
-    private var spaces = InlineArray<6, UInt64>(repeating: 0)
+    private var spaces = PerSpace<UInt64>(repeating: 0)
     /// The generations that the guest may come back to, and 0 where there is none.
     private(set) var generations = GenerationSet()
     /// Those that the guest will come back to.
@@ -29,9 +29,9 @@ final class SavedSpaces {
     func save(_ view: CodeView, _ cr3: UInt64) {
         drop(cr3)
         var place = (~used).trailingZeroBitCount
-        if place >= Self.count {
+        if place >= views.count {
             place = oldest
-            oldest = (oldest + 1) % Self.count
+            oldest = (oldest + 1) % views.count
             forget(place)
         }
         (views[place], spaces[place], generations[place]) = (view, cr3, view.generation)

@@ -25,7 +25,7 @@ extension CPU {
         Layout.x87 | Layout.sse | fields.extendedComponents
     }
 
-    private func requireXSAVE() throws(Fault) {
+    func requireXSAVE() throws(Fault) {
         if fields.cr4 & CR4.osxsave == 0 { throw .invalidOpcode }
     }
 
@@ -90,9 +90,9 @@ extension CPU {
         let written = kind == .all ? requested : requested & inUse
         let end = imageEnd(requested, compaction)
         _ = try extendedOperand(op, size: end, .save)
-        try probe(place, written, compaction, .save)
+        try probeImage(place, written, compaction, .save)
         try writeLegacyRegion(place, written, requested, kind, pointerSize: Int(op.size))
-        for number in Self.numbers(written & fields.extendedComponents) {
+        for number in Self.componentNumbers(written & fields.extendedComponents) {
             let target = place &+ UInt64(Layout.host.offset(of: number, compaction: compaction))
             if let source = unsafe componentState(number) {
                 try unsafe copyOut(target, usedSize(number), from: source)
@@ -158,10 +158,10 @@ extension CPU {
         if reserved != 0 { throw .generalProtection(0) }
         _ = try extendedOperand(
             op, size: imageEnd(requested & present, compaction), .restore)
-        try probe(place, requested & present, compaction, .restore)
+        try probeImage(place, requested & present, compaction, .restore)
         let image = try readLegacyRegion(
             place, requested, present, compaction, pointerSize: Int(op.size))
-        for number in Self.numbers(requested & fields.extendedComponents) {
+        for number in Self.componentNumbers(requested & fields.extendedComponents) {
             try restore(number, place, present, compaction)
         }
         adopt(image)
@@ -253,70 +253,5 @@ extension CPU {
         }
         if fields.hasUpperHalves == 0 { clearUpperHalves() }
         return unsafe upperHalf(0)
-    }
-
-    // MARK: The image in memory
-
-    private enum Direction { case save, restore }
-
-    /// The operand's linear address, after everything that is checked before memory.
-    private func extendedOperand(
-        _ op: OperationPointer, size: Int, _ direction: Direction
-    ) throws(Fault) -> UInt64 {
-        try requireXSAVE()
-        if fields.cr0 & CR0.ts != 0 { throw .deviceNotAvailable }
-        let linear = try linearAddress(op, size: size, isWrite: direction == .save)
-        if linear & 63 != 0 { throw .generalProtection(0) }
-        return linear
-    }
-
-    /// How far an image with these components reaches.
-    private func imageEnd(_ components: UInt64, _ compaction: UInt64) -> Int {
-        var end = Layout.headerEnd
-        for number in Self.numbers(components & fields.extendedComponents) {
-            let offset = Layout.host.offset(of: number, compaction: compaction)
-            end = max(end, offset + Layout.host[number].size)
-        }
-        return end
-    }
-
-    /// Faults as the accesses to all parts would, so that they do not fault half-way.
-    private func probe(
-        _ place: UInt64, _ components: UInt64, _ compaction: UInt64, _ direction: Direction
-    ) throws(Fault) {
-        try probe(place, Layout.headerEnd, direction)
-        for number in Self.numbers(components & fields.extendedComponents) {
-            let offset = Layout.host.offset(of: number, compaction: compaction)
-            try probe(place &+ UInt64(offset), Layout.host[number].size, direction)
-        }
-    }
-
-    private func probe(_ start: UInt64, _ size: Int, _ direction: Direction) throws(Fault) {
-        var place = start
-        let last = start &+ UInt64(size - 1)
-        while true {
-            switch direction {
-            case .save: try probeWrite(place, size: 1)
-            case .restore: _ = try load(place, as: UInt8.self)
-            }
-            if place | 0xFFF == last | 0xFFF { return }
-            place = (place | 0xFFF) &+ 1
-        }
-    }
-
-    /// Writes bytes in pieces that are never misaligned.
-    private func copyOut(
-        _ place: UInt64, _ count: Int, from source: UnsafeRawPointer
-    ) throws(Fault) {
-        for byte in stride(from: 0, to: count, by: 4) {
-            try store(
-                place &+ UInt64(byte),
-                unsafe source.loadUnaligned(fromByteOffset: byte, as: UInt32.self))
-        }
-    }
-
-    /// The numbers of the components in a mask.
-    private static func numbers(_ mask: UInt64) -> some Sequence<Int> {
-        (2..<63).lazy.filter { mask >> UInt64($0) & 1 != 0 }
     }
 }

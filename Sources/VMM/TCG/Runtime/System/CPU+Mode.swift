@@ -44,7 +44,8 @@ extension CPU {
             mode = !hasAC && hasSMAP ? TLBMode.supervisorSMAP : TLBMode.supervisor
         }
         fields.tlbMode = UInt8(mode)
-        fields.modeKey = fields.modeKey & ~(ModeKey.accessMode | ModeKey.smap)
+        fields.modeKey =
+            fields.modeKey & ~(ModeKey.accessMode | ModeKey.smap)
             | UInt32(mode) << ModeKey.accessModeShift | (hasSMAP ? ModeKey.smap : 0)
         // SAFETY: the mode is below `TLB.modes`.
         unsafe state.pointee.tlb = state.pointee.tlbTables + mode * TLB.entries
