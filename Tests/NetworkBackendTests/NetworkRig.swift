@@ -1,4 +1,6 @@
+import CLinux
 import Core
+import Glibc
 import TestSupport
 import Testing
 import VhostUser
@@ -189,6 +191,22 @@ final class StreamPeer {
     }
 
     func send(_ frame: [UInt8]) throws { try socket.send(Self.packet(frame)) }
+
+    /// Whether the device soon has read all that was sent.
+    func isRead() -> Bool {
+        let deadline = Clock.monotonic() + 10_000_000_000
+        var count: Int32 = 1
+        while Clock.monotonic() < deadline {
+            // SAFETY: the call fills the integer, which lives long enough.
+            let result = unsafe withUnsafeMutablePointer(to: &count) {
+                // SIOCOUTQ
+                clinux_ioctl(socket.fd.rawValue, UInt(TIOCOUTQ), UInt(bitPattern: $0))
+            }
+            if result == 0, count == 0 { return true }
+            Clock.sleep(milliseconds: 1)
+        }
+        return false
+    }
 
     /// The next frame; `nil` if there is none in time, or the device has gone.
     func receive(milliseconds: Int32 = 10_000) throws -> [UInt8]? {
