@@ -47,14 +47,19 @@ private final class ScriptedBackend {
 
 @Suite("A front end with a hostile back end")
 struct HostileBackendTests {
+    /// By default there is so much time that none that answers is late.
+    /// - Parameters:
+    ///   - reply: milliseconds for each answer.
+    ///   - handshake: milliseconds for all.
     private func attempt(
+        reply: UInt64 = 20_000, handshake: UInt64 = 20_000,
         _ script: @escaping ScriptedBackend.Script
     ) throws -> (error: FrontendError?, milliseconds: UInt64) {
         let loop = try EventLoop()
         var options = FrontendOptions(.supervised, deviceID: VirtioDeviceID(42))
         options.configSize = 16
-        options.replyTimeoutMilliseconds = 50
-        options.handshakeTimeoutMilliseconds = 200
+        options.replyTimeoutMilliseconds = reply
+        options.handshakeTimeoutMilliseconds = handshake
         let frontend = Frontend(options, on: loop)
         let (near, far) = try UnixSocket.pair()
         let backend = try ScriptedBackend(far, script)
@@ -95,14 +100,14 @@ struct HostileBackendTests {
 
     @Test("silence ends after the timeout")
     func silence() throws {
-        let (error, time) = try attempt { _, _ in [] }
+        let (error, time) = try attempt(reply: 50, handshake: 200) { _, _ in [] }
         #expect(error?.description.contains("GET_FEATURES in time") == true)
         #expect(time < 2000)
     }
 
     @Test("dawdling ends with the handshake's limit")
     func dawdling() throws {
-        let (error, time) = try attempt { request, _ in
+        let (error, time) = try attempt(reply: 50, handshake: 200) { request, _ in
             Clock.sleep(milliseconds: 30)
             return switch request {
             case .getFeatures:
@@ -133,7 +138,7 @@ struct HostileBackendTests {
 
     @Test("an end in the middle of a message is reported")
     func cut() throws {
-        let (error, _) = try attempt { request, _ in
+        let (error, _) = try attempt(reply: 50, handshake: 200) { request, _ in
             request == .getFeatures
                 ? Array(packet(1, flags: 5, littleEndian(0 as UInt64)).dropLast()) : nil
         }
