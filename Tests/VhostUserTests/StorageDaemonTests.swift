@@ -34,6 +34,8 @@ private final class StorageDaemon {
             ], environment: [])
     }
 
+    var hasEnded: Bool { process?.wait(milliseconds: 0) != nil }
+
     func kill() {
         guard let process else { return }
         process.kill()
@@ -64,7 +66,16 @@ private final class DaemonRig {
         frontend = Frontend(
             FrontendOptions(.connect(path: daemon.socket), deviceID: .block), on: loop)
         scratch = try ScratchMemory(size: 4 << 20)
-        try frontend.connect()
+        // It may have to load its libraries from a slow disk.
+        let deadline = Clock.monotonic() + 60_000_000_000
+        while true {
+            do {
+                try frontend.connect(timeoutMilliseconds: 1000)
+                break
+            } catch {
+                if daemon.hasEnded || Clock.monotonic() > deadline { throw error }
+            }
+        }
     }
 
     deinit { frontend.close() }
