@@ -10,7 +10,7 @@ import Testing
     private static let size = 256 << 20
 
     /// A request that takes long: it copies a file in memory.
-    private func postCopy(_ rig: SharedFolderRig) throws -> DriverBuffer {
+    private func postCopy(_ rig: SharedFolderRig, isLast: Bool = true) throws -> DriverBuffer {
         try rig.folder.file("from", [1])
         #expect(unsafe truncate(rig.folder["from"], off_t(Self.size)) == 0)
         let from = try rig.node("from")
@@ -19,13 +19,22 @@ import Testing
         return try rig.lanes[1].post(
             rig.lanes[1].bytes(
                 FUSE.copyFileRange, from,
-                littleEndian(source, 0, to.nodeID, to[128, UInt64.self], 0, UInt64(Self.size), 0)))
+                littleEndian(source, 0, to.nodeID, to[128, UInt64.self], 0, UInt64(Self.size), 0)),
+            isLast: isLast)
+    }
+
+    /// How much has been copied.
+    private func copiedSize(_ rig: SharedFolderRig) -> Int {
+        var status = stat()
+        #expect(unsafe stat(rig.folder["to"], &status) == 0)
+        return Int(status.st_size)
     }
 
     @Test("what takes long does not hold up what comes after it", arguments: [0, 2])
     func overtaken(helpers: Int) throws {
         let rig = try SharedFolderRig("thread-pool-size=\(helpers)", in: "/dev/shm")
-        let slow = try postCopy(rig)
+        // Both are there at once.
+        let slow = try postCopy(rig, isLast: false)
         let quick = try rig.lanes[1].post(
             rig.lanes[1].bytes(FUSE.getattr, FUSE.root, littleEndian(0, 0, 0, 0)))
         let order = try (0..<2).map { _ in
@@ -33,17 +42,16 @@ import Testing
         }
         let expected = helpers == 0 ? [slow, quick] : [quick, slow]
         #expect(order == expected.map(\.address.rawValue))
-        var status = stat()
-        #expect(unsafe stat(rig.folder["to"], &status) == 0)
-        #expect(status.st_size == Self.size)
+        #expect(copiedSize(rig) == Self.size)
     }
 
     @Test("a queue stops when its helpers are done")
     func stopped() throws {
         let rig = try SharedFolderRig("thread-pool-size=1", in: "/dev/shm")
         let slow = try postCopy(rig)
+        let deadline = Clock.monotonic() + 10_000_000_000
+        while copiedSize(rig) == 0, Clock.monotonic() < deadline { usleep(500) }
         // It has been taken.
-        usleep(20_000)
         _ = rig.device.stopQueue(1)
         #expect(try rig.lanes[1].answer(to: slow, milliseconds: 1000) == 0)
         try rig.start(1)

@@ -64,8 +64,9 @@ final class SharedFolderRig {
         }
 
         /// Sends bytes whose answer may take long.
+        /// - Parameter isLast: whether the device is told of it, and of those before.
         /// - Returns: what `answer` takes.
-        func post(_ bytes: [UInt8]) throws -> DriverBuffer {
+        func post(_ bytes: [UInt8], isLast: Bool = true) throws -> DriverBuffer {
             let request = scratch.buffer(bytes.count)
             let reply = scratch.buffer(256)
             try scratch.memory.write(request.address, bytes)
@@ -73,7 +74,7 @@ final class SharedFolderRig {
                 readable: [request], writable: [reply], style: .indirect,
                 token: reply.address.rawValue)
             precondition(added)
-            if driver.publish() { kick.signal() }
+            if isLast, driver.publish() { kick.signal() }
             return reply
         }
 
