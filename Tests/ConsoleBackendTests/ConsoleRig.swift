@@ -1,6 +1,7 @@
 import Core
 import Glibc
 import TestSupport
+import Testing
 import VhostUser
 
 @testable import ConsoleBackend
@@ -89,8 +90,9 @@ final class ConsoleRig {
 
     /// A message on the control queue.
     func control(_ port: UInt32, _ event: UInt16, _ value: UInt16) throws {
-        let sent = try send(3, ConsoleMessage(port: port, event: event, value: value).bytes)
-        precondition(sent)
+        let bytes = ConsoleMessage(port: port, event: event, value: value).bytes
+        let isSent = try send(3, bytes, milliseconds: 20_000)
+        try #require(isSent)
     }
 
     /// The next message to the guest.

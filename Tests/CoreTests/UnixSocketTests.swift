@@ -1,6 +1,7 @@
 import CLinux
 import Core
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 
@@ -38,8 +39,12 @@ import Testing
         unsafe action.__sigaction_handler.sa_handler = { _ in }
         #expect(unsafe sigaction(SIGURG, &action, nil) == 0)
         let waiter = pthread_self()
+        let isFirstOver = Atomic<Bool>(false)
         let sender = try Thread(name: "test-signals") {
-            for _ in 0..<10 {
+            // Some in each of the two waits.
+            var left = 5
+            while left > 0 {
+                if isFirstOver.load(ordering: .acquiring) { left -= 1 }
                 Clock.sleep(milliseconds: 20)
                 pthread_kill(waiter, SIGURG)
             }
@@ -49,6 +54,7 @@ import Testing
         let start = Clock.monotonic()
         #expect(!near.waitReadable(timeoutMilliseconds: 100))
         #expect(Clock.monotonic() - start >= 100_000_000)
+        isFirstOver.store(true, ordering: .releasing)
         #expect(near.waitReadable(timeoutMilliseconds: 5000))
         #expect(try near.receive(upTo: 1)?.bytes == [1])
         sender.join()

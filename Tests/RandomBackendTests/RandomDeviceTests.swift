@@ -106,7 +106,7 @@ import VhostUser
         "a device that is stopped leaves the buffer that waits in the ring",
         arguments: [0, VirtioFeature.packedRing])
     func stopped(ring: UInt64) throws {
-        let rig = try Rig("max-bytes=1,period=100", ring: ring)
+        let rig = try Rig("max-bytes=1,period=2000", ring: ring)
         for _ in 0..<2 { rig.submit([rig.scratch.buffer(8)]) }
         #expect(try rig.used()?.written == 1)
         #expect(try rig.used(within: 20) == nil)
