@@ -19,11 +19,21 @@ struct SilentBackendTests {
         #expect(try guest.run("cat /sys/block/vdb/size") == "32768")
 
         let (listener, first) = try Self.silence(server)
-        let answer = try guest.run(
-            "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=2 2>/dev/null | wc -c",
-            seconds: 3)
-        #expect(answer == "2097152")
-        _ = consume first
+        var attempt: UnixSocket? = consume first
+        var isServed = false
+        // All of it happens while one attempt to talk to the other is under way, which ends after 5
+        // seconds. The machine may be too slow for that now and then.
+        for _ in 0..<10 where !isServed {
+            let present = try #require(
+                try attempt ?? Self.accept(listener), "nobody connects again")
+            attempt = nil
+            #expect(
+                try guest.run(
+                    "echo 3 > /proc/sys/vm/drop_caches; "
+                        + "dd if=/dev/vda bs=1M count=2 2>/dev/null | wc -c") == "2097152")
+            isServed = try !present.hasEnded()
+        }
+        #expect(isServed)
 
         // It tries again, and is asked to end at once.
         let next = try #require(try Self.accept(listener), "nobody connects again")
@@ -35,7 +45,16 @@ struct SilentBackendTests {
 
     @Test("do not add up their silence when the guest reboots")
     func reboot() throws {
-        let servers = try ["b", "c"].map { name in
+        // A machine may be so slow that the next attempt ends before the kernel is loaded.
+        var isAlone = false
+        for round in 1...3 where !isAlone { isAlone = try rebootsWithoutFurtherAttempt(round) }
+        #expect(isAlone)
+    }
+
+    /// Reboots a guest of which two disks do not answer.
+    /// - Returns: whether that takes no longer than one attempt to talk to either.
+    private func rebootsWithoutFurtherAttempt(_ round: Int) throws -> Bool {
+        let servers = try ["b\(round)", "c\(round)"].map { name in
             let image = try folder.sparse("\(name).raw", size: 1 << 20)
             return try BlockServer(socket: "\(folder.path)/\(name).sock", disk: "path=\(image)")
         }
@@ -48,18 +67,24 @@ struct SilentBackendTests {
         let other = try Self.silence(servers[1])
         usleep(1_500_000)
         let first = try Self.silence(servers[0])
-        let start = Clock.monotonic()
         // Without the guest's own goodbye to its devices.
         guest.send("echo b > /proc/sysrq-trigger")
-        let deadline = start + 30_000_000_000
-        while guest.apus.errorText.components(separatedBy: "the kernel is loaded").count < 3,
-            Clock.monotonic() < deadline
-        { usleep(5000) }
-        let milliseconds = (Clock.monotonic() - start) / 1_000_000
-        #expect(milliseconds < 7000)
+        var attempts = [other.connection]
+        let deadline = Clock.monotonic() + 120_000_000_000
+        var isLoaded = false
+        while !isLoaded {
+            try #require(Clock.monotonic() < deadline, "it does not reboot")
+            usleep(5000)
+            // This first: what has ended when it is looked for afterwards may have ended before.
+            isLoaded =
+                guest.apus.errorText.components(separatedBy: "the kernel is loaded").count >= 3
+            if let next = try other.listener.accept() { attempts.append(next) }
+        }
+        let ended = try attempts.filter { try $0.hasEnded() }
         guest.apus.kill(SIGTERM)
         #expect(try guest.apus.wait(seconds: 9) == 6)
-        withExtendedLifetime((other, first)) {}
+        withExtendedLifetime(first) {}
+        return attempts.count == 2 && ended.count == 1
     }
 
     /// Puts somebody in a server's place who takes connections and says nothing.
@@ -82,5 +107,15 @@ struct SilentBackendTests {
             Clock.sleep(milliseconds: 5)
         }
         return nil
+    }
+}
+
+extension UnixSocket {
+    /// Whether the peer has closed it.
+    fileprivate func hasEnded() throws -> Bool {
+        while let received = try receive(upTo: 4096) {
+            if received.bytes.isEmpty { return true }
+        }
+        return false
     }
 }
