@@ -52,14 +52,14 @@ struct RepeatedKillTests {
     private func startWork() {
         // What is written must be what is read, from the cache and from the disk.
         guest.send(
-            "(n=0; until [ -e /run/stop ]; do n=$((n + 1));"
+            "(n=0; until [ -e /run/stop ]; do n=$((n + 1)); echo $n >/run/disk.now;"
                 + " dd if=/dev/urandom of=/root/f bs=16k count=64 conv=fsync 2>/dev/null"
                 + " || echo write >>/run/bad; a=$(md5sum </root/f);"
                 + " echo 3 >/proc/sys/vm/drop_caches; b=$(md5sum </root/f);"
                 + " [ \"$a\" = \"$b\" ] || echo differ >>/run/bad; usleep 50000;"
                 + " done; echo $n >/run/disk) &")
         guest.send(
-            "(n=0; until [ -e /run/stop ]; do n=$((n + 1));"
+            "(n=0; until [ -e /run/stop ]; do n=$((n + 1)); echo $n >/run/rng.now;"
                 + " c=$(dd if=/dev/hwrng bs=512 count=16 2>/dev/null | wc -c);"
                 + " [ $c = 8192 ] || echo rng $c >>/run/bad; usleep 20000;"
                 + " done; echo $n >/run/rng) &")
@@ -70,7 +70,7 @@ struct RepeatedKillTests {
         // Connections end with the process that served them; making others must go on.
         guest.send(
             "(n=0; until [ -e /run/stop ]; do echo $n | /bin/vsock 1234 2>/dev/null"
-                + " && n=$((n + 1)) && echo $n >/run/connections; usleep 20000; done;"
+                + " && n=$((n + 1)) && echo $n >/run/vsock.now; usleep 20000; done;"
                 + " echo $n >/run/vsock) &")
     }
 
@@ -162,9 +162,14 @@ struct RepeatedKillTests {
     private func expectWork(_ reader: ConsoleLines) throws {
         let seen = reader.last
         try reader.read(until: seen + 1000, seconds: 300)
+        // A whole turn of each loop; of the console's there were many.
+        _ = try guest.run(
+            "for f in disk rng vsock; do until a=$(cat /run/$f.now) && [ \"$a\" ];"
+                + " do usleep 50000; done 2>/dev/null;"
+                + " until [ $(cat /run/$f.now) -gt $((a + 2)) ]; do usleep 50000; done 2>/dev/null;"
+                + " done", seconds: 300)
         let counts = try guest.run(
-            "until [ $(cat /run/connections 2>/dev/null || echo 0) -gt 2 ]; do usleep 50000; done;"
-                + " sleep 3; touch /run/stop; for f in disk rng tty vsock;"
+            "touch /run/stop; for f in disk rng tty vsock;"
                 + " do until [ -s /run/$f ]; do usleep 50000; done; cat /run/$f; done", seconds: 120
         )
         let numbers = counts.split(separator: " ").compactMap { Int($0) }
