@@ -12,8 +12,11 @@ final class GuestConsole {
     private var printed: [UInt8] = []
     private var position = 0
 
-    /// Connects to the socket that the VMM has made or is about to make at `path`.
-    init(path: String) throws { socket = try connect(to: path) }
+    /// Connects to the socket that the VMM, as long as it is running, has made or is about to make at
+    /// `path`.
+    init(path: String, while isRunning: () -> Bool) throws {
+        socket = try connect(to: path, while: isRunning)
+    }
 
     /// The last part of what the guest has printed.
     var tail: String { String(decoding: printed.suffix(2000), as: UTF8.self) }
@@ -68,14 +71,14 @@ final class GuestConsole {
     }
 }
 
-/// Connects to a socket that another process makes, for which it has ten seconds.
-func connect(to path: String) throws -> UnixSocket {
-    let deadline = Clock.monotonic() + 10_000_000_000
+/// Connects to a socket that another process makes, for which it has a minute.
+func connect(to path: String, while isRunning: () -> Bool) throws -> UnixSocket {
+    let deadline = Clock.monotonic() + 60_000_000_000
     while true {
         do {
             return try UnixSocket(connectingTo: path)
         } catch {
-            guard Clock.monotonic() < deadline else { throw error }
+            guard isRunning(), Clock.monotonic() < deadline else { throw error }
             usleep(20_000)
         }
     }

@@ -57,7 +57,7 @@ final class QEMU {
                 "-no-reboot", "-chardev", "socket,id=serial,path=\(serial),server=on,wait=off",
                 "-serial", "chardev:serial", "-qmp", "unix:\(monitorPath),server=on,wait=off",
             ] + (kernel ?? []) + processor.arguments + devices)
-        console = try GuestConsole(path: serial)
+        console = try GuestConsole(path: serial) { [process] in process.isRunning }
     }
 
     /// The arguments for a disk that a back end at `socket` serves.
@@ -81,7 +81,7 @@ final class QEMU {
     }
 
     /// Talks to the monitor.
-    func monitor() throws -> QMP { try QMP(path: monitorPath) }
+    func monitor() throws -> QMP { try QMP(path: monitorPath) { process.isRunning } }
 
     /// Migrates the guest to the machine that listens on `channel`, and that says how it went.
     /// - Returns: what the monitor says of it in the end.
@@ -109,8 +109,8 @@ final class QMP {
     private let socket: UnixSocket
     private var rest: [UInt8] = []
 
-    init(path: String) throws {
-        socket = try connect(to: path)
+    init(path: String, while isRunning: () -> Bool) throws {
+        socket = try connect(to: path, while: isRunning)
         _ = try line()
         try execute(#"{"execute": "qmp_capabilities"}"#)
     }

@@ -67,9 +67,11 @@ struct QEMUNetworkTests {
         // This peer does not connect again, but its machine goes on.
         server.kill()
         server = try Command.start(apus, arguments)
-        let carrier = "cat /sys/class/net/eth0/carrier"
+        let carrier = "/sys/class/net/eth0/carrier"
+        let wait = "for i in $(seq 60); do grep -q 1 \(carrier) && break; sleep 1; done"
         #expect(
-            try ours.console.ask("sleep 2; ip link show eth0 | grep -c eth0; \(carrier)") == "1\n1")
+            try ours.console.ask(
+                "sleep 2; \(wait); ip link show eth0 | grep -c eth0; cat \(carrier)") == "1\n1")
         for machine in [ours, theirs] {
             try machine.console.type("exit")
             #expect(machine.awaitEnd() == .exited(0))

@@ -79,6 +79,11 @@ final class PeerProcess {
 
     deinit { kill() }
 
+    var isRunning: Bool {
+        if status == nil { status = child.reap() }
+        return status == nil
+    }
+
     /// How it ends; after `seconds` it is killed.
     @discardableResult
     func wait(seconds: UInt64 = 60) -> ChildStatus {
