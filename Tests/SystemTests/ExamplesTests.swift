@@ -23,7 +23,7 @@ struct ExamplesTests {
             cd '\(root)' && APUS='\(Setting.binary ?? "")' APUS_GUEST='\(Setting.guest ?? "")' \
             examples/\(name) --check 2>&1
             """
-        let result = try runTool("bash", ["-c", script])
+        let result = try runTool("bash", ["-c", script], seconds: 800)
         #expect(result.code == 0, "\(result.output)")
         #expect(result.output.contains("All checks passed"))
     }

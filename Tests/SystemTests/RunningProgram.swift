@@ -191,10 +191,12 @@ final class RunningProgram {
 }
 
 /// Runs a tool to its end and returns what it printed.
-func runTool(_ tool: String, _ arguments: [String]) throws -> (code: Int32, output: String) {
+func runTool(
+    _ tool: String, _ arguments: [String], seconds: Double = 120
+) throws -> (code: Int32, output: String) {
     let program = try RunningProgram("/usr/bin/env", [tool] + arguments)
     program.closeInput()
-    let code = try program.wait(seconds: 120)
+    let code = try program.wait(seconds: seconds)
     return (code, program.text)
 }
 
