@@ -22,14 +22,10 @@ extension SharedFolderTests {
             if kill % 2 == 0 {
                 // Who keeps the files for the next one is replaced as well. Without one, a kill loses
                 // them.
-                let keeper = try #require(self.keeper(of: id), "kill \(kill)")
+                let keeper = try awaitKeeper(of: id, after: nil)
                 Glibc.kill(keeper, SIGKILL)
-                let deadline = Date() + 20
-                while self.keeper(of: id).map({ $0 == keeper }) ?? true {
-                    guard Date() < deadline else { throw TestFailure("kill \(kill): no keeper") }
-                    usleep(10_000)
-                }
-                usleep(50_000)
+                _ = try awaitKeeper(of: id, after: keeper)
+                try awaitRest(of: id)
             }
             Glibc.kill(id, SIGKILL)
             var waits = 0
@@ -65,6 +61,27 @@ extension SharedFolderTests {
 
     private func keeper(of process: Int32) -> Int32? {
         RunningProgram.children(of: process).first { $0.arguments == ["apus-keeper"] }?.id
+    }
+
+    /// Waits for a keeper that is another one than `old`.
+    private func awaitKeeper(of process: Int32, after old: Int32?) throws -> Int32 {
+        let deadline = Date() + 20
+        while true {
+            if let keeper = keeper(of: process), keeper != old { return keeper }
+            guard Date() < deadline else { throw TestFailure("\(process) has no keeper") }
+            usleep(10_000)
+        }
+    }
+
+    /// Waits until a process's first thread waits for something to do: it then has noted its keeper.
+    private func awaitRest(of process: Int32) throws {
+        let deadline = Date() + 20
+        while true {
+            let line = try String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)
+            if line.split(separator: ")").last?.hasPrefix(" S ") ?? false { return }
+            guard Date() < deadline else { throw TestFailure("\(process) does not rest: \(line)") }
+            usleep(1000)
+        }
     }
 
     /// Ends `fswork`, which must have met no error.
