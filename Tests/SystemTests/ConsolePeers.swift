@@ -184,6 +184,18 @@ final class UserTerminal {
         try wait(seconds, wanted) { text.contains(wanted) }
     }
 
+    /// Types a text again and again until there is an answer.
+    func expect(_ wanted: String, typing typed: String, seconds: Double = 60) throws {
+        var next = Date()
+        try wait(seconds, wanted) {
+            if Date() >= next {
+                type(typed)
+                next = Date() + 0.2
+            }
+            return text.contains(wanted)
+        }
+    }
+
     private func wait(_ seconds: Double, _ what: String, until isThere: () -> Bool) throws {
         let deadline = Date() + seconds
         while !isThere() {

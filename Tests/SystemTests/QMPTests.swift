@@ -117,8 +117,12 @@ struct QMPTests {
         #expect(try monitor.ask("stop") == [:])
         #expect(try monitor.status() == "paused")
         // What was printed before is on its way for a moment.
-        usleep(100_000)
-        let text = guest.apus.text
+        var text = ""
+        let deadline = Date() + 20
+        while text != guest.apus.text, Date() < deadline {
+            text = guest.apus.text
+            usleep(500_000)
+        }
         let time = try cpuTime(of: guest)
         usleep(500_000)
         #expect(guest.apus.text == text)
