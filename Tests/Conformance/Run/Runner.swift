@@ -30,20 +30,26 @@ final class Runner {
         self.kind = kind
         self.deadline = deadline
         leaks = LeakWatch(backend)
-        facts = try Self.explore(backend)
+        facts = try Self.explore(backend, deadline: deadline)
     }
 
-    private static func explore(_ backend: Backend) throws -> Facts {
+    private static func explore(_ backend: Backend, deadline: UInt64) throws -> Facts {
         var facts = try Facts(backend.connect())
         facts.canRestart = backend.isOurs
         guard backend.isOurs else { return facts }
-        if let status = backend.awaitEnd(milliseconds: 200) {
-            guard case .exited = status else {
-                throw Failure("the back end \(backend.endDescription)")
+        // Either it ends, or it answers the next front end.
+        let limit = Clock.monotonic() + deadline * 1_000_000
+        while true {
+            let isLate = Clock.monotonic() >= limit
+            if let status = backend.awaitEnd(milliseconds: 50) {
+                guard case .exited = status else {
+                    throw Failure("the back end \(backend.endDescription)")
+                }
+                facts.servesOneClient = true
+                return facts
             }
-            facts.servesOneClient = true
+            if isLate || backend.answers() { return facts }
         }
-        return facts
     }
 
     func open(_ step: Step, isPacked: Bool) throws -> Session {

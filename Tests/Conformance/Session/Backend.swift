@@ -73,6 +73,15 @@ final class Backend {
         }
     }
 
+    /// Whether the one that runs serves a front end.
+    func answers() -> Bool {
+        guard let client = try? VhostUserClient(path: socket, timeoutMilliseconds: 0) else {
+            return false
+        }
+        client.timeoutMilliseconds = Int32(deadline)
+        return (try? client.send(.getFeatures, hasReply: true)) != nil
+    }
+
     var isRunning: Bool {
         guard child != nil else { return false }
         return awaitEnd(milliseconds: 0) == nil

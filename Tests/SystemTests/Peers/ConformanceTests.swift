@@ -140,7 +140,7 @@ enum ConformanceRun {
     ) throws {
         let run = try RunningProgram(
             try #require(path), ["--deadline", "3000"] + options + ["--"] + command)
-        #expect(try run.wait(seconds: 150) == 0, "\(run.text)\n\(run.errorText)")
+        #expect(try run.wait(seconds: 600) == 0, "\(run.text)\n\(run.errorText)")
         // A run that tests nothing would pass as well.
         let lines = run.text.split(separator: "\n")
         let count = lines.first { $0.contains(" cases in ") }?.split(separator: " ").first
