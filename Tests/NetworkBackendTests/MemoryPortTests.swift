@@ -142,6 +142,8 @@ import Testing
             }
             if second.transmit.publish() { second.kicks[1].signal() }
             #expect(try second.awaitSent() != nil)
+            // Longer than a turn of the switch, and shorter than it waits.
+            Clock.sleep(milliseconds: 1)
             while first.receiveCount < 3 { first.offer([2048]) }
             for _ in 0..<3 { #expect(try second.awaitSent() != nil) }
             got = []
