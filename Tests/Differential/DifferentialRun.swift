@@ -48,7 +48,7 @@ struct NoNativeRun: Error {}
         self.tier = tier
         // Everything is translated at once, or before it runs for the last time.
         if tier == .translator { guest.cpu.fields.translationThreshold = Int32(runs - 1) }
-        generator = InstructionGenerator(seed: seed)
+        generator = InstructionGenerator(seed: seed, hasPrivileged: true)
         random = SeededRandom(seed: seed &* 77)
         let size = Int(UserModeGuest.dataSize)
         unsafe pristine = .allocate(byteCount: size, alignment: 16)

@@ -49,11 +49,15 @@ enum InstructionClass: String, CaseIterable, Sendable {
 /// Draws random instructions that user-mode code may execute, as bytes.
 struct InstructionGenerator {
     var random: SeededRandom
+    private let excluded: Set<Mnemonic>
     private let mode: CodeMode
     private let decoder: Decoder
 
-    init(seed: UInt64, mode: CodeMode = .bits64) {
+    /// - Parameter hasPrivileged: also instructions that end in a fault in user mode, whatever their
+    ///   operands are.
+    init(seed: UInt64, mode: CodeMode = .bits64, hasPrivileged: Bool = false) {
         random = SeededRandom(seed: seed)
+        excluded = hasPrivileged ? Self.excluded : Self.excluded.union(Self.privileged)
         self.mode = mode
         decoder = Decoder(mode: mode)
     }
@@ -136,7 +140,7 @@ struct InstructionGenerator {
     private func isAllowed(_ instruction: Instruction, _ wanted: InstructionClass) -> Bool {
         let isKnown = instruction.encoding == .legacy || instruction.encoding == .vex
         guard isKnown, Self.features.contains(instruction.feature),
-            !Self.excluded.contains(instruction.mnemonic), instruction.memory.segment < 4
+            !excluded.contains(instruction.mnemonic), instruction.memory.segment < 4
         else { return false }
         // A branch into its own bytes may loop for ever, natively as well.
         for index in 0..<Int(instruction.operandCount)
@@ -207,16 +211,20 @@ struct InstructionGenerator {
         .avx, .avx2, .fma, .f16c, .vaes, .vpclmulqdq,
     ])
 
+    /// User-mode code may not execute them, and their privilege is looked at before all else.
+    static let privileged: Set<Mnemonic> = [
+        .hlt, .cli, .sti, .inPort, .outPort, .ins, .outs, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts,
+        .invd, .wbinvd, .invlpg, .rdmsr, .wrmsr, .swapgs,
+    ]
+
     /// Instructions whose result depends on the machine rather than on the registers, or that
-    /// user-mode code may not execute, or that would change what the test stands on.
+    /// would change what the test stands on.
     static let excluded: Set<Mnemonic> = [
         .syscall, .sysenter, .sysexit, .sysret, .int, .int1, .int3, .into, .iret, .cpuid, .rdtsc,
-        .rdtscp, .rdpmc, .hlt, .cli, .sti, .inPort, .outPort, .ins, .outs, .popf, .pushf,
-        .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss, .lar, .lsl, .verr, .verw, .sldt,
-        .str, .sgdt, .sidt, .smsw, .lldt, .ltr, .lgdt, .lidt, .lmsw, .clts, .invd, .wbinvd,
-        .invlpg, .invlpga, .rdmsr, .wrmsr, .swapgs, .monitor, .mwait, .vmcall, .vmmcall, .ud0,
-        .ud1, .ud2, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl, .enter,
-        .fxsave, .fxrstor, .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64, .endbr32, .pause,
-        .getsec, .invept, .invvpid, .fldenv, .frstor,
+        .rdtscp, .rdpmc, .popf, .pushf, .callFar, .jmpFar, .retFar, .lds, .les, .lfs, .lgs, .lss,
+        .lar, .lsl, .verr, .verw, .sldt, .str, .sgdt, .sidt, .smsw, .invlpga, .monitor, .mwait,
+        .vmcall, .vmmcall, .ud0, .ud1, .ud2, .rdrand, .rdseed, .xgetbv, .xsetbv, .rsm, .arpl,
+        .enter, .fxsave, .fxrstor, .fnsave, .fnstenv, .clflush, .nop, .prefetch, .endbr64,
+        .endbr32, .pause, .getsec, .invept, .invvpid, .fldenv, .frstor,
     ]
 }

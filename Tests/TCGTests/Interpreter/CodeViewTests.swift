@@ -51,12 +51,12 @@ struct CodeViewTests {
         try machine.cpu.writeControlRegister(3, BareMachine.tables)
         #expect(machine.cpu.codeGeneration == generation)
         #expect(run(machine) == 1)
-        try machine.cpu.invalidatePage(Self.page + 0x3000)
+        machine.cpu.invalidatePage(Self.page + 0x3000)
         #expect(machine.cpu.codeGeneration == generation, "no code is there")
         // Filters have the same bit for it.
-        try machine.cpu.invalidatePage(0xC0_1000)
+        machine.cpu.invalidatePage(0xC0_1000)
         #expect(machine.cpu.codeGeneration == generation, "nor there")
-        try machine.cpu.invalidatePage(Self.page + 0x123)
+        machine.cpu.invalidatePage(Self.page + 0x123)
         #expect(run(machine) == 2)
     }
 
@@ -67,7 +67,7 @@ struct CodeViewTests {
         machine.put(0x20_0000, bytes: [0xB8, 3, 0, 0, 0, 0xF4])
         #expect(run(machine) == 1)
         machine.put(BareMachine.tables + 0x2010, UInt64(0x20_0000 | 0x87 | 0x100))
-        try machine.cpu.invalidatePage(Self.page + 0x1F_F000)
+        machine.cpu.invalidatePage(Self.page + 0x1F_F000)
         #expect(run(machine) == 3)
     }
 

@@ -62,7 +62,6 @@ struct SystemRegisterTests {
         #expect(refuses { () throws(Fault) in _ = try user.cpu.readControlRegister(0) })
         #expect(refuses { () throws(Fault) in try user.cpu.readMSR() })
         #expect(refuses { () throws(Fault) in try user.cpu.halt() })
-        #expect(refuses { () throws(Fault) in try user.cpu.invalidatePage(0) })
     }
 
     @Test("long mode is entered and left in the order that the manual asks for")
@@ -326,6 +325,25 @@ struct SystemRegisterTests {
         #expect(try cpu.portIn(0x7E, size: 2) == 0xA5A5)
         cpu.fields.systemFlags |= RFLAGS.iopl
         try cpu.portOut(0x81, size: 4, 1)
+    }
+
+    @Test(
+        "what is refused is so before memory is looked at, port strings also if nothing is moved",
+        arguments: [
+            [0x6C], [0x6E], [0xF3, 0x6C], [0xF3, 0x6F], [0x66, 0xF3, 0x6D],  // ins, outs
+            [0x0F, 0x01, 0x36], [0x0F, 0x00, 0x16], [0x0F, 0x00, 0x1E],  // lmsw, lldt, ltr
+            [0x0F, 0x01, 0x3E], [0x66, 0x0F, 0x38, 0x82, 0x06],  // invlpg, invpcid
+        ] as [[UInt8]])
+    func refused(code: [UInt8]) throws {
+        let machine = try BareMachine.running(code + [0xF4], cpl: 3)
+        let cpu = machine.cpu
+        // RSI and RDI lead nowhere, RCX is 0.
+        (cpu[Register.rsi], cpu[Register.rdi], cpu[Register.rdx]) = (1 << 46, 1 << 46, 0x80)
+        machine.put(BareMachine.tss + 102, UInt16(0x68))
+        let start = cpu.rip
+        machine.runUntilHalt()
+        #expect(machine.exception?.vector == 13)
+        #expect(machine.exception?.rip == start)
     }
 
     @Test("what translated code reads of system registers, and SWAPGS", arguments: [0, 3])

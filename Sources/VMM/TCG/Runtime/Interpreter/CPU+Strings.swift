@@ -239,11 +239,13 @@ extension CPU {
 
     /// INS and OUTS. `false`: more elements are to come, and something else first.
     func portString(_ op: OperationPointer, isInput: Bool) throws(Fault) -> Bool {
+        let port = register(Register.rdx, as: UInt16.self)
+        let size = Int(op.size)
+        // Whether the port may be used comes before all of memory, and even if nothing is to be moved.
+        try checkPort(port, size: size)
         let isRepeated = !op.form.isDisjoint(with: [.rep, .repne])
         if isRepeated && stringRegister(op, Register.rcx) == 0 { return true }
         repeat {
-            let port = register(Register.rdx, as: UInt16.self)
-            let size = Int(op.size)
             let forward = fields.systemFlags & RFLAGS.df == 0
             if isInput {
                 let linear = try stringDestination(op, size, isWrite: true)

@@ -182,24 +182,34 @@ extension CPU {
         case .hlt: try halt()
         case .movToControl: try writeControlRegister(op.destination, controlOperand(op))
         case .movToDebug: try writeDebugRegister(op.destination, controlOperand(op))
-        case .lmsw: try loadMachineStatusWord(try sourceValue(op, UInt16.self))
         case .clts: try clearTaskSwitched()
         case .lgdt, .lidt: try loadTable(op, operation)
-        case .lldt: try loadLDT(selector: try sourceValue(op, UInt16.self))
-        case .ltr: try loadTaskRegister(selector: try sourceValue(op, UInt16.self))
+        case .lmsw, .lldt, .ltr, .invlpg, .invpcid: try useSupervisorOperand(op, operation)
         case .wrmsr: try writeMSR()
         case .xsetbv: try xsetbv()
-        case .invlpg: try invalidatePage(try linearAddress(op, size: 1, isWrite: false))
-        case .invpcid:
-            let descriptor = try linearAddress(op, size: 16, isWrite: false)
-            try invpcid(
-                type: is64Bit ? self[op.destination] : self[op.destination] & 0xFFFF_FFFF,
-                descriptor: descriptor)
         case .rdtsc: try readTimestamp(op)
         case .hypercall: try hypercall()
         case .cpuid: cpuid()
         case .cacheFlush: try requireSupervisor()
         default: try accessPort(op, operation)
+        }
+    }
+
+    /// Instructions of supervisor mode, whose operand may be in memory: privilege is looked at first.
+    private func useSupervisorOperand(
+        _ op: OperationPointer, _ operation: TransferOperation
+    ) throws(Fault) {
+        try requireSupervisor()
+        switch operation {
+        case .lmsw: try loadMachineStatusWord(try sourceValue(op, UInt16.self))
+        case .lldt: try loadLDT(selector: try sourceValue(op, UInt16.self))
+        case .ltr: try loadTaskRegister(selector: try sourceValue(op, UInt16.self))
+        case .invlpg: invalidatePage(try linearAddress(op, size: 1, isWrite: false))
+        default:
+            let descriptor = try linearAddress(op, size: 16, isWrite: false)
+            try invpcid(
+                type: is64Bit ? self[op.destination] : self[op.destination] & 0xFFFF_FFFF,
+                descriptor: descriptor)
         }
     }
 

@@ -30,7 +30,6 @@ extension CPU {
 
     /// LMSW: PE can be set but not cleared.
     func loadMachineStatusWord(_ value: UInt16) throws(Fault) {
-        try requireSupervisor()
         let old = fields.cr0
         try writeCR0((old & ~0xE) | (UInt64(value) & 0xF) | (old & CR0.pe))
     }
@@ -154,15 +153,13 @@ extension CPU {
     }
 
     /// INVLPG.
-    func invalidatePage(_ linear: UInt64) throws(Fault) {
-        try requireSupervisor()
+    func invalidatePage(_ linear: UInt64) {
         if is64Bit && !isCanonical(linear) { return }
         flushPage(linear)
     }
 
     /// INVPCID; `descriptor` is the operand's linear address (SDM volume 2).
     func invpcid(type: UInt64, descriptor: UInt64) throws(Fault) {
-        if isVM86 || cpl != 0 { throw .generalProtection(0) }
         let first = try slowLoad(descriptor, size: 8)
         let linear = try slowLoad(descriptor &+ 8, size: 8)
         let hasPCID = fields.cr4 & CR4.pcide != 0

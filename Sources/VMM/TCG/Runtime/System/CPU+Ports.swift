@@ -18,7 +18,7 @@ extension CPU {
     }
 
     /// IOPL, or else the I/O permission bitmap in the TSS.
-    private func checkPort(_ port: UInt16, size: Int) throws(Fault) {
+    func checkPort(_ port: UInt16, size: Int) throws(Fault) {
         if isRealMode || (!isVM86 && cpl <= iopl) { return }
         let task = segment(SegmentRegister.tr)
         guard task.isUsable, task.type & 8 != 0, task.limit >= 103 else {

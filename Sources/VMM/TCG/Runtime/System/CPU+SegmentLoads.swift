@@ -78,8 +78,6 @@ extension CPU {
     }
 
     func loadLDT(selector: UInt16) throws(Fault) {
-        guard isProtectedMode else { throw .invalidOpcode }
-        try requireSupervisor()
         if selector & ~3 == 0 {
             setSegment(
                 SegmentRegister.ldtr,
@@ -96,8 +94,6 @@ extension CPU {
     }
 
     func loadTaskRegister(selector: UInt16) throws(Fault) {
-        guard isProtectedMode else { throw .invalidOpcode }
-        try requireSupervisor()
         if selector & ~3 == 0 { throw .generalProtection(0) }
         let code = selector & ~3
         guard selector & 4 == 0, let descriptor = try readDescriptor(selector),
